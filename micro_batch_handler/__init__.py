@@ -1,0 +1,24 @@
+"""Micro-batching for TorchServe: the three stages of a handler, at the same time, in threads.
+
+The public names load lazily: `import micro_batch_handler.config` needs neither torch nor
+TorchServe, so that archives can be packed on machines that serve nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from micro_batch_handler.torchserve.handler import MicroBatchHandler, MicroBatchMixin
+
+__all__ = ["MicroBatchHandler", "MicroBatchMixin", "__version__"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name in ("MicroBatchHandler", "MicroBatchMixin"):
+        from micro_batch_handler.torchserve import handler
+
+        return getattr(handler, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,160 @@
+"""The `micro_batching:` section of model-config.yaml: checked once, then frozen.
+
+Imports neither torch nor TorchServe, so that the packing tools can check a section anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Generic, Literal, TypeVar, Union
+
+from micro_batch_handler.errors import ConfigError
+
+__all__ = ["AUTO", "SECTION", "STAGES", "MicroBatchingConfig", "PerStage", "Size", "Stage"]
+
+SECTION = "micro_batching"
+
+Stage = Literal["preprocess", "inference", "postprocess"]
+STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess")
+
+AUTO: Literal["auto"] = "auto"
+Size = Union[int, Literal["auto"]]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PerStage(Generic[T]):
+    """One value for each stage."""
+
+    preprocess: T
+    inference: T
+    postprocess: T
+
+    def __getitem__(self, stage: Stage) -> T:
+        value: T = getattr(self, stage)
+        return value
+
+    @classmethod
+    def of(cls, value: T) -> PerStage[T]:
+        """The same value for every stage."""
+        return cls(value, value, value)
+
+
+@dataclass(frozen=True)
+class MicroBatchingConfig:
+    """A checked `micro_batching:` section.
+
+    Raises `ConfigError`, with the path of the key, the rule and the value found, for anything
+    that cannot work. A superset of stock TorchServe's keys: its sections are valid here.
+    """
+
+    micro_batch_size: PerStage[Size] = PerStage("auto", "auto", "auto")
+    """Rows that travel together through each stage, or `auto`."""
+
+    parallelism: PerStage[int] = PerStage(1, 1, 1)
+    """Lanes (threads) of each stage."""
+
+    @classmethod
+    def from_section(cls, section: object) -> MicroBatchingConfig:
+        """Check the section as the yaml parser read it; `None` (no section) gives the defaults."""
+        if section is None:
+            return cls()
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"{SECTION} must be a mapping of keys, found {section!r}")
+        known = [field.name for field in fields(cls)]
+        _refuse_unknown(SECTION, section, known)
+        default = cls()
+        return cls(
+            micro_batch_size=_per_stage(
+                section, "micro_batch_size", _size, default.micro_batch_size
+            ),
+            parallelism=_per_stage(section, "parallelism", _lanes, default.parallelism),
+        )
+
+    @classmethod
+    def from_model_yaml(cls, model_yaml: object) -> MicroBatchingConfig:
+        """Check the section inside a whole model-config.yaml; an empty file gives the defaults.
+
+        Refuses TorchServe's own settings that cannot work together with micro-batching, too.
+        """
+        if model_yaml is None:
+            return cls()
+        if not isinstance(model_yaml, Mapping):
+            raise ConfigError(f"model-config.yaml must be a mapping of keys, found {model_yaml!r}")
+        _refuse_unsupported(model_yaml)
+        return cls.from_section(model_yaml.get(SECTION))
+
+
+UNSUPPORTED: tuple[tuple[str, tuple[object, ...], str], ...] = (
+    (
+        "asyncCommunication",
+        (True,),
+        "the frontend loses answers under load and the worker does not recover. Remove the key",
+    ),
+    (
+        "continuousBatching",
+        (True,),
+        "the same request comes again in batch after batch, and its stopping criteria go by its "
+        "place in the whole batch. Remove the key, or use a handler without micro-batching",
+    ),
+    (
+        "parallelType",
+        ("tp", "pp", "pptp"),
+        "all ranks must make the same calls in the same order, and lanes do not promise that. "
+        "Remove the key, or use a handler without micro-batching",
+    ),
+)
+"""TorchServe keys, the values that cannot work, and why."""
+
+
+def _refuse_unsupported(model_yaml: Mapping[object, object]) -> None:
+    for key, values, why in UNSUPPORTED:
+        if key in model_yaml and model_yaml[key] in values:
+            raise ConfigError(f"{key}: {model_yaml[key]!r} cannot work with micro-batching: {why}")
+
+
+def _refuse_unknown(path: str, section: Mapping[object, object], known: list[str]) -> None:
+    for key in section:
+        if key not in known:
+            raise ConfigError(f"{path}.{key} is not a known key; known are {', '.join(known)}")
+
+
+def _per_stage(
+    section: Mapping[object, object],
+    name: str,
+    check: Callable[[str, object], T],
+    default: PerStage[T],
+) -> PerStage[T]:
+    """One value for all stages, or a mapping that may leave stages at their default."""
+    if name not in section:
+        return default
+    value = section[name]
+    path = f"{SECTION}.{name}"
+    if not isinstance(value, Mapping):
+        return PerStage.of(check(path, value))
+    _refuse_unknown(path, value, list(STAGES))
+    return PerStage(
+        *(
+            check(f"{path}.{stage}", value[stage]) if stage in value else default[stage]
+            for stage in STAGES
+        )
+    )
+
+
+def _count(path: str, value: object, rule: str) -> int:
+    # bool is an int to Python; `parallelism: yes` in yaml must not mean one lane.
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{path} must be {rule}, found {value!r}")
+    return value
+
+
+def _size(path: str, value: object) -> Size:
+    if value == AUTO:
+        return AUTO
+    return _count(path, value, "a whole number >= 1 or 'auto'")
+
+
+def _lanes(path: str, value: object) -> int:
+    return _count(path, value, "a whole number >= 1")

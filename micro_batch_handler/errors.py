@@ -1,0 +1,62 @@
+"""What can go wrong, as a small tree.
+
+    MicroBatchError
+    ├── ConfigError (RuntimeError)    a setting cannot work; found when the model loads
+    ├── ArchiveError                  an archive cannot be built or checked; raised by the tools
+    └── StageError                    a stage broke the contract; the outcome of its requests
+        ├── LengthError (ValueError)  k rows went in, another number came out
+        └── PayloadError (TypeError)  a payload cannot be cut or joined where the plan needs it
+
+What a user's own code raises is never wrapped: TorchServe maps exceptions by their type.
+No message here may contain the word that TorchServe greps for to answer 507 (the GPU platform's
+name in capitals).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArchiveError",
+    "ConfigError",
+    "LengthError",
+    "MicroBatchError",
+    "PayloadError",
+    "StageError",
+]
+
+
+class MicroBatchError(Exception):
+    """The base of every error this package raises by itself."""
+
+
+class ConfigError(MicroBatchError, RuntimeError):
+    """A setting cannot work.
+
+    A `RuntimeError`, because TorchServe turns only that (and `MemoryError`) into a clean load
+    failure; anything else kills the worker without an answer.
+    """
+
+
+class ArchiveError(MicroBatchError):
+    """An archive cannot be built or checked; the message says what to change."""
+
+
+class StageError(MicroBatchError):
+    """A stage broke the contract of `MicroBatchHandler`; `stage` names which."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(f"{stage}: {message}")
+        self.stage = stage
+
+
+class LengthError(StageError, ValueError):
+    """A stage got `expected` rows and returned `found`."""
+
+    def __init__(self, stage: str, expected: int, found: int, hint: str = "") -> None:
+        text = f"got {expected} rows but returned {found}"
+        super().__init__(stage, f"{text}; {hint}" if hint else text)
+        self.expected = expected
+        self.found = found
+
+
+class PayloadError(StageError, TypeError):
+    """The output of a stage cannot be cut or joined where the next stage needs another size."""

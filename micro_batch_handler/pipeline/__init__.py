@@ -1,0 +1,1 @@
+"""The engine: a batch in, outcomes out; knows nothing of TorchServe."""

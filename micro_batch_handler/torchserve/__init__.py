@@ -1,0 +1,1 @@
+"""The adapter: only this folder and tools/ import TorchServe."""

@@ -1,0 +1,114 @@
+"""The batch's Context as one micro-batch sees it: index 0 is the micro-batch's first row.
+
+What a call sets (status, headers) is written to the batch only if the call's result counts, so a
+call that fails leaves no trace on the requests it shared a micro-batch with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Sequence
+from functools import wraps
+from typing import Any
+
+from ts.context import Context, RequestProcessor
+
+from micro_batch_handler.torchserve.faults import clean_phrase
+
+__all__ = ["MicroBatchContext"]
+
+
+class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
+    """A view of `batch` for the requests at `indices`.
+
+    TorchServe's own methods work on it unchanged, since they read `request_ids`,
+    `_request_processor` and `_metrics`, which are made for the micro-batch at first use;
+    everything else is the batch's.
+    """
+
+    def __init__(self, batch: Context, indices: Sequence[int]) -> None:
+        # Not calling Context.__init__: a missing attribute is what leads to __getattr__.
+        self.__dict__["_batch"] = batch
+        self.__dict__["_indices"] = indices
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_request_processor":
+            return self._remember(name, self._own_processors())
+        if name == "request_ids":
+            return self._remember(name, self._own_request_ids())
+        if name == "_metrics":
+            return self._remember(name, _LaneMetrics(self._batch.metrics, self._indices))
+        return getattr(self._batch, name)
+
+    def keep(self) -> None:
+        """Write statuses and response headers to the batch."""
+        processors = self.__dict__.get("_request_processor")
+        if processors is None:
+            return  # never asked for, so nothing was set
+        for index, mine in zip(self._indices, processors, strict=True):
+            theirs = self._batch.request_processor[index]
+            phrase = mine.get_response_status_phrase()
+            theirs.report_status(
+                mine.get_response_status_code(), phrase if phrase is None else clean_phrase(phrase)
+            )
+            headers = theirs.get_response_headers()
+            headers.clear()
+            headers.update(mine.get_response_headers())
+
+    def _remember(self, name: str, value: Any) -> Any:
+        self.__dict__[name] = value
+        return value
+
+    def _own_processors(self) -> list[RequestProcessor] | None:
+        theirs = self._batch.request_processor
+        if theirs is None:
+            return None
+        return [_copy(theirs[index]) for index in self._indices]
+
+    def _own_request_ids(self) -> dict[int, str] | None:
+        theirs = self._batch.request_ids
+        if theirs is None:
+            return None
+        return {place: theirs[index] for place, index in enumerate(self._indices)}
+
+
+def _copy(processor: RequestProcessor) -> RequestProcessor:
+    copy = RequestProcessor(processor.get_request_properties())
+    copy.report_status(processor.get_response_status_code(), processor.get_response_status_phrase())
+    copy.get_response_headers().update(processor.get_response_headers())
+    return copy
+
+
+_metrics_lock = threading.Lock()
+
+
+class _LaneMetrics:
+    """TorchServe's metrics, safe to use from lanes and with the micro-batch's own indices.
+
+    The cache has no lock, and its `dimensions=[]` defaults are lists that it appends to
+    (ts/metrics/metric_cache_abstract.py): two first callers would add a dimension twice, and that
+    metric would fail for ever.
+    """
+
+    def __init__(self, cache: Any, indices: Sequence[int]) -> None:
+        self._cache = cache
+        self._indices = indices
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._cache, name)
+        if not (name.startswith("add_") and callable(method)):
+            return method
+
+        @wraps(method)
+        def add(*args: Any, **kwargs: Any) -> Any:
+            given = inspect.signature(method).bind(*args, **kwargs).arguments
+            if isinstance(given.get("idx"), int):
+                given["idx"] = self._indices[given["idx"]]
+            if name != "add_metric_to_cache":
+                given["dimensions"] = list(given.get("dimensions", []))
+            with _metrics_lock:
+                return method(**given)
+
+        return add
+

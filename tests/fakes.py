@@ -1,0 +1,65 @@
+"""Stand-ins for what TorchServe hands to a handler, and small stage functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ts.context import Context, RequestProcessor
+
+from micro_batch_handler.config import PerStage
+from micro_batch_handler.pipeline.planner import Plan
+
+
+class FakeMetrics:
+    """Records what is emitted, with TorchServe's signatures."""
+
+    def __init__(self) -> None:
+        self.emitted: list[tuple[str, Any, Any, list]] = []
+
+    def add_time(self, name, value, idx=None, unit="ms", dimensions=[]):  # noqa: B006
+        self.emitted.append((name, value, idx, dimensions))
+
+    def add_counter(self, name, value, idx=None, dimensions=[]):  # noqa: B006
+        self.emitted.append((name, value, idx, dimensions))
+
+
+def fake_context(
+    requests: int,
+    *,
+    headers: Sequence[Mapping[str, str]] | None = None,
+    batch_size: int = 32,
+    model_yaml: Mapping[str, Any] | None = None,
+) -> Context:
+    """A real TorchServe Context for a batch of `requests`, as `ts.service.Service` fills it."""
+    context = Context(
+        "model", "model_dir", {"model": {}}, batch_size, None, "0.12.0", metrics=FakeMetrics()
+    )
+    context.model_yaml_config = dict(model_yaml or {})
+    context.request_ids = {index: f"id-{index}" for index in range(requests)}
+    context.request_processor = [
+        RequestProcessor(dict(headers[index]) if headers else {}) for index in range(requests)
+    ]
+    return context
+
+
+def plan(preprocess: int, inference: int | None = None, postprocess: int | None = None) -> Plan:
+    """A plan with these sizes; one number stands for all stages."""
+    return Plan(PerStage(preprocess, inference or preprocess, postprocess or preprocess))
+
+
+def stages(
+    preprocess: Callable[[Any], Any] = list,
+    inference: Callable[[Any], Any] = lambda batch: batch,
+    postprocess: Callable[[Any], Any] = list,
+) -> dict[str, Any]:
+    """Stage functions for a Pipeline from plain functions of a payload."""
+
+    def adapt(function: Callable[[Any], Any]) -> Callable[..., Any]:
+        return lambda _tag, _indices, payload: (function(payload), None)
+
+    return {
+        "preprocess": adapt(preprocess),
+        "inference": adapt(inference),
+        "postprocess": adapt(postprocess),
+    }

@@ -1,0 +1,87 @@
+"""The micro_batching: section."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from micro_batch_handler.config import MicroBatchingConfig, PerStage
+from micro_batch_handler.errors import ConfigError
+
+
+def config(text: str) -> MicroBatchingConfig:
+    return MicroBatchingConfig.from_model_yaml(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("text", ["", "minWorkers: 1", "micro_batching:"])
+def test_without_a_section_the_defaults_serve(text):
+    """No file, no section and an empty section all mean the defaults."""
+    assert MicroBatchingConfig() == config(text)
+
+
+def test_stock_torchserve_sections_are_valid():
+    """The section of TorchServe's own micro-batching example means the same here."""
+    text = """
+    micro_batching:
+      micro_batch_size: 4
+      parallelism:
+        preprocess: 2
+        inference: 1
+        postprocess: 2
+    """
+
+    assert MicroBatchingConfig(PerStage.of(4), PerStage(2, 1, 2)) == config(text)
+
+
+def test_stages_that_are_not_named_keep_their_default():
+    """A mapping may name some stages only."""
+    text = "micro_batching: {micro_batch_size: {inference: 16}, parallelism: {preprocess: 3}}"
+
+    assert MicroBatchingConfig(PerStage("auto", 16, "auto"), PerStage(3, 1, 1)) == config(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("micro_batching: 4", "micro_batching must be a mapping of keys, found 4"),
+        ("- 1", "model-config.yaml must be a mapping of keys"),
+        ("micro_batching: {size: 4}", "micro_batching.size is not a known key; known are"),
+        ("micro_batching: {micro_batch_size: 0}", "must be a whole number >= 1 or 'auto', found 0"),
+        ("micro_batching: {micro_batch_size: 2.5}", "found 2.5"),
+        ("micro_batching: {micro_batch_size: many}", "found 'many'"),
+        ("micro_batching: {micro_batch_size: yes}", "found True"),
+        (
+            "micro_batching: {parallelism: {inference: 0}}",
+            "micro_batching.parallelism.inference must be a whole number >= 1, found 0",
+        ),
+        (
+            "micro_batching: {parallelism: {decode: 1}}",
+            "micro_batching.parallelism.decode is not a known key; known are preprocess, inference",
+        ),
+        ("micro_batching: {parallelism: null}", "found None"),
+        ("asyncCommunication: true", "asyncCommunication: True cannot work with micro-batching"),
+        ("continuousBatching: true", "continuousBatching: True cannot work with micro-batching"),
+        ("parallelType: pp", "parallelType: 'pp' cannot work with micro-batching"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_key_rule_and_value(text, says):
+    """A wrong setting is an error that TorchServe reports at load, and says what to change."""
+    with pytest.raises(ConfigError, match=says) as refused:
+        config(text)
+
+    assert isinstance(refused.value, RuntimeError)
+
+
+def test_checking_a_config_needs_neither_torch_nor_torchserve():
+    """Packing tools can check a section on a machine that serves nothing."""
+    code = (
+        "import sys, micro_batch_handler.config, micro_batch_handler.errors;"
+        "print(sorted({'torch', 'ts', 'numpy'} & set(sys.modules)))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

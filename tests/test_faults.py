@@ -1,0 +1,124 @@
+"""What clients of failed requests are told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from ts.protocol.otf_message_handler import create_predict_response
+from ts.utils.util import PredictionException
+
+from micro_batch_handler.errors import LengthError
+from micro_batch_handler.pipeline.runner import Failure, Outcomes
+from micro_batch_handler.torchserve.faults import answer_failures, clean_phrase
+from tests.fakes import fake_context
+
+
+class Unreadable:
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def answered(stage: str, error: BaseException, *indices: int):
+    """The answers and context of a batch of four in which `indices` failed so."""
+    failure = Failure(stage, error, indices or (1,))
+    context = fake_context(4)
+    outcomes = Outcomes(["a", "b", "c", "d"], dict.fromkeys(failure.indices, failure))
+    return answer_failures(outcomes, context), context
+
+
+@pytest.mark.parametrize(
+    ("stage", "error", "code", "phrase", "message"),
+    [
+        ("preprocess", ValueError("secret"), 400, "Bad Request", "preprocess failed"),
+        ("inference", ValueError("secret"), 500, "Internal Server Error", "inference failed"),
+        ("postprocess", SystemExit(3), 500, "Internal Server Error", "postprocess failed"),
+        ("preprocess", LengthError("preprocess", 1, 2), 500, None, "preprocess failed"),
+        ("inference", MemoryError("secret"), 507, "Insufficient Storage", "Out of resources"),
+        ("inference", torch.OutOfMemoryError("secret"), 507, None, "Out of resources"),
+        ("preprocess", PredictionException("no photo", 415), 415, None, "no photo"),
+        ("inference", PredictionException("näh\r\n", 422), 422, None, "näh\r\n"),
+        ("inference", PredictionException("odd", 599), 599, "Error", "odd"),
+        ("inference", PredictionException("odd", 100), 500, None, "odd"),
+        ("inference", PredictionException("odd", "404"), 500, None, "odd"),
+        ("inference", PredictionException(Unreadable(), 409), 409, None, "the error has no"),
+    ],
+)
+def test_each_fault_has_its_status_and_body(stage, error, code, phrase, message):
+    """The table of errors holds, and no text of an exception but PredictionException's leaks."""
+    answers, context = answered(stage, error)
+
+    assert {"code": code, "type": type(error).__name__} == {
+        key: answers[1][key] for key in ("code", "type")
+    }
+    assert answers[1]["message"].startswith(message)
+    assert "secret" not in json.dumps(answers)
+    status, found = context.get_response_status(1)
+    assert code == status
+    assert found == phrase or phrase is None
+    assert "application/json" == context.get_response_content_type(1)
+
+
+def test_neighbours_keep_their_answers_and_statuses():
+    """Only the failed request is touched."""
+    answers, context = answered("inference", ValueError())
+
+    assert ["a", "c", "d"] == [answers[0], *answers[2:]]
+    assert [200] * 3 == [context.get_response_status(index)[0] for index in (0, 2, 3)]
+
+
+def test_the_log_has_the_whole_story_once_for_each_failed_call(caplog):
+    """One record names the stage, the request ids and the traceback, however many requests."""
+    answered("inference", ValueError("the cause"), 1, 3)
+
+    (record,) = caplog.records
+    assert "inference failed for requests id-1, id-3" in record.message
+    assert "ValueError: the cause" in record.message
+
+
+def test_no_line_of_the_log_can_be_taken_for_a_metric(caplog):
+    """TorchServe reads lines that start with [METRICS]; text from a client must not be one."""
+    answered("inference", ValueError("x\n[METRICS]Fake.Count:1|#Level:Model|#hostname:h,1"))
+
+    assert not [line for line in caplog.text.splitlines() if line.startswith("[METRICS]")]
+
+
+def test_an_error_without_readable_text_is_logged(caplog):
+    """An exception whose text cannot be made does not stop the batch."""
+
+    class MuteError(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    answers, _ = answered("inference", MuteError())
+
+    assert "MuteError" in caplog.text
+    assert 500 == answers[1]["code"]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "clean"),
+    [
+        ("fine", "fine"),
+        ("a\r\nb", "a  b"),
+        ("ü\x00\u2028", "? ?"),
+        ("x" * 500, "x" * 128),
+        (7, "7"),
+    ],
+)
+def test_phrases_are_short_ascii_without_line_ends(phrase, clean):
+    """Whatever the text, what reaches the frontend is one line of plain characters."""
+    assert clean == clean_phrase(phrase)
+
+
+def test_torchserve_encodes_the_bodies():
+    """The worker protocol takes the answers as they are, mixed with good ones."""
+    answers, context = answered("inference", PredictionException("größe\n", 422))
+
+    message = create_predict_response(
+        answers, context.request_ids, "Prediction success", 200, context
+    )
+
+    assert b'"code": 422' in message
+    assert json.dumps("größe\n").encode() in message

@@ -1,0 +1,310 @@
+"""The handler: same answers as BaseHandler, micro-batched."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from ts.torch_handler.base_handler import BaseHandler
+
+from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
+from micro_batch_handler.errors import ConfigError
+from tests.conftest import lanes
+from tests.fakes import fake_context
+
+
+class Loaded(BaseHandler):
+    """A handler that loads its model without a file, as many do."""
+
+    def initialize(self, context):
+        torch.manual_seed(0)
+        self.device = torch.device("cpu")
+        self.model = torch.nn.Linear(3, 5).eval()
+
+
+class Numbers(Loaded):
+    """BaseHandler's own stages on rows of numbers: a matrix product."""
+
+    def preprocess(self, data):
+        return super().preprocess([row["body"] for row in data])
+
+
+class Exact(Numbers):
+    """Arithmetic that does not depend on the batch size."""
+
+    def inference(self, data):
+        return data * 3 + 1
+
+
+class Tokens(Loaded):
+    """A mapping of columns, ragged texts and a list of dicts, as text handlers return."""
+
+    def preprocess(self, data):
+        texts = [f"request {row['body']}" for row in data]
+        return {"ids": torch.tensor([[len(text), hash(text) % 97] for text in texts]), "raw": texts}
+
+    def inference(self, batch):
+        return (batch["ids"].sum(dim=1), batch["raw"])
+
+    def postprocess(self, outputs):
+        return [{"text": text, "score": int(score)} for score, text in zip(*outputs, strict=True)]
+
+
+class Statuses(Exact):
+    """Reads and sets what belongs to each request, by its index in `self.context`."""
+
+    def postprocess(self, outputs):
+        answers = []
+        for index in range(len(outputs)):
+            name = self.context.get_request_header(index, "name")
+            self.context.set_response_status(201, f"made {name}", index)
+            self.context.set_response_content_type(index, f"text/{name}")
+            answers.append(f"{name} {self.context.get_request_id(index)}")
+        return answers
+
+
+def rows(number: int) -> list[dict]:
+    return [{"body": [float(i), 2.0 * i, -1.0]} for i in range(number)]
+
+
+def micro_batched(kind: type, **section: object):
+    """The handler class with the mixin in front, initialized with this section."""
+    mixed = type(f"MicroBatched{kind.__name__}", (MicroBatchMixin, kind), {})
+    handler = mixed()
+    handler.initialize(fake_context(0, model_yaml={"micro_batching": section}))
+    return handler
+
+
+SECTIONS = [
+    {},
+    {"micro_batch_size": 4, "parallelism": {"preprocess": 2, "postprocess": 2}},
+    {"micro_batch_size": {"preprocess": 1, "inference": 5, "postprocess": 3}},
+    {"micro_batch_size": {"preprocess": 7, "inference": 2, "postprocess": 16}},
+    {"micro_batch_size": 64},
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=str)
+@pytest.mark.parametrize("kind", [Numbers, Exact, Tokens, Statuses])
+@pytest.mark.parametrize("number", [1, 2, 17, 32])
+def test_answers_statuses_and_headers_equal_base_handlers(kind, section, number):
+    """A handler answers the same with and without us: exactly, or to rounding of a product."""
+    headers = [{"name": f"client-{i}"} for i in range(number)]
+    plain, mixed = kind(), micro_batched(kind, **section)
+    plain.initialize(fake_context(0))
+    contexts = [fake_context(number, headers=headers) for _ in range(2)]
+
+    expected, found = (
+        handler.handle(rows(number), context)
+        for handler, context in zip((plain, mixed), contexts, strict=True)
+    )
+
+    if kind is Numbers:
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+    else:
+        assert expected == found
+    for index in range(number):
+        statuses = [context.get_response_status(index) for context in contexts]
+        assert statuses[0] == statuses[1]
+        assert contexts[0].get_response_headers(index) == contexts[1].get_response_headers(index)
+
+
+@pytest.mark.parametrize("request_kind", ["describe", "explain"])
+def test_describe_and_explain_behave_as_base_handlers(request_kind):
+    """These requests take the unsplit path, stages and all."""
+
+    class Explaining(Exact):
+        def describe_handle(self):
+            return {"about": "numbers"}
+
+        def get_insights(self, tensor_data, _, target=0):
+            return [tensor_data.tolist(), target]
+
+    headers = [{request_kind: "True"}] * 2
+    plain, mixed = Explaining(), micro_batched(Explaining, micro_batch_size=1)
+
+    answers = [h.handle(rows(2), fake_context(2, headers=headers)) for h in (plain, mixed)]
+
+    assert answers[0] == answers[1]
+
+
+def test_the_profiler_path_is_base_handlers(monkeypatch):
+    """With ENABLE_TORCH_PROFILER the whole batch goes through BaseHandler's profiler."""
+    seen = []
+    monkeypatch.setenv("ENABLE_TORCH_PROFILER", "1")
+
+    class Profiled(Exact):
+        def _infer_with_profiler(self, data):
+            seen.append(len(data))
+            return [0] * len(data), None
+
+    handler = micro_batched(Profiled, micro_batch_size=1)
+
+    assert [0, 0, 0] == handler.handle(rows(3), fake_context(3))
+    assert [3] == seen
+
+
+def test_handler_time_is_emitted_once_per_batch():
+    """TorchServe's HandlerTime metric stays, one line a batch."""
+    context = fake_context(8)
+
+    micro_batched(Exact, micro_batch_size=2).handle(rows(8), context)
+
+    assert ["HandlerTime"] == [name for name, *_ in context.metrics.emitted]
+
+
+def test_a_handler_that_calls_neither_init_nor_initialize_works():
+    """Overriding both without calling ours is common; what is needed comes with the first batch."""
+
+    class Bare(MicroBatchHandler):
+        def __init__(self):
+            self.greeting = "hello"
+
+        def initialize(self, context):
+            self.ready = True
+
+        def preprocess(self, data):
+            return [row["body"] for row in data]
+
+        def inference(self, batch):
+            return batch
+
+        def postprocess(self, outputs):
+            return [f"{self.greeting} {output[0]:.0f}" for output in outputs]
+
+    handler = Bare()
+    assert handler.context is None
+    handler.initialize(fake_context(0))
+    context = fake_context(6, model_yaml={"micro_batching": {"micro_batch_size": 2}})
+
+    assert [f"hello {i}" for i in range(6)] == handler.handle(rows(6), context)
+    assert len(lanes()) == 3
+    handler.close()
+
+
+def test_a_stage_replaced_on_the_instance_is_used():
+    """Handlers that set `self.inference = …` when they load are respected."""
+    handler = micro_batched(Exact, micro_batch_size=2)
+    handler.inference = lambda batch: batch * 0
+
+    answers = handler.handle(rows(4), fake_context(4))
+
+    assert [[0.0, 0.0, 0.0]] * 4 == [[abs(number) for number in answer] for answer in answers]
+
+
+def test_hooks_cut_and_join_a_payload_of_ones_own():
+    """With `cut_payload` and `join_payloads` a payload may be of any type, padded as needed."""
+
+    class Padded(MicroBatchHandler):
+        def initialize(self, context):
+            pass
+
+        def preprocess(self, data):
+            return torch.ones(len(data), int(data[0]["body"][0]) + 1)  # another width each time
+
+        def inference(self, batch):
+            return batch
+
+        def postprocess(self, outputs):
+            return [float(row.sum()) for row in outputs]
+
+        def join_payloads(self, payloads):
+            width = max(payload.shape[1] for payload in payloads)
+            pad = torch.nn.functional.pad
+            return torch.cat([pad(p, (0, width - p.shape[1])) for p in payloads])
+
+    sizes = {"preprocess": 1, "inference": 4, "postprocess": 4}
+    context = fake_context(8, model_yaml={"micro_batching": {"micro_batch_size": sizes}})
+
+    assert [1, 2, 3, 4, 5, 6, 7, 8] == Padded().handle(rows(8), context)
+
+
+def test_initialize_again_replaces_the_lanes():
+    """Loading a handler many times leaves the lanes of one."""
+    handler = micro_batched(Exact, parallelism={"preprocess": 4})
+    for _ in range(5):
+        handler.initialize(fake_context(0))
+
+    assert len(lanes()) == 3
+    handler.close()
+
+
+def test_a_closed_handler_starts_again_with_the_next_batch():
+    """Close twice does no harm, and a batch after it is answered."""
+    handler = micro_batched(Exact, micro_batch_size=1)
+    handler.close()
+    handler.close()
+
+    assert len(handler.handle(rows(3), fake_context(3))) == 3
+
+
+def test_a_forgotten_handler_is_collected_with_its_lanes():
+    """Nothing but its owner keeps a handler alive."""
+    handler = micro_batched(Exact, micro_batch_size=1)
+    handler.handle(rows(3), fake_context(3))
+    gone = weakref.ref(handler)
+
+    del handler
+    gc.collect()
+
+    assert gone() is None
+
+
+def test_two_handlers_in_one_thread_keep_their_contexts():
+    """A stage that calls another micro-batching handler sees its own context afterwards."""
+    inner = micro_batched(Statuses, micro_batch_size=64)
+
+    class Outer(Exact):
+        def postprocess(self, outputs):
+            names = inner.handle(rows(1), fake_context(1, headers=[{"name": "inner"}]))
+            return [
+                f"{names[0]} / {self.context.get_request_header(index, 'name')}"
+                for index in range(len(outputs))
+            ]
+
+    context = fake_context(2, headers=[{"name": "a"}, {"name": "b"}])
+    answers = micro_batched(Outer, micro_batch_size=1).handle(rows(2), context)
+
+    assert ["inner id-0 / a", "inner id-0 / b"] == answers
+
+
+def test_a_bad_section_fails_the_load():
+    """The error comes from initialize, before any request."""
+    with pytest.raises(ConfigError, match=r"parallelism\.inference"):
+        micro_batched(Exact, parallelism={"inference": 0})
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "model_yaml", "says"),
+    [
+        (1, {}, "batchSize is 1"),
+        (8, {"micro_batching": {"micro_batch_size": 8}}, "holds a whole batch of 8"),
+        (8, {"handler": {"profile": True}}, "undoes the overlap"),
+    ],
+)
+def test_settings_that_leave_nothing_to_overlap_are_named_at_load(
+    batch_size, model_yaml, says, caplog
+):
+    """A setting that works but cannot gain anything is a warning with what to change."""
+    handler = type("Handler", (MicroBatchMixin, Exact), {})()
+    handler.initialize(fake_context(0, batch_size=batch_size, model_yaml=model_yaml))
+
+    assert says in caplog.text
+    handler.close()
+
+
+def test_the_stages_run_in_named_daemon_lanes():
+    """TorchServe's worker can exit at any time, and a stack dump names who does what."""
+    threads = set()
+
+    class Noting(Exact):
+        def inference(self, data):
+            threads.add(threading.current_thread())
+            return data
+
+    micro_batched(Noting, micro_batch_size=1).handle(rows(3), fake_context(3))
+
+    assert [("mbh-inference-0", True)] == [(thread.name, thread.daemon) for thread in threads]

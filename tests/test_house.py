@@ -1,0 +1,104 @@
+"""The house rules: one-way imports, public names, documented tests."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import micro_batch_handler
+
+PACKAGE = Path(micro_batch_handler.__file__).parent
+TESTS = Path(__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+ROOMS = ["errors", "config", "pipeline", "torchserve", "tools"]
+"""Each may import from those before it, and from itself."""
+
+
+def imports(path: Path) -> set[str]:
+    """All modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(path: Path) -> str | None:
+    """The room a file stands in; None for the two doors of the package."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return first if first in ROOMS else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    """A room imports only from itself and the rooms before it."""
+    if room(path) is None:
+        assert path.name in {"__init__.py", "__main__.py"}
+        return
+    allowed = ROOMS[: ROOMS.index(room(path)) + 1]
+
+    inside = {name.split(".")[1] for name in imports(path) if name.startswith(PACKAGE.name + ".")}
+
+    assert inside - {"__version__"} <= set(allowed)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_adapter_and_the_tools_know_torchserve(path):
+    """The engine can serve another server, since it imports nothing of this one."""
+    if room(path) in {"torchserve", "tools"}:
+        return
+
+    outside = {name.split(".")[0] for name in imports(path)}
+
+    assert not outside & {"ts", "model_archiver"}
+
+
+def test_the_public_names_are_what_the_package_says():
+    """`__all__` is complete, each name loads, and another name is an AttributeError."""
+    names = micro_batch_handler.__all__
+
+    assert ["MicroBatchHandler", "MicroBatchMixin", "__version__"] == names
+    assert all(getattr(micro_batch_handler, name) for name in names)
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = micro_batch_handler.no_such
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_says_its_job_and_its_public_names(path):
+    """The docstring's first line is the file's job; `__all__` says what others may use."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+
+    assert (ast.get_docstring(tree) or "").splitlines()[0].endswith((".", ":"))
+    if path.name not in {"__init__.py", "__main__.py"}:
+        assert "__all__" in {
+            target.id
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.name)
+def test_every_test_says_what_it_shows(path):
+    """Each test has a docstring of one sentence."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            assert ast.get_docstring(node), f"{path.name}: {node.name} says nothing"
+
+
+def test_the_examples_in_docstrings_hold():
+    """Every `>>>` in the package gives what it says."""
+    for path in MODULES:
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        if ">>>" in path.read_text(encoding="utf-8"):
+            failures, _ = doctest.testmod(importlib.import_module(name))
+            assert not failures

@@ -1,0 +1,389 @@
+"""The engine: batches through stages, lanes and regrouping."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+import time
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.errors import LengthError, PayloadError, StageError
+from micro_batch_handler.pipeline.batches import CUT_AND_JOIN
+from micro_batch_handler.pipeline.planner import fixed_plan
+from micro_batch_handler.pipeline.regroup import bounds
+from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.thread_state import ThreadState
+from tests.conftest import lanes
+from tests.fakes import plan, stages
+
+GATE_S = 30
+"""How long a gate may take to open before a test fails; never reached when the code is right."""
+
+
+@pytest.fixture(scope="module")
+def doubling():
+    """A pipeline whose answer to row x is 2 x, with calls that take a random moment."""
+    moments = random.Random(7)
+
+    def slow(function):
+        def call(payload):
+            time.sleep(moments.random() * 5e-4)
+            return function(payload)
+
+        return call
+
+    functions = stages(
+        slow(torch.tensor), slow(lambda batch: batch * 2), slow(lambda outputs: outputs.tolist())
+    )
+    with Pipeline(functions, PerStage(3, 2, 2)) as pipeline:
+        yield pipeline
+
+
+@given(st.integers(0, 70), st.integers(1, 70), st.integers(1, 70), st.integers(1, 70))
+@settings(max_examples=60, deadline=None)
+def test_answers_stand_in_the_order_of_the_requests(doubling, rows, first, second, third):
+    """Whatever the sizes and whoever finishes first, answer i belongs to request i."""
+    outcomes = doubling.run(list(range(rows)), plan(first, second, third))
+
+    assert [2 * row for row in range(rows)] == outcomes.answers
+    assert {} == outcomes.failures
+
+
+@pytest.mark.parametrize("sizes", [(1, 16, 8), (8, 3, 5), (4, 4, 4), (7, 1, 20)])
+@pytest.mark.parametrize("rows", [17, 32])
+def test_every_stage_sees_exactly_the_planned_micro_batches(sizes, rows):
+    """The calls of each stage have the sizes that the plan cuts, no more and no fewer."""
+    seen: dict[str, list[int]] = {stage: [] for stage in STAGES}
+
+    def record(stage):
+        def call(payload):
+            seen[stage].append(len(payload))
+            return list(payload)
+
+        return call
+
+    with Pipeline(stages(*(record(stage) for stage in STAGES)), PerStage(2, 2, 2)) as pipeline:
+        pipeline.run(list(range(rows)), plan(*sizes))
+
+    planned = [sorted(b - a for a, b in bounds(rows, size)) for size in sizes]
+    assert planned == [sorted(seen[stage]) for stage in STAGES]
+
+
+def test_a_batch_that_fits_one_micro_batch_runs_in_the_callers_thread():
+    """No hand-over where nothing can overlap."""
+    threads = set()
+
+    def note(payload):
+        threads.add(threading.current_thread())
+        return payload
+
+    with Pipeline(stages(note, note, note), PerStage(1, 1, 1)) as pipeline:
+        pipeline.run([1, 2, 3], plan(4))
+
+    assert {threading.current_thread()} == threads
+
+
+def test_the_three_stages_work_at_the_same_time():
+    """Preprocess of row 2, inference of row 1 and postprocess of row 0 meet at one barrier."""
+    meeting = threading.Barrier(3)
+
+    def meets(row):
+        def call(payload):
+            if payload == [row]:
+                meeting.wait(GATE_S)
+            return payload
+
+        return call
+
+    with Pipeline(stages(meets(2), meets(1), meets(0)), PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run([0, 1, 2], plan(1))
+
+    assert {} == outcomes.failures
+
+
+def test_the_lanes_of_a_stage_work_at_the_same_time():
+    """Three preprocess lanes meet at one barrier, each with a micro-batch of its own."""
+    meeting = threading.Barrier(3)
+
+    def meet(payload):
+        meeting.wait(GATE_S)
+        return payload
+
+    with Pipeline(stages(meet), PerStage(3, 1, 1)) as pipeline:
+        outcomes = pipeline.run([0, 1, 2], plan(1))
+
+    assert {} == outcomes.failures
+
+
+def test_a_fast_stage_does_not_pile_up_payloads():
+    """While inference stands still, preprocess stops after the few that its inbox holds."""
+    gate = threading.Event()
+    started = []
+
+    def count(payload):
+        started.append(payload)
+        return payload
+
+    def hold(payload):
+        gate.wait(GATE_S)
+        return payload
+
+    with Pipeline(stages(count, hold), PerStage(1, 1, 1)) as pipeline:
+        caller = threading.Thread(target=pipeline.run, args=(list(range(50)), plan(1)))
+        caller.start()
+        # One with inference, two in its inbox, one in the hand of the preprocess lane.
+        deadline = time.monotonic() + GATE_S
+        while len(started) < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        in_flight = len(started)
+        gate.set()
+        caller.join()
+
+    assert (4, 50) == (in_flight, len(started))
+
+
+FAULTS = [ValueError("no"), MemoryError(), SystemExit(1), KeyboardInterrupt(), BaseException("x")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("row", [0, 5, 9])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_failing_call_harms_neither_neighbours_nor_the_next_batch(stage, row, fault):
+    """The micro-batch that fails gets the error; the others and the next batch are answered."""
+
+    def fail(payload):
+        if row in payload and armed:
+            raise fault
+        return payload
+
+    functions = {**stages(), stage: stages(fail, fail, fail)[stage]}
+    armed = True
+    with Pipeline(functions, PerStage(2, 1, 1)) as pipeline:
+        lanes_before = lanes()
+        outcomes = pipeline.run(list(range(10)), plan(1, 2, 2))
+        armed = False
+        after = pipeline.run(list(range(10)), plan(1, 2, 2))
+
+        assert lanes_before == lanes()
+    failed = {row} if stage == "preprocess" else {row - row % 2, row - row % 2 + 1}
+    assert failed == outcomes.failures.keys()
+    assert {stage} == {failure.stage for failure in outcomes.failures.values()}
+    assert all(failure.error is fault for failure in outcomes.failures.values())
+    assert [i for i in range(10) if i not in failed] == [
+        answer for i, answer in enumerate(outcomes.answers) if i not in failed
+    ]
+    assert (list(range(10)), {}) == (after.answers, after.failures)
+
+
+@pytest.mark.parametrize("change", [-1, +1])
+@pytest.mark.parametrize("kind", [list, torch.tensor], ids=["list", "tensor"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_result_of_wrong_length_names_stage_and_numbers(stage, kind, change):
+    """One answer too few or too many is an error of that micro-batch; the others are answered."""
+
+    def wrong(payload):
+        rows = list(payload)
+        if 4 in rows:
+            rows = rows[:-1] if change < 0 else [*rows, 99]
+        return rows if stage == "postprocess" else kind(rows)
+
+    functions = {**stages(kind), stage: stages(wrong, wrong, wrong)[stage]}
+    with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run(list(range(9)), plan(3))
+
+    assert {3, 4, 5} == outcomes.failures.keys()
+    error = outcomes.failures[4].error
+    assert isinstance(error, LengthError)
+    assert str(error).startswith(f"{stage}: got 3 rows but returned {3 + change}")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_wrong_lengths_that_cancel_out_do_not_shift_answers(stage):
+    """One row too many in one micro-batch and one too few in the next: both fail, none shifts."""
+
+    def wrong(payload):
+        rows = list(payload)
+        return {0: [*rows, 99], 2: rows[:-1]}.get(rows[0], rows)
+
+    functions = {**stages(), stage: stages(wrong, wrong, wrong)[stage]}
+    with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run(list(range(6)), plan(2))
+
+    assert {0, 1, 2, 3} == outcomes.failures.keys()
+    assert [4, 5] == outcomes.answers[4:]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [None, {"a": 1, "b": 2}, "ab", torch.zeros(2), (1, 2), (x for x in "ab"), 2],
+    ids=lambda result: type(result).__name__,
+)
+def test_postprocess_must_return_a_list(result):
+    """Anything but a list of answers is refused, however many rows it seems to have."""
+    with Pipeline(stages(postprocess=lambda _: result), PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run([1, 2], plan(2))
+
+    assert {StageError} == {type(failure.error) for failure in outcomes.failures.values()}
+    assert "must return a list of answers" in str(outcomes.failures[0].error)
+
+
+def test_an_opaque_payload_passes_between_stages_of_equal_size():
+    """Where nothing is regrouped, a payload may be anything."""
+
+    class Opaque:
+        def __init__(self, rows):
+            self.rows = rows
+
+    functions = stages(Opaque, postprocess=lambda opaque: opaque.rows)
+    with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run([1, 2, 3, 4], plan(2))
+
+    assert [1, 2, 3, 4] == outcomes.answers
+
+
+def test_a_payload_that_cannot_be_regrouped_names_stage_type_and_hooks():
+    """The error says what returned it, what it is and which two hooks to override."""
+    with Pipeline(stages(lambda _: "text"), PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run([1, 2], plan(1, 2, 2))
+
+    error = outcomes.failures[0].error
+    assert isinstance(error, PayloadError)
+    assert str(error) == (
+        "inference: cannot regroup what preprocess returned: the payload is str, which is not made "
+        "of rows. Give both stages the same micro_batch_size, or override "
+        "cut_payload(payload, start, stop) and join_payloads(payloads) in the handler"
+    )
+
+
+def test_batches_of_several_callers_do_not_mix(doubling):
+    """Eight threads that run batches through one pipeline each get their own answers."""
+    answers = {}
+
+    def caller(number):
+        rows = list(range(100 * number, 100 * number + 20))
+        answers[number] = [doubling.run(rows, plan(3, 4, 5)).answers for _ in range(5)]
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert answers == {n: [[2 * row for row in range(100 * n, 100 * n + 20)]] * 5 for n in range(8)}
+
+
+def test_side_effects_of_a_call_count_only_if_its_result_does():
+    """What a call wants kept is kept after its result was checked, and not if it failed."""
+    kept = []
+
+    def function(_tag, indices, payload):
+        rows = payload[:-1] if 1 in payload else payload
+        return list(rows), lambda: kept.extend(indices)
+
+    functions = {**stages(), "preprocess": function}
+    with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
+        pipeline.run([0, 1, 2], plan(1))
+
+    assert [0, 2] == kept
+
+
+def test_close_ends_the_lanes_and_may_be_called_again():
+    """After close there is no lane, and a batch is refused."""
+    before = lanes()
+    pipeline = Pipeline(stages(), PerStage(2, 1, 3))
+    assert len(lanes()) == len(before) + 6
+
+    pipeline.close()
+    pipeline.close()
+
+    assert before == lanes()
+    with pytest.raises(RuntimeError, match="closed"):
+        pipeline.run([1], plan(1))
+
+
+def test_a_forgotten_pipeline_is_collected_with_its_lanes():
+    """Nobody needs to call close: idle lanes keep nothing alive and end with their owner."""
+    pipeline = Pipeline(stages(), PerStage(2, 1, 1))
+    pipeline.run(list(range(8)), plan(1))
+    gone = weakref.ref(pipeline)
+
+    del pipeline
+    gc.collect()
+
+    assert gone() is None
+
+
+def test_an_idle_lane_keeps_no_payload_alive():
+    """After a batch nothing of it stays in memory, neither payloads nor errors."""
+
+    class Payload(list):
+        pass
+
+    made = []
+
+    def preprocess(rows):
+        payload = Payload(rows)
+        made.append(weakref.ref(payload))
+        if rows == [2]:
+            raise ValueError
+        return payload
+
+    with Pipeline(stages(preprocess), PerStage(2, 1, 1)) as pipeline:
+        pipeline.run([1, 2, 3, 4], plan(1))
+        pipeline.run([5], plan(1))  # the lanes have let go of the first batch by now
+        gc.collect()
+
+        assert [None] * 4 == [payload() for payload in made[:4]]
+
+
+def test_lanes_take_over_what_pytorch_keeps_per_thread():
+    """Gradients are off in the lanes if they were off in the thread that made the pipeline."""
+    seen = []
+
+    def note(payload):
+        seen.append(torch.is_grad_enabled())
+        return payload
+
+    with torch.no_grad():
+        state = ThreadState.capture()
+    with Pipeline(stages(note), PerStage(1, 1, 1), lane_setup=state.apply) as pipeline:
+        pipeline.run([1, 2], plan(1))
+
+    assert [False, False] == seen
+
+
+def test_a_lane_survives_a_failing_setup(caplog):
+    """A lane that cannot be set up says so and works, rather than leave its batch waiting."""
+
+    def broken():
+        raise RuntimeError("no such device")
+
+    with Pipeline(stages(), PerStage(1, 1, 1), lane_setup=broken) as pipeline:
+        outcomes = pipeline.run([1, 2], plan(1))
+
+    assert [1, 2] == outcomes.answers
+    assert "no such device" in caplog.text
+
+
+def test_a_pipeline_shows_its_state():
+    """The representation names each stage with its lanes and what waits there."""
+    with Pipeline(stages(), PerStage(2, 1, 1), CUT_AND_JOIN) as pipeline:
+        assert repr(pipeline) == (
+            "<Pipeline preprocess: 2 lanes, 0 waiting | inference: 1 lanes, 0 waiting"
+            " | postprocess: 1 lanes, 0 waiting>"
+        )
+
+
+def test_auto_is_a_quarter_of_the_batch(config_of):
+    """`auto` cuts a full batch into four, and leaves sizes that the user gave alone."""
+    sizes = config_of(micro_batch_size={"preprocess": 3, "inference": "auto"})
+
+    assert PerStage(3, 8, 8) == fixed_plan(sizes, 32).sizes
+    assert PerStage(3, 1, 1) == fixed_plan(sizes, 1).sizes
