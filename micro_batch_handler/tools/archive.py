@@ -1,0 +1,57 @@
+"""The archive command: vet the inputs, pack them, and on request check the archive.
+
+    flags      archive_flags     torch-model-archiver's, and --check
+    vet        archive_inputs    names and files; handler_file.py and model_config.py look inside
+    collect    archive_staging   the archiver's own code, into a private folder
+    write      archive_output    archive_formats.py packs it, the same bytes each time
+    check      archive_check     a fresh process (check_worker.py) loads it and answers a request
+
+Nothing is written before everything is vetted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_archiver_error import ModelArchiverError
+from model_archiver.model_packaging_utils import ModelExportUtils
+
+from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.archive_check import check_archive
+from micro_batch_handler.tools.archive_flags import PROG, archive_parser
+from micro_batch_handler.tools.archive_inputs import ArchiveInputs
+from micro_batch_handler.tools.archive_output import ArchiveOutput
+from micro_batch_handler.tools.archive_staging import staged
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; the exit status is 0, or an error is raised."""
+    flags = archive_parser().parse_args(argv)
+    config = ModelArchiverConfig.from_args(flags)
+    if flags.check is not None and not flags.check.is_file():
+        raise ArchiveError(f"--check {flags.check}: there is no such file")
+    try:
+        output = build(config)
+    except (ModelArchiverError, OSError) as error:
+        # Several lines to the archiver, one here.
+        raise ArchiveError(" ".join(str(error).split())) from error
+    if flags.check is not None:
+        print(check_archive(output.path, output.format, flags.check))
+    return 0
+
+
+def build(config: ModelArchiverConfig) -> ArchiveOutput:
+    """Vet, collect and write one archive; say on stdout what was written."""
+    ModelExportUtils.validate_inputs(config.model_name, config.export_path)
+    output = ArchiveOutput.of(config)
+    inputs = ArchiveInputs.vetted(config, output.path)
+    output.refuse_existing()
+    for note in inputs.notes:
+        print(f"{PROG}: note: {note}", file=sys.stderr)
+    with staged(config, inputs, output.date) as folder:
+        print(output.write(folder, config.model_name), flush=True)
+    return output

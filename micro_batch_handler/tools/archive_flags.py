@@ -1,0 +1,86 @@
+"""The flags of the archive command: those of torch-model-archiver, and `--check`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
+
+from model_archiver import arg_parser
+
+from micro_batch_handler.errors import ArchiveError
+
+__all__ = ["archive_parser", "archiver_parser"]
+
+PROG = "micro-batch-handler archive"
+
+_DESCRIPTION = """\
+Pack a handler, its model and the micro_batch_handler package into one archive that TorchServe
+serves as it is. Takes every flag of torch-model-archiver. On top of it, this command
+  - adds the package, so that the server needs nothing installed but its usual packages;
+  - refuses, before it writes anything, what TorchServe would only find when it loads the model;
+  - makes the same archive, byte for byte, from the same files (SOURCE_DATE_EPOCH is honoured);
+  - with --check, loads the finished archive and sends it one request.
+"""
+
+_EXAMPLE = """\
+example:
+  micro-batch-handler archive --model-name cats --version 1.0 --handler handler.py \\
+      --serialized-file model.pt --config-file model-config.yaml \\
+      --export-path model_store --force --check cat.jpg
+"""
+
+
+class _BuiltError(Exception):
+    """Raised in place of parsing, to carry the finished parser out."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+class _HandedOut(argparse.ArgumentParser):
+    def parse_args(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise _BuiltError(self)
+
+
+def archiver_parser() -> argparse.ArgumentParser:
+    """The parser of torch-model-archiver, with all its flags; its `parse_args` is not usable."""
+    # The archiver builds its parser and parses in one function. So that its flags need not be
+    # copied here, it is shown, for the duration of that one call, an `argparse` whose parser
+    # hands itself out instead of parsing.
+    seen_by_archiver = SimpleNamespace(**vars(argparse))
+    seen_by_archiver.ArgumentParser = _HandedOut
+    arg_parser.argparse = seen_by_archiver
+    try:
+        arg_parser.ArgParser.export_model_args_parser()
+    except _BuiltError as built:
+        return built.parser
+    finally:
+        arg_parser.argparse = argparse
+    raise ArchiveError(
+        "this torch-model-archiver no longer parses its flags as 0.12 does; "
+        "install torch-model-archiver==0.12.0"
+    )
+
+
+def archive_parser() -> argparse.ArgumentParser:
+    """The parser of the archive command."""
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description=_DESCRIPTION,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawTextHelpFormatter,
+        parents=[archiver_parser()],
+        add_help=False,  # the archiver's parser brings -h
+    )
+    parser.add_argument(
+        "--check",
+        metavar="SAMPLE",
+        type=Path,
+        help="A file with the body of one request (a photo, a .json). When the archive is\n"
+        "written, load it through TorchServe's own model loader in a fresh process, send it\n"
+        "this request and print the answer. Fails unless the status is 200.",
+    )
+    return parser

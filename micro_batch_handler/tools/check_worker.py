@@ -1,0 +1,179 @@
+"""A stand-in for TorchServe's worker process: load one model, answer one request, report, end.
+
+    python check_worker.py <model folder> <sample file> <folder for the report>
+
+Runs with the archive's root as its folder and on its import path, so `micro_batch_handler` here is
+the one in the archive, which has no tools: this file imports nothing of it. Each side of the
+frontend's protocol is spoken through TorchServe's own code where it has any.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import mimetypes
+import os
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Answer", "encode_request", "parse_response"]
+
+_HTTP_OK = 200
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a predict response says of its first request; `batch_*` is said of the whole batch."""
+
+    batch_code: int
+    batch_message: str
+    status: int
+    reason: str
+    content_type: str
+    body: bytes
+
+
+def main(model: Path, sample: Path, outcome: Path) -> None:
+    """Write `report.json`, and `answer` if there is one, into the folder `outcome`."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    errors = _LoggedErrors()
+    logging.getLogger().addHandler(errors)
+    report: dict[str, object] = {"failure": "", "status": 0, "content_type": ""}
+    doing = "TorchServe cannot load it"
+    try:
+        service = _load(model)
+        doing = "TorchServe cannot answer it"
+        answer = parse_response(service.predict([_request(sample)]))
+    except BaseException as error:  # SystemExit too: the worker would be gone
+        logging.getLogger(__name__).exception(doing)
+        report["failure"] = f"{doing}: {_cause(error)}"
+    else:
+        (outcome / "answer").write_bytes(answer.body)
+        report.update(status=answer.status, content_type=answer.content_type)
+        report["failure"] = _failure(answer, errors.last)
+    (outcome / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    sys.stdout.flush()
+    # As TorchServe ends its workers: without waiting for threads that the handler started.
+    os._exit(1 if report["failure"] else 0)
+
+
+def _load(model: Path) -> Any:
+    """What `TorchModelServiceWorker.load_model` does with a load message."""
+    import torch
+    import ts
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+    from ts.model_loader import ModelLoaderFactory
+    from ts.utils.util import get_yaml_config
+
+    manifest = json.loads((model / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))
+    described = manifest["model"]
+    config_file = described.get("configFile")
+    settings = (get_yaml_config(model / config_file) if config_file else None) or {}
+    on_cpu = str(settings.get("deviceType", "")).lower() == "cpu" or not torch.cuda.is_available()
+    metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs" / "metrics.yaml"))
+    metrics.initialize_cache()
+    metrics.model_name = described["modelName"]
+    service = ModelLoaderFactory.get_model_loader().load(
+        described["modelName"],
+        str(model),
+        described["handler"],
+        None if on_cpu else 0,
+        settings.get("batchSize", 1),
+        None,
+        True,  # limit_max_image_pixels, the frontend's default
+        metrics,
+    )
+    service.set_cl_socket(None)
+    return service
+
+
+def _request(sample: Path) -> Any:
+    """The sample as the worker reads it from its socket, JSON and text decoded."""
+    from ts.protocol.otf_message_handler import retrieve_msg
+
+    content_type = mimetypes.guess_type(sample.name)[0] or "application/octet-stream"
+    connection = _Connection(encode_request(sample.read_bytes(), content_type))
+    _, (request,) = retrieve_msg(connection)
+    return request
+
+
+def encode_request(body: bytes, content_type: str) -> bytes:
+    """A predict message with one request, as the frontend sends it for `curl -T`."""
+
+    def field(value: bytes) -> bytes:
+        return struct.pack("!i", len(value)) + value
+
+    end = struct.pack("!i", -1)
+    kind = content_type.encode()
+    header = field(b"content-type") + field(kind)
+    parameter = field(b"body") + field(kind) + field(body)
+    return b"I" + field(b"check") + header + end + parameter + end + end
+
+
+def parse_response(response: bytes) -> Answer:
+    """Read what `create_predict_response` wrote for a batch of one."""
+    stream = io.BytesIO(response)
+
+    def number() -> int:
+        return int(struct.unpack("!i", stream.read(4))[0])
+
+    def field() -> bytes:
+        return stream.read(number())
+
+    batch_code, batch_message = number(), field().decode()
+    field()  # the request's id
+    content_type = field().decode()
+    status, reason = number(), field().decode()
+    for _ in range(number()):
+        field(), field()  # a response header and its value
+    return Answer(batch_code, batch_message, status, reason, content_type, field())
+
+
+def _failure(answer: Answer, logged: BaseException | None) -> str:
+    """One line on why this is no good answer; nothing if it is one."""
+    if answer.batch_code == answer.status == _HTTP_OK:
+        return ""
+    if answer.batch_code != _HTTP_OK:
+        cause = f": {_cause(logged)}" if logged is not None else ""
+        return f"its answer is {answer.batch_code} {answer.batch_message}{cause}"
+    body = " ".join(answer.body.decode("utf-8", errors="replace").split())
+    return f"its answer is {answer.status} {answer.reason}: {body}"
+
+
+def _cause(error: BaseException) -> str:
+    # An ImportError in a handler file sends the loader after a built-in handler of that name,
+    # whose absence then hides the first error.
+    missing = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("ts.")
+    if missing and isinstance(error.__context__, ImportError):
+        error = error.__context__
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+class _Connection:
+    """The part of a socket that TorchServe's codec reads from."""
+
+    def __init__(self, message: bytes) -> None:
+        self._stream = io.BytesIO(message)
+
+    def recv(self, length: int) -> bytes:
+        return self._stream.read(length)
+
+
+class _LoggedErrors(logging.Handler):
+    """Keeps the last exception that was logged: TorchServe answers 503 and logs the reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.last = record.exc_info[1]
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))

@@ -1,0 +1,168 @@
+"""model-config.yaml as TorchServe's frontend reads it: each of its keys, and what it must hold.
+
+The frontend only *logs* a value of a wrong type and goes on with its default, so a typing error
+shows as a slow server. Keys and rules are those of `ModelConfig` and `ModelConfig$TorchRun` in
+TorchServe 0.12 (frontend/archive/.../ModelConfig.java). Other keys are legal: handlers read them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from micro_batch_handler.config import SECTION, MicroBatchingConfig
+from micro_batch_handler.errors import ConfigError
+
+__all__ = ["FRONTEND_KEYS", "TORCHRUN_KEYS", "check_model_config", "read_model_config"]
+
+_INT_MAX = 2**31 - 1  # a larger number is a Long to the frontend, and so the wrong type
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a key must hold: in words, and as a test."""
+
+    text: str
+    holds: Callable[[object], bool]
+
+
+def _is_whole(value: object, least: int) -> bool:
+    # bool is an int to Python, not to the frontend.
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _INT_MAX
+
+
+def _whole(least: int) -> Rule:
+    return Rule(f"a whole number >= {least}", lambda value: _is_whole(value, least))
+
+
+def _one_of(*names: str) -> Rule:
+    return Rule(
+        "one of " + ", ".join(names),
+        lambda value: isinstance(value, str) and value.lower() in names,
+    )
+
+
+_FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+_TEXT = Rule("text", lambda value: isinstance(value, str))
+_MAPPING = Rule("a mapping of keys", lambda value: isinstance(value, Mapping))
+_DEVICES = Rule(
+    "a list of whole numbers >= 0",
+    lambda value: isinstance(value, list) and all(_is_whole(item, 0) for item in value),
+)
+
+FRONTEND_KEYS: Mapping[str, Rule] = {
+    "minWorkers": _whole(0),
+    "maxWorkers": _whole(0),
+    "batchSize": _whole(1),
+    "maxBatchDelay": _whole(0),
+    "responseTimeout": _whole(1),
+    "startupTimeout": _whole(1),
+    "deviceType": _one_of("cpu", "gpu"),
+    "deviceIds": _DEVICES,
+    "parallelType": _one_of("pp", "tp", "pptp", "custom"),
+    "parallelLevel": _whole(0),
+    "torchrun": _MAPPING,
+    "maxRetryTimeoutInSec": _whole(0),
+    "clientTimeoutInMills": _whole(0),
+    "jobQueueSize": _whole(0),
+    "useJobTicket": _FLAG,
+    "useVenv": _FLAG,
+    "sequenceBatching": _FLAG,
+    "sequenceMaxIdleMSec": _whole(0),
+    "sequenceTimeoutMSec": _whole(0),
+    "maxSequenceJobQueueSize": _whole(1),
+    "maxNumSequence": _whole(1),
+    "continuousBatching": _FLAG,
+    "asyncCommunication": _FLAG,
+}
+
+TORCHRUN_KEYS: Mapping[str, Rule] = {
+    "nnodes": _whole(1),
+    "nproc-per-node": _whole(1),
+    "node-rank": _whole(0),
+    "rdzv-backend": _TEXT,
+    "rdzv-endpoint": _TEXT,
+    "rdzv-conf": _TEXT,
+    "monitor-interval": _whole(1),
+    "OMP_NUMBER_THREADS": _whole(1),
+}
+
+
+def read_model_config(path: Path) -> Mapping[str, object]:
+    """Parse the file; a file that TorchServe could not read is a `ConfigError`."""
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        # Several lines to PyYAML, one here.
+        raise ConfigError(f"{path} is not yaml: {' '.join(str(error).split())}") from error
+    # The frontend casts the file to a map with text keys and dies where that fails.
+    if not isinstance(config, Mapping):
+        found = "nothing" if config is None else repr(config)
+        raise ConfigError(f"{path} must hold a mapping of keys, found {found}")
+    for key in config:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: the key {key!r} must be text; put it in quotes")
+    return config
+
+
+def check_model_config(path: Path, *, micro_batched: bool = True) -> list[str]:
+    """Refuse a file that cannot work; return notes on what is legal but looks mistaken.
+
+    `micro_batched` says that a handler of the user's own is packed with it, not a built-in one.
+    """
+    config = read_model_config(path)
+    _refuse_wrong_types(str(path), config, FRONTEND_KEYS)
+    torchrun = config.get("torchrun", {})
+    if isinstance(torchrun, Mapping):
+        _refuse_wrong_types(f"{path}: torchrun", torchrun, TORCHRUN_KEYS)
+    try:
+        if micro_batched:
+            MicroBatchingConfig.from_model_yaml(config)
+        else:  # which may use what only micro-batching forbids
+            MicroBatchingConfig.from_section(config.get(SECTION))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return [f"{path}: {note}" for note in _notes(config, torchrun)]
+
+
+def _refuse_wrong_types(path: str, config: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
+    for key, value in config.items():
+        rule = rules.get(key)
+        if rule is not None and not rule.holds(value):
+            found = "nothing" if value is None else repr(value)
+            raise ConfigError(f"{path}: {key} must be {rule.text}, found {found}")
+
+
+def _notes(config: Mapping[str, object], torchrun: object) -> list[str]:
+    notes = [note for key in config for note in _near_miss(key, [*FRONTEND_KEYS, SECTION])]
+    if isinstance(torchrun, Mapping):
+        notes += [
+            f"torchrun.{key} is ignored by TorchServe; it reads {', '.join(TORCHRUN_KEYS)}"
+            for key in torchrun
+            if key not in TORCHRUN_KEYS
+        ]
+    low, high = config.get("minWorkers", 0), config.get("maxWorkers", 0)
+    if isinstance(low, int) and isinstance(high, int) and (low or high) and not 0 < low <= high:
+        notes.append(
+            f"minWorkers {low} and maxWorkers {high} are ignored by TorchServe; "
+            "give both, with 1 <= minWorkers <= maxWorkers"
+        )
+    if SECTION in config and config.get("batchSize", 1) == 1:
+        notes.append(
+            f"batchSize is 1, so {SECTION} has nothing to cut; raise it, to 32 for example"
+        )
+    return notes
+
+
+def _near_miss(key: str, known: list[str]) -> list[str]:
+    """A note if the key is none of these but is spelled much like one (batch_size, batchsize)."""
+    plain = {name.lower().replace("_", ""): name for name in known}
+    spelled = key.lower().replace("_", "").replace("-", "")
+    close = difflib.get_close_matches(spelled, plain, n=1, cutoff=0.88)
+    if key in known or not close:
+        return []
+    return [f"{key!r} is not a key of TorchServe's; did you mean {plain[close[0]]!r}?"]
