@@ -157,7 +157,7 @@ def test_handler_time_is_emitted_once_per_batch():
 
 
 def test_a_handler_that_calls_neither_init_nor_initialize_works():
-    """Overriding both without calling ours is common; what is needed comes with the first batch."""
+    """Overriding both without calling ours is common; the lanes are there all the same."""
 
     class Bare(MicroBatchHandler):
         def __init__(self):
@@ -177,12 +177,50 @@ def test_a_handler_that_calls_neither_init_nor_initialize_works():
 
     handler = Bare()
     assert handler.context is None
-    handler.initialize(fake_context(0))
-    context = fake_context(6, model_yaml={"micro_batching": {"micro_batch_size": 2}})
-
-    assert [f"hello {i}" for i in range(6)] == handler.handle(rows(6), context)
+    handler.initialize(fake_context(0, model_yaml={"micro_batching": {"micro_batch_size": 2}}))
     assert len(lanes()) == 3
+
+    assert [f"hello {i}" for i in range(6)] == handler.handle(rows(6), fake_context(6))
     handler.close()
+
+
+def test_settings_are_checked_at_load_though_initialize_is_overridden():
+    """A class whose `initialize` does not call ours is refused at load all the same."""
+
+    class Own(MicroBatchHandler):
+        def initialize(self, context):
+            self.ready = True
+
+    context = fake_context(0, model_yaml={"asyncCommunication": True})
+
+    with pytest.raises(ConfigError, match="asyncCommunication"):
+        Own().initialize(context)
+
+
+def test_lanes_start_when_the_outermost_initialize_returns():
+    """What a subclass sets up after calling its base is there before any lane."""
+    seen = []
+
+    class Base(MicroBatchHandler):
+        def initialize(self, context):
+            seen.append(len(lanes()))
+
+    class Derived(Base):
+        def initialize(self, context):
+            super().initialize(context)
+            seen.append(len(lanes()))
+
+    handler = Derived()
+    handler.initialize(fake_context(0))
+
+    assert [0, 0, 3] == [*seen, len(lanes())]
+    handler.close()
+
+
+def test_the_mixin_must_come_first():
+    """Behind a handler it would have no effect, so the class cannot be made."""
+    with pytest.raises(TypeError, match="MicroBatchMixin must come first"):
+        type("Handler", (Exact, MicroBatchMixin), {})
 
 
 def test_a_stage_replaced_on_the_instance_is_used():

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 from ts.context import Context
@@ -37,6 +38,25 @@ _calling = threading.local()
 """`_calling.view` is the (handler, context) of the stage call that runs in this thread."""
 
 
+def _then_start(initialize: Callable[..., None]) -> Callable[..., None]:
+    """Start the lanes when the outermost `initialize` of a handler returns."""
+
+    @wraps(initialize)
+    def initialize_then_start(self: MicroBatchMixin, context: Context) -> None:
+        outermost = not self.__dict__.get("_micro_batch_loading")
+        self.__dict__["_micro_batch_loading"] = True
+        try:
+            initialize(self, context)
+        finally:
+            if outermost:
+                del self.__dict__["_micro_batch_loading"]
+        if outermost:
+            self.close()
+            self._engine(context)
+
+    return initialize_then_start
+
+
 class MicroBatchMixin:
     """Put in front of any handler class: `class H(MicroBatchMixin, ImageClassifier)`.
 
@@ -50,19 +70,29 @@ class MicroBatchMixin:
     is the view of these k rows. Settings come from the `micro_batching:` section of
     model-config.yaml; see `micro_batch_handler.config`.
 
-    Works without its `initialize` or any `__init__` being called: what is needed is then made at
-    the first batch.
+    A class may override `__init__` and `initialize` without calling those of its bases: settings
+    are checked and lanes are started when its `initialize` returns, or at the first batch.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bases = cls.__mro__
+        if BaseHandler in bases and bases.index(MicroBatchMixin) > bases.index(BaseHandler):
+            raise TypeError(
+                f"{cls.__name__}: MicroBatchMixin must come first, as in "
+                f"class {cls.__name__}(MicroBatchMixin, ...); behind a handler it has no effect"
+            )
+        if "initialize" in cls.__dict__:
+            cls.initialize = _then_start(cls.initialize)  # type: ignore[method-assign]
+
+    @_then_start
     def initialize(self, context: Context) -> None:
-        """Load the model as the class beside this one does, then start the lanes.
+        """Load the model as the class beside this one does.
 
         Raises:
             ConfigError: a setting in model-config.yaml cannot work.
         """
         super().initialize(context)  # type: ignore[misc]
-        self.close()
-        self._engine(context)
 
     def handle(self, data: list[Any], context: Context) -> list[Any]:
         """Answer a batch: one entry of the result for each row of `data`.

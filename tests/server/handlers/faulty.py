@@ -1,0 +1,40 @@
+"""Doubles a number, unless the body says which stage raises what."""
+
+import json
+
+from ts.utils.util import PredictionException
+
+from micro_batch_handler import MicroBatchHandler
+
+
+class Faulty(MicroBatchHandler):
+    """`{"number": n, "stage": "inference", "kind": "ValueError", "text": "…"}`."""
+
+    def initialize(self, context):
+        self.initialized = True
+
+    def preprocess(self, data):
+        bodies = [row.get("body") or row.get("data") for row in data]
+        return self._check(
+            "preprocess", [b if isinstance(b, dict) else json.loads(b) for b in bodies]
+        )
+
+    def inference(self, batch):
+        rows = self._check("inference", batch)
+        return [{**row, "double": 2 * row["number"]} for row in rows]
+
+    def postprocess(self, outputs):
+        return [{"double": row["double"]} for row in self._check("postprocess", outputs)]
+
+    def _check(self, stage, rows):
+        for row in rows:
+            if row.get("stage") == stage:
+                raise self._error(row["kind"], row.get("text", "as asked"))
+        return rows
+
+    def _error(self, kind, text):
+        if kind == "PredictionException":
+            return PredictionException(text, 422)
+        builtins = (ValueError, MemoryError, RuntimeError, StopIteration)
+        builtins += (SystemExit, KeyboardInterrupt, BaseException)
+        return {each.__name__: each for each in builtins}[kind](text)
