@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Generic, Literal, TypeVar, Union
+from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union
 
 from micro_batch_handler.errors import ConfigError
 
-__all__ = ["AUTO", "SECTION", "STAGES", "MicroBatchingConfig", "PerStage", "Size", "Stage"]
+__all__ = [
+    "AUTO",
+    "SECTION",
+    "STAGES",
+    "MicroBatchingConfig",
+    "OnError",
+    "PerStage",
+    "Size",
+    "Stage",
+]
 
 SECTION = "micro_batching"
 
@@ -20,6 +29,11 @@ STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess")
 
 AUTO: Literal["auto"] = "auto"
 Size = Union[int, Literal["auto"]]
+
+OnError = Literal["isolate", "fail_batch"]
+
+DEFAULT_RESPONSE_TIMEOUT_S = 120
+"""TorchServe's own `responseTimeout`."""
 
 T = TypeVar("T")
 
@@ -56,21 +70,42 @@ class MicroBatchingConfig:
     parallelism: PerStage[int] = PerStage(1, 1, 1)
     """Lanes (threads) of each stage."""
 
+    on_error: OnError = "isolate"
+    """`isolate`: a fault costs the request that caused it; `fail_batch`: TorchServe's own way."""
+
+    stage_timeout: float | None = 30.0
+    """Seconds that one call of one stage may take; None for any time.
+
+    Unless given, a quarter of TorchServe's `responseTimeout` (120 s by default) if that is less.
+    """
+
+    deadline_header: str | None = "x-envoy-expected-rq-timeout-ms"
+    """The request header with the milliseconds that the answer is still worth computing, counted
+    from when the worker gets the batch; None to ignore deadlines. The default is what Envoy and
+    Istio send (https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter).
+    """
+
     @classmethod
-    def from_section(cls, section: object) -> MicroBatchingConfig:
-        """Check the section as the yaml parser read it; `None` (no section) gives the defaults."""
-        if section is None:
-            return cls()
-        if not isinstance(section, Mapping):
+    def from_section(
+        cls, section: object, response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
+    ) -> MicroBatchingConfig:
+        """Check the section as the yaml parser read it; `None` (no section) gives the defaults.
+
+        Args:
+            section: the mapping under `micro_batching:`.
+            response_timeout_s: how long TorchServe waits for the worker's answer.
+        """
+        keys = {} if section is None else section
+        if not isinstance(keys, Mapping):
             raise ConfigError(f"{SECTION} must be a mapping of keys, found {section!r}")
-        known = [field.name for field in fields(cls)]
-        _refuse_unknown(SECTION, section, known)
+        _refuse_unknown(SECTION, keys, [field.name for field in fields(cls)])
         default = cls()
         return cls(
-            micro_batch_size=_per_stage(
-                section, "micro_batch_size", _size, default.micro_batch_size
-            ),
-            parallelism=_per_stage(section, "parallelism", _lanes, default.parallelism),
+            micro_batch_size=_per_stage(keys, "micro_batch_size", _size, default.micro_batch_size),
+            parallelism=_per_stage(keys, "parallelism", _lanes, default.parallelism),
+            on_error=_on_error(keys.get("on_error", default.on_error)),
+            stage_timeout=_stage_timeout(keys, response_timeout_s),
+            deadline_header=_header(keys.get("deadline_header", default.deadline_header)),
         )
 
     @classmethod
@@ -84,7 +119,9 @@ class MicroBatchingConfig:
         if not isinstance(model_yaml, Mapping):
             raise ConfigError(f"model-config.yaml must be a mapping of keys, found {model_yaml!r}")
         _refuse_unsupported(model_yaml)
-        return cls.from_section(model_yaml.get(SECTION))
+        found = model_yaml.get("responseTimeout")
+        response_timeout_s = float(found) if _is_seconds(found) else DEFAULT_RESPONSE_TIMEOUT_S
+        return cls.from_section(model_yaml.get(SECTION), response_timeout_s)
 
 
 UNSUPPORTED: tuple[tuple[str, tuple[object, ...], str], ...] = (
@@ -160,3 +197,38 @@ def _size(path: str, value: object) -> Size:
 
 def _lanes(path: str, value: object) -> int:
     return _count(path, value, "a whole number >= 1")
+
+
+def _on_error(value: object) -> OnError:
+    if value not in ("isolate", "fail_batch"):
+        raise ConfigError(f"{SECTION}.on_error must be isolate or fail_batch, found {value!r}")
+    return value
+
+
+def _is_seconds(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _stage_timeout(section: Mapping[Any, Any], response_timeout_s: float) -> float | None:
+    if "stage_timeout" not in section:
+        return min(MicroBatchingConfig.stage_timeout or 30, response_timeout_s / 4)
+    value = section["stage_timeout"]
+    if value is None:
+        return None
+    path = f"{SECTION}.stage_timeout"
+    if not _is_seconds(value):
+        raise ConfigError(f"{path} must be seconds > 0, or null for any time, found {value!r}")
+    if value >= response_timeout_s:
+        raise ConfigError(
+            f"{path} must be below responseTimeout ({response_timeout_s:g} s), after which "
+            f"TorchServe ends the whole worker, found {value!r}"
+        )
+    return float(value)
+
+
+def _header(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise ConfigError(
+            f"{SECTION}.deadline_header must be the name of a header, or null, found {value!r}"
+        )
+    return value

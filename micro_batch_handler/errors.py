@@ -5,7 +5,9 @@
     ├── ArchiveError                  an archive cannot be built or checked; raised by the tools
     └── StageError                    a stage broke the contract; the outcome of its requests
         ├── LengthError (ValueError)  k rows went in, another number came out
-        └── PayloadError (TypeError)  a payload cannot be cut or joined where the plan needs it
+        ├── PayloadError (TypeError)  a payload cannot be cut or joined where the plan needs it
+        ├── StageTimeout (TimeoutError)   one call of the stage took too long
+        └── DeadlinePassed (TimeoutError) the client no longer waits
 
 What a user's own code raises is never wrapped: TorchServe maps exceptions by their type.
 No message here may contain the word that TorchServe greps for to answer 507 (the GPU platform's
@@ -17,10 +19,12 @@ from __future__ import annotations
 __all__ = [
     "ArchiveError",
     "ConfigError",
+    "DeadlinePassed",
     "LengthError",
     "MicroBatchError",
     "PayloadError",
     "StageError",
+    "StageTimeout",
 ]
 
 
@@ -60,3 +64,17 @@ class LengthError(StageError, ValueError):
 
 class PayloadError(StageError, TypeError):
     """The output of a stage cannot be cut or joined where the next stage needs another size."""
+
+
+class StageTimeout(StageError, TimeoutError):  # noqa: N818  (as TimeoutError itself)
+    """One call of a stage took longer than `stage_timeout`."""
+
+    def __init__(self, stage: str, timeout_s: float) -> None:
+        super().__init__(stage, f"one call took longer than {timeout_s:g} s")
+
+
+class DeadlinePassed(StageError, TimeoutError):  # noqa: N818  (as TimeoutError itself)
+    """The client's deadline passed before this stage, which was therefore not called."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage, "the request's deadline passed before this stage")

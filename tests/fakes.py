@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from ts.context import Context, RequestProcessor
 
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline.planner import Plan
+from micro_batch_handler.pipeline.watch import Clock
 
 
 class FakeMetrics:
@@ -63,3 +65,27 @@ def stages(
         "inference": adapt(inference),
         "postprocess": adapt(postprocess),
     }
+
+
+class ManualClock(Clock):
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self._moved = threading.Condition()
+        self._now_s = 0.0
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        with self._moved:
+            self._now_s += seconds
+            self._moved.notify_all()
+
+    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
+        """Wait for the event in real time, or for the clock to be moved past the time-out."""
+        until_s = None if timeout_s is None else self._now_s + timeout_s
+        while not event.is_set() and (until_s is None or self._now_s < until_s):
+            with self._moved:
+                self._moved.wait(0.002)
+        return event.is_set()

@@ -16,7 +16,7 @@ batches = st.integers(0, 70)
 
 def regroup(rows: int, before: int, after: int, order: random.Random) -> dict[int, list[int]]:
     """Send each micro-batch of `before` through in random order; the groups, by first row."""
-    boundary = Regroup(rows, after)
+    boundary = Regroup(rows, before, after)
     arriving = [list(range(*limit)) for limit in bounds(rows, before)]
     order.shuffle(arriving)
     groups = {}
@@ -50,7 +50,7 @@ def test_every_pair_of_sizes_for_every_batch():
 @given(batches, sizes, sizes, st.randoms(use_true_random=False))
 def test_failed_rows_hold_nobody_up(rows, before, after, order):
     """Rows that failed leave their groups, and the groups leave without them."""
-    boundary = Regroup(rows, after)
+    boundary = Regroup(rows, before, after)
     lost = {row for row in range(rows) if order.random() < 0.3}
     events = [(True, list(range(*limit))) for limit in bounds(rows, before)]
     events = [(True, [i for i in rows_ if i not in lost]) for _, rows_ in events]
@@ -68,7 +68,7 @@ def test_failed_rows_hold_nobody_up(rows, before, after, order):
 
 def test_equal_sizes_pass_the_payload_untouched():
     """Where two stages want the same size, the very object goes on, whatever it is."""
-    boundary = Regroup(4, 2)
+    boundary = Regroup(4, 2, 2)
     payload = object()
 
     (batch,) = boundary.add([2, 3], payload)

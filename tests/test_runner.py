@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import threading
 import time
@@ -20,7 +19,7 @@ from micro_batch_handler.pipeline.planner import fixed_plan
 from micro_batch_handler.pipeline.regroup import bounds
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.thread_state import ThreadState
-from tests.conftest import lanes
+from tests.conftest import collected, lanes
 from tests.fakes import plan, stages
 
 GATE_S = 30
@@ -149,44 +148,11 @@ def test_a_fast_stage_does_not_pile_up_payloads():
     assert (4, 50) == (in_flight, len(started))
 
 
-FAULTS = [ValueError("no"), MemoryError(), SystemExit(1), KeyboardInterrupt(), BaseException("x")]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-@pytest.mark.parametrize("row", [0, 5, 9])
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_failing_call_harms_neither_neighbours_nor_the_next_batch(stage, row, fault):
-    """The micro-batch that fails gets the error; the others and the next batch are answered."""
-
-    def fail(payload):
-        if row in payload and armed:
-            raise fault
-        return payload
-
-    functions = {**stages(), stage: stages(fail, fail, fail)[stage]}
-    armed = True
-    with Pipeline(functions, PerStage(2, 1, 1)) as pipeline:
-        lanes_before = lanes()
-        outcomes = pipeline.run(list(range(10)), plan(1, 2, 2))
-        armed = False
-        after = pipeline.run(list(range(10)), plan(1, 2, 2))
-
-        assert lanes_before == lanes()
-    failed = {row} if stage == "preprocess" else {row - row % 2, row - row % 2 + 1}
-    assert failed == outcomes.failures.keys()
-    assert {stage} == {failure.stage for failure in outcomes.failures.values()}
-    assert all(failure.error is fault for failure in outcomes.failures.values())
-    assert [i for i in range(10) if i not in failed] == [
-        answer for i, answer in enumerate(outcomes.answers) if i not in failed
-    ]
-    assert (list(range(10)), {}) == (after.answers, after.failures)
-
-
 @pytest.mark.parametrize("change", [-1, +1])
 @pytest.mark.parametrize("kind", [list, torch.tensor], ids=["list", "tensor"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_result_of_wrong_length_names_stage_and_numbers(stage, kind, change):
-    """One answer too few or too many is an error of that micro-batch; the others are answered."""
+    """One answer too few or too many is an error of the request that causes it, and of no other."""
 
     def wrong(payload):
         rows = list(payload)
@@ -198,15 +164,16 @@ def test_a_result_of_wrong_length_names_stage_and_numbers(stage, kind, change):
     with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
         outcomes = pipeline.run(list(range(9)), plan(3))
 
-    assert {3, 4, 5} == outcomes.failures.keys()
+    assert {4} == outcomes.failures.keys()
     error = outcomes.failures[4].error
     assert isinstance(error, LengthError)
-    assert str(error).startswith(f"{stage}: got 3 rows but returned {3 + change}")
+    assert str(error).startswith(f"{stage}: got 1 rows but returned {1 + change}")
+    assert [0, 1, 2, 3, 5, 6, 7, 8] == [a for i, a in enumerate(outcomes.answers) if i != 4]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_wrong_lengths_that_cancel_out_do_not_shift_answers(stage):
-    """One row too many in one micro-batch and one too few in the next: both fail, none shifts."""
+    """One row too many in one micro-batch and one too few in the next: two fail, none shifts."""
 
     def wrong(payload):
         rows = list(payload)
@@ -216,8 +183,8 @@ def test_wrong_lengths_that_cancel_out_do_not_shift_answers(stage):
     with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
         outcomes = pipeline.run(list(range(6)), plan(2))
 
-    assert {0, 1, 2, 3} == outcomes.failures.keys()
-    assert [4, 5] == outcomes.answers[4:]
+    assert {0, 2} == outcomes.failures.keys()
+    assert [1, 3, 4, 5] == [outcomes.answers[i] for i in (1, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(
@@ -256,8 +223,8 @@ def test_a_payload_that_cannot_be_regrouped_names_stage_type_and_hooks():
     error = outcomes.failures[0].error
     assert isinstance(error, PayloadError)
     assert str(error) == (
-        "inference: cannot regroup what preprocess returned: the payload is str, which is not made "
-        "of rows. Give both stages the same micro_batch_size, or override "
+        "preprocess: returned what cannot be regrouped: the payload is str, which is not made of "
+        "rows. Give both stages the same micro_batch_size, or override "
         "cut_payload(payload, start, stop) and join_payloads(payloads) in the handler"
     )
 
@@ -284,8 +251,7 @@ def test_side_effects_of_a_call_count_only_if_its_result_does():
     kept = []
 
     def function(_tag, indices, payload):
-        rows = payload[:-1] if 1 in payload else payload
-        return list(rows), lambda: kept.extend(indices)
+        return payload[:-1] if 1 in payload else list(payload), lambda: kept.extend(indices)
 
     functions = {**stages(), "preprocess": function}
     with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
@@ -315,9 +281,8 @@ def test_a_forgotten_pipeline_is_collected_with_its_lanes():
     gone = weakref.ref(pipeline)
 
     del pipeline
-    gc.collect()
 
-    assert gone() is None
+    assert collected(lambda: gone() is None)
 
 
 def test_an_idle_lane_keeps_no_payload_alive():
@@ -337,10 +302,9 @@ def test_an_idle_lane_keeps_no_payload_alive():
 
     with Pipeline(stages(preprocess), PerStage(2, 1, 1)) as pipeline:
         pipeline.run([1, 2, 3, 4], plan(1))
-        pipeline.run([5], plan(1))  # the lanes have let go of the first batch by now
-        gc.collect()
+        first = list(made)
 
-        assert [None] * 4 == [payload() for payload in made[:4]]
+        assert collected(lambda: not any(payload() for payload in first))
 
 
 def test_lanes_take_over_what_pytorch_keeps_per_thread():

@@ -21,7 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["CUT_AND_JOIN", "MicroBatch", "Part", "PayloadOps", "Uncuttable", "count", "cut", "join"]
+__all__ = [
+    "CUT_AND_JOIN",
+    "MicroBatch",
+    "Part",
+    "PayloadOps",
+    "Uncuttable",
+    "count",
+    "cut",
+    "fingerprint",
+    "join",
+    "rows_of",
+]
 
 Payload = Any
 
@@ -49,7 +60,7 @@ def cut(payload: Payload, start: int, stop: int) -> Payload:
     Raises:
         Uncuttable: some part of the payload is not made of rows.
     """
-    _rows_of(payload)
+    rows_of(payload)
     return _cut(payload, start, stop)
 
 
@@ -60,8 +71,25 @@ def join(payloads: Sequence[Payload]) -> Payload:
         Uncuttable: the payloads are not made of rows, or differ in type, keys, shape or dtype.
     """
     for payload in payloads:
-        _rows_of(payload)
+        rows_of(payload)
     return _join(payloads, "the payload")
+
+
+def fingerprint(payload: Payload) -> tuple[int, ...] | None:
+    """Tells whether a payload was changed in place, where that can be told, else None.
+
+    PyTorch counts the in-place changes of a tensor, but not of one made in inference mode; nothing
+    counts those of lists and arrays.
+    """
+    if isinstance(payload, torch.Tensor):
+        return None if payload.is_inference() else (payload._version,)  # noqa: SLF001
+    columns = _columns(payload)
+    if columns is None:
+        return None
+    prints = [fingerprint(column) for column in columns.values()]
+    if any(found is None for found in prints):
+        return None
+    return tuple(version for found in prints if found for version in found)
 
 
 def _cut(payload: Payload, start: int, stop: int) -> Payload:
@@ -103,8 +131,12 @@ def _same(kinds: list[str], where: str) -> None:
         raise Uncuttable(f"{where} has rows of different kinds: {'; '.join(sorted(set(kinds)))}")
 
 
-def _rows_of(payload: Payload, where: str = "the payload") -> int:
-    """The number of rows; unlike `count`, says what is wrong where there is none."""
+def rows_of(payload: Payload, where: str = "the payload") -> int:
+    """The number of rows; unlike `count`, says what is wrong where there is none.
+
+    Raises:
+        Uncuttable: some part of the payload is not made of rows.
+    """
     columns = _columns(payload)
     if columns is None:
         rows = count(payload)
@@ -112,7 +144,7 @@ def _rows_of(payload: Payload, where: str = "the payload") -> int:
             raise Uncuttable(f"{where} is {_type(payload)}, which is not made of rows")
         return rows
     lengths = {
-        key: _rows_of(column, f"column {key!r}")
+        key: rows_of(column, f"column {key!r}")
         for key, column in columns.items()
         if column is not None
     }
@@ -159,11 +191,12 @@ class PayloadOps:
     """How the pipeline handles payloads; users replace `cut` and `join` by overriding two hooks."""
 
     count: Callable[[Payload], int | None]
+    rows_of: Callable[[Payload], int | None]
     cut: Callable[[Payload, int, int], Payload]
     join: Callable[[Sequence[Payload]], Payload]
 
 
-CUT_AND_JOIN = PayloadOps(count, cut, join)
+CUT_AND_JOIN = PayloadOps(count, rows_of, cut, join)
 
 
 class Part:
@@ -182,14 +215,29 @@ class MicroBatch:
     """Some rows of a batch that travel together through one stage.
 
     `indices` are the requests' places in the batch, ascending. The parts are joined only when a
-    lane of the stage takes the micro-batch, so that the joining runs in parallel too.
+    lane of the stage takes the micro-batch, so that the joining runs in parallel too. Without
+    parts the rows start again from the requests: so does the first stage, and what must be
+    repeated after a fault.
     """
 
-    __slots__ = ("indices", "parts")
+    __slots__ = ("failed_calls", "indices", "parts", "planned")
 
-    def __init__(self, indices: Sequence[int], parts: list[Part]) -> None:
+    def __init__(
+        self,
+        indices: Sequence[int],
+        parts: Sequence[Part] = (),
+        failed_calls: int = 0,
+        planned: bool = True,
+    ) -> None:
         self.indices = indices
         self.parts = parts
+        self.failed_calls = failed_calls
+        """How many calls with these rows have failed."""
+        self.planned = planned
+        """Whether the plan made it; False for a piece of one, cut where no handler expects it."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
     def payload(self, ops: PayloadOps) -> Payload:
         """The rows as one payload; untouched if they came as one.
@@ -204,3 +252,36 @@ class MicroBatch:
             for part in self.parts
         ]
         return pieces[0] if len(pieces) == 1 else ops.join(pieces)
+
+    def pieces(self, size: int) -> list[MicroBatch]:
+        """The same rows in micro-batches of at most `size`, uncut until a lane takes them."""
+        return [
+            self.only(range(start, min(start + size, len(self))))
+            for start in range(0, len(self), size)
+        ]
+
+    def only(self, places: Sequence[int]) -> MicroBatch:
+        """The rows at these places of the micro-batch, ascending."""
+        indices = [self.indices[place] for place in places]
+        parts = []
+        offset = 0
+        for part in self.parts:
+            rows = part.stop - part.start
+            inside = [place - offset for place in places if offset <= place < offset + rows]
+            parts += [
+                Part(part.payload, part.rows, part.start + first, part.start + last + 1)
+                for first, last in _stretches(inside)
+            ]
+            offset += rows
+        return MicroBatch(indices, parts, self.failed_calls, planned=False)
+
+
+def _stretches(places: Sequence[int]) -> list[tuple[int, int]]:
+    """The first and last of each stretch of neighbours in an ascending list."""
+    stretches: list[tuple[int, int]] = []
+    for place in places:
+        if stretches and stretches[-1][1] == place - 1:
+            stretches[-1] = (stretches[-1][0], place)
+        else:
+            stretches.append((place, place))
+    return stretches

@@ -28,12 +28,19 @@ def bounds(rows: int, size: int) -> list[tuple[int, int]]:
 class Regroup:
     """Collects what one stage returns into the micro-batches of the next.
 
+    Args:
+        rows: of the batch.
+        before: the most rows of a micro-batch of the one stage.
+        size: the most rows of a micro-batch of the next.
+
     Not thread-safe: the run that owns it holds a lock.
     """
 
-    def __init__(self, rows: int, size: int) -> None:
+    def __init__(self, rows: int, before: int, size: int) -> None:
         self._size = size
         limits = bounds(rows, size)
+        self.cuts_or_joins = limits != bounds(rows, before)
+        """Whether the plan needs payloads that can be cut or joined here."""
         self._unsettled = [stop - start for start, stop in limits]
         # One slot a row, so that parts stand in order of rows whenever they come.
         self._slots: list[list[tuple[Sequence[int], Part] | None]] = [

@@ -1,118 +1,43 @@
 """Stages in a row: a batch in, outcomes out.
 
-    run(rows, plan)          the caller's thread
-      cut                    rows -> micro-batches for the first stage
-      lanes of stage 1       call, then hand on what is complete
-        regroup              under the run's lock, microseconds
-      lanes of stage 2, 3    the same; a failed request skips the stages that are left
-    outcomes                 when every request is settled
-
-A batch's state lives in its own `_Run`, so that nothing of one batch can reach another.
+run(rows, plan)          the caller's thread
+  cut                    rows -> micro-batches for the first stage
+  lanes of stage 1       call, recover from faults, then hand on what is complete
+    regroup              under the run's lock, microseconds
+  lanes of stage 2, 3    the same; a failed request skips the stages that are left
+  watch                  the caller, while it waits, gives up calls that take too long
+outcomes                 when every request is settled
 """
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from textwrap import indent
 from types import TracebackType
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
-from micro_batch_handler.pipeline.batches import (
-    CUT_AND_JOIN,
-    MicroBatch,
-    Part,
-    Payload,
-    PayloadOps,
-)
+from micro_batch_handler.errors import StageTimeout
+from micro_batch_handler.pipeline.batches import CUT_AND_JOIN, MicroBatch, PayloadOps
+from micro_batch_handler.pipeline.calls import Caller, GivenUp
+from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.planner import Plan
-from micro_batch_handler.pipeline.regroup import Regroup, bounds
+from micro_batch_handler.pipeline.run import Call, Outcomes, Ready, Run
 from micro_batch_handler.pipeline.stage import LanePool, StageFunction, StageRunner
+from micro_batch_handler.pipeline.watch import Clock, alarm_works_here, stacks
 
-__all__ = ["Failure", "Outcomes", "Pipeline"]
+__all__ = ["Pipeline"]
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, eq=False)
-class Failure:
-    """Why some requests have no answer."""
+MOST_LOST_LANES = 3
+"""Lanes that may hang at once. One more would not: the batch ends, and so must the process.
 
-    stage: Stage
-    error: BaseException
-    indices: Sequence[int]
-    """The requests that failed together, as places in the batch."""
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What each request of a batch ended with, by its place in the batch."""
-
-    answers: list[Any]
-    """One entry a request; meaningless where the request failed."""
-
-    failures: dict[int, Failure]
-
-
-class _Run:
-    """One batch on its way through the stages."""
-
-    def __init__(self, rows: list[Any], plan: Plan, tag: Any) -> None:
-        self.tag = tag
-        self.finished = threading.Event()
-        self._rows = rows
-        self._plan = plan
-        self._lock = threading.Lock()
-        self._into = [Regroup(len(rows), plan.sizes[stage]) for stage in STAGES[1:]]
-        self._answers: list[Any] = [None] * len(rows)
-        self._failures: dict[int, Failure] = {}
-        self._unsettled = len(rows)
-
-    def first(self) -> list[MicroBatch]:
-        """The micro-batches of the first stage."""
-        return [
-            MicroBatch(
-                range(start, stop), [Part(self._rows[start:stop], stop - start, 0, stop - start)]
-            )
-            for start, stop in bounds(len(self._rows), self._plan.sizes[STAGES[0]])
-        ]
-
-    def accept(
-        self, position: int, indices: Sequence[int], result: Payload
-    ) -> list[tuple[int, MicroBatch]]:
-        """Take a result of the stage at `position`; give back what the next stage can start."""
-        with self._lock:
-            if position < len(self._into):
-                return [
-                    (position + 1, batch) for batch in self._into[position].add(indices, result)
-                ]
-            for index, answer in zip(indices, result, strict=True):
-                self._answers[index] = answer
-            self._settle(len(indices))
-            return []
-
-    def fail(
-        self, position: int, indices: Sequence[int], error: BaseException
-    ) -> list[tuple[int, MicroBatch]]:
-        """These requests end here; give back the micro-batches that waited only for them."""
-        failure = Failure(STAGES[position], error, indices)
-        with self._lock:
-            self._failures.update(dict.fromkeys(indices, failure))
-            ready = [
-                (later + 1, batch)
-                for later in range(position, len(self._into))
-                for batch in self._into[later].drop(indices)
-            ]
-            self._settle(len(indices))
-            return ready
-
-    def outcomes(self) -> Outcomes:
-        return Outcomes(self._answers, self._failures)
-
-    def _settle(self, requests: int) -> None:
-        self._unsettled -= requests
-        if not self._unsettled:
-            self.finished.set()
+With `stage_timeout` at a quarter of TorchServe's `responseTimeout`, its default, three time-outs
+one after the other still end before TorchServe gives up on the worker.
+"""
 
 
 class Pipeline:
@@ -120,6 +45,15 @@ class Pipeline:
 
     Owns its threads: use it in a `with` statement, or call `close()`. Several threads may call
     `run()` at once.
+
+    Args:
+        functions: what each stage calls.
+        lanes: the threads of each stage.
+        ops: how payloads are counted, cut and joined.
+        lane_setup: called once in each new lane.
+        policy: how faults are met.
+        stage_timeout_s: the longest that one call of one stage may take; None for any time.
+        clock: the time.
     """
 
     def __init__(
@@ -128,8 +62,14 @@ class Pipeline:
         lanes: PerStage[int],
         ops: PayloadOps = CUT_AND_JOIN,
         lane_setup: Callable[[], None] | None = None,
+        policy: Policy = Policy(),  # noqa: B008  (frozen)
+        stage_timeout_s: float | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self._stages = [StageRunner(name, functions[name], ops) for name in STAGES]
+        self._clock = clock or Clock()
+        self._stage_timeout_s = stage_timeout_s
+        stages = [StageRunner(name, functions[name], ops) for name in STAGES]
+        self._caller = Caller(stages, policy, stage_timeout_s, self._clock)
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold
         # little more than their lanes need, so that a fast stage cannot pile up payloads.
         self._pools = [
@@ -138,34 +78,40 @@ class Pipeline:
         ]
         self._closed = False
 
-    def run(self, rows: list[Any], plan: Plan, tag: Any = None) -> Outcomes:
+    def run(
+        self,
+        rows: Sequence[Any],
+        plan: Plan,
+        tag: Any = None,
+        deadlines_s: Sequence[float | None] | None = None,
+    ) -> Outcomes:
         """Take a batch through the stages.
 
         Returns when every request is settled. Never raises what a stage raised: that is in the
-        outcomes. A batch that is one micro-batch in every stage runs in the calling thread.
+        outcomes. A batch that is one micro-batch in every stage runs in the calling thread, unless
+        calls are bounded in time and cannot be interrupted here.
 
         Args:
             rows: one entry a request.
             plan: the sizes to cut it into.
             tag: handed to every stage function.
+            deadlines_s: when each request is no longer worth a call, on the pipeline's clock.
 
         Raises:
             RuntimeError: the pipeline is closed.
         """
         if self._closed:
             raise RuntimeError("this pipeline is closed")
-        run = _Run(rows, plan, tag)
-        todo = [(0, batch) for batch in run.first()]
-        if plan.fits(len(rows)):
-            for position, batch in todo:
-                todo += self._advance(run, position, batch)
+        run = Run(rows, plan, tag, deadlines_s)
+        if plan.fits(len(rows)) and (self._stage_timeout_s is None or alarm_works_here()):
+            self._run_inline(run)
         else:
-            self._submit(run, todo)
-            run.finished.wait()
+            self._submit(run, run.first())
+            self._wait(run)
         return run.outcomes()
 
     def close(self) -> None:
-        """End all lanes, the first stage's first; a second call does nothing."""
+        """End all lanes but those that hang, the first stage's first; may be called again."""
         self._closed = True
         for pool in self._pools:
             pool.close()
@@ -183,24 +129,63 @@ class Pipeline:
 
     def __repr__(self) -> str:
         stages = " | ".join(
-            f"{stage.name}: {pool.lanes} lanes, {pool.waiting} waiting"
-            for stage, pool in zip(self._stages, self._pools, strict=True)
+            f"{stage}: {pool.lanes} lanes, {pool.waiting} waiting"
+            for stage, pool in zip(STAGES, self._pools, strict=True)
         )
         return f"<Pipeline {stages}>"
 
-    def _submit(self, run: _Run, ready: list[tuple[int, MicroBatch]]) -> None:
+    def _submit(self, run: Run, ready: Ready) -> None:
         for position, batch in ready:
-            self._pools[position].submit(partial(self._work, run, position, batch))
+            self._pools[position].submit(partial(self._work, run, position, [batch]))
 
-    def _work(self, run: _Run, position: int, batch: MicroBatch) -> None:
-        self._submit(run, self._advance(run, position, batch))
+    def _work(
+        self, run: Run, position: int, todo: list[MicroBatch], ready: Ready | None = None
+    ) -> bool:
+        """What a lane does: hand on what is ready, then take `todo` through its stage.
 
-    def _advance(self, run: _Run, position: int, batch: MicroBatch) -> list[tuple[int, MicroBatch]]:
-        """One call of one stage; gives back the micro-batches that can go on because of it."""
+        False if the lane was given up meanwhile.
+        """
+        self._submit(run, ready or [])
         try:
-            result, keep = self._stages[position].call(run.tag, batch)
-            if keep is not None:
-                keep()
-            return run.accept(position, batch.indices, result)
-        except BaseException as error:
-            return run.fail(position, batch.indices, error)
+            while todo and not run.stopped:
+                self._submit(run, self._caller.take(run, position, todo))
+        except GivenUp:
+            return False
+        return True
+
+    def _run_inline(self, run: Run) -> None:
+        ready = run.first()
+        for position, batch in ready:
+            todo = [batch]
+            while todo and not run.stopped:
+                ready += self._caller.take(run, position, todo, interrupt=True)
+
+    def _wait(self, run: Run) -> None:
+        """Wait for the batch; meanwhile give up calls that take too long."""
+        while not self._clock.wait(run.finished, self._next_timeout_s(run)):
+            now_s = self._clock.now_s()
+            for call in run.calls():
+                if self._stage_timeout_s and now_s >= call.started_s + self._stage_timeout_s:
+                    self._give_up(run, call, self._stage_timeout_s)
+
+    def _next_timeout_s(self, run: Run) -> float | None:
+        if self._stage_timeout_s is None:
+            return None
+        now_s = self._clock.now_s()
+        # A call that begins later than now ends later than this.
+        starts_s = [now_s, *(call.started_s for call in run.calls())]
+        return max(0.0, min(starts_s) + self._stage_timeout_s - now_s)
+
+    def _give_up(self, run: Run, call: Call, timeout_s: float) -> None:
+        """Answer the requests of a call that hangs, and let a new lane do what its was to do."""
+        doing = stacks()
+        if not run.end(call):
+            return  # it has just returned
+        error = StageTimeout(call.stage, timeout_s)
+        logger.error("%s; its lane is replaced. What the lanes do:\n%s", error, indent(doing, "  "))
+        ready = run.fail(call.position, call.batch.indices, call.stage, error)
+        # The new lane also hands on what this frees: here, a full inbox would stop the watch.
+        task = partial(self._work, run, call.position, call.rest, ready)
+        self._pools[call.position].replace(call.thread, task)
+        if sum(pool.lost for pool in self._pools) >= MOST_LOST_LANES:
+            run.stop(call.stage, error, fatal=True)

@@ -27,7 +27,8 @@ Keep: TypeAlias = Callable[[], None]
 StageFunction: TypeAlias = Callable[[Any, Sequence[int], Payload], "tuple[Payload, Keep | None]"]
 """(tag of the batch, indices of the requests, payload) -> (result, what to do if it counts)"""
 
-Task: TypeAlias = Callable[[], None]
+Task: TypeAlias = Callable[[], bool]
+"""What a lane does next; False if the lane was replaced meanwhile and must end."""
 
 
 class LanePool:
@@ -42,20 +43,21 @@ class LanePool:
         self, name: str, lanes: int, capacity: int, setup: Callable[[], None] | None = None
     ) -> None:
         self._inbox: queue.Queue[Task | None] = queue.Queue(capacity)
-        self._threads = [
-            threading.Thread(
-                target=_work, args=(self._inbox, setup), name=f"mbh-{name}-{lane}", daemon=True
-            )
-            for lane in range(lanes)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._setup = setup
+        self._lost: list[threading.Thread] = []
+        self._threads = [self._start(f"mbh-{name}-{lane}") for lane in range(lanes)]
         self._finalizer = weakref.finalize(self, self._inbox.put, None)
         self._finalizer.atexit = False  # daemon threads end with the process anyway
 
     def submit(self, task: Task) -> None:
         """Give a task to the next free lane; waits while the inbox is full. It must not raise."""
         self._inbox.put(task)
+
+    def replace(self, thread: threading.Thread, task: Task) -> None:
+        """Start a new lane for one that hangs; it does `task` first."""
+        self._threads.remove(thread)
+        self._lost.append(thread)
+        self._threads.append(self._start(thread.name, task))
 
     def close(self) -> None:
         """End the lanes once the tasks before are done; a second call does nothing."""
@@ -65,26 +67,49 @@ class LanePool:
 
     @property
     def lanes(self) -> int:
-        """The number of lanes that are alive."""
+        """The number of lanes that work or wait for work."""
         return sum(thread.is_alive() for thread in self._threads)
+
+    @property
+    def lost(self) -> int:
+        """The number of lanes that were replaced and still hang."""
+        self._lost = [thread for thread in self._lost if thread.is_alive()]
+        return len(self._lost)
 
     @property
     def waiting(self) -> int:
         """The number of tasks in the inbox; only a glimpse while lanes work."""
         return self._inbox.qsize()
 
+    def _start(self, name: str, task: Task | None = None) -> threading.Thread:
+        arguments = (self._inbox, self._setup, task)
+        thread = threading.Thread(target=_work, args=arguments, name=name, daemon=True)
+        thread.start()
+        return thread
 
-def _work(inbox: queue.Queue[Task | None], setup: Callable[[], None] | None) -> None:
+
+def _work(
+    inbox: queue.Queue[Task | None], setup: Callable[[], None] | None, task: Task | None
+) -> None:
     if setup is not None:
         try:
             setup()
         except BaseException:
             # A lane that ended here would leave its micro-batches waiting for ever.
             logger.exception("setting up %s failed; it works on", threading.current_thread().name)
-    while (task := inbox.get()) is not None:
-        task()
-        del task  # an idle lane must not keep the last batch alive
+    task = task or inbox.get()
+    while task is not None:
+        if not task():
+            return
+        task = None  # an idle lane must not keep the last batch alive
+        task = inbox.get()
     inbox.put(None)  # for the next lane
+
+
+HOW_TO_REGROUP = (
+    "Give both stages the same micro_batch_size, or override cut_payload(payload, start, stop) and "
+    "join_payloads(payloads) in the handler"
+)
 
 
 class StageRunner:
@@ -98,26 +123,46 @@ class StageRunner:
         self._before = STAGES[position - 1] if position else None
         self._last = position == len(STAGES) - 1
 
-    def call(self, tag: Any, micro_batch: MicroBatch) -> tuple[Payload, Keep | None]:
-        """Run the function on one micro-batch, in the calling thread.
+    def gather(self, batch: MicroBatch) -> Payload:
+        """What the stage before returned for these rows, as one payload.
 
         Raises:
-            PayloadError: what the stage before returned cannot be cut or joined.
+            PayloadError: it cannot be cut or joined.
+        """
+        try:
+            return batch.payload(self._ops)
+        except Uncuttable as error:
+            raise PayloadError(
+                self.name, f"cannot regroup what {self._before} returned: {error}. {HOW_TO_REGROUP}"
+            ) from None
+
+    def check_regroups(self, result: Payload) -> None:
+        """Refuse a result that the plan wants cut or joined and that cannot be.
+
+        Checked for each call, so that one wrong result does not spoil those it would be joined to.
+
+        Raises:
+            PayloadError: it is not made of rows.
+        """
+        try:
+            self._ops.rows_of(result)
+        except Uncuttable as error:
+            raise PayloadError(
+                self.name, f"returned what cannot be regrouped: {error}. {HOW_TO_REGROUP}"
+            ) from None
+
+    def call(
+        self, tag: Any, indices: Sequence[int], payload: Payload
+    ) -> tuple[Payload, Keep | None]:
+        """Run the function on the rows of the requests at `indices`, in the calling thread.
+
+        Raises:
             LengthError: the function returned another number of rows than it got.
             StageError: postprocess returned something else than a list.
             BaseException: whatever the function raises.
         """
-        try:
-            payload = micro_batch.payload(self._ops)
-        except Uncuttable as error:
-            raise PayloadError(
-                self.name,
-                f"cannot regroup what {self._before} returned: {error}. Give both stages the same "
-                "micro_batch_size, or override cut_payload(payload, start, stop) and "
-                "join_payloads(payloads) in the handler",
-            ) from None
-        result, keep = self._function(tag, micro_batch.indices, payload)
-        self._check(result, len(micro_batch.indices))
+        result, keep = self._function(tag, indices, payload)
+        self._check(result, len(indices))
         return result, keep
 
     def _check(self, result: Payload, rows: int) -> None:

@@ -1,0 +1,87 @@
+"""How many rows of a stage fit into memory, learned from the calls that ran out of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+__all__ = ["Ceiling"]
+
+PATIENCE_CALLS = 64
+"""Good calls at the ceiling before a larger one is tried; doubled each time that fails."""
+
+LONGEST_PATIENCE_CALLS = 65_536
+
+
+class Ceiling:
+    """The largest number of rows that a stage is called with.
+
+    Two bounds, as deepmd-kit's AutoBatchSize keeps them: the largest size that worked and the
+    smallest that failed. After many good calls at the limit a size between the two is tried; once
+    they meet, larger ones are, since what else is in memory changes.
+
+    A row that does not fit alone says nothing about sizes: the failures on the way down to it are
+    forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limit = sys.maxsize
+        self._worked = 0
+        self._failed = sys.maxsize
+        self._good_calls = 0
+        self._patience_calls = PATIENCE_CALLS
+        self._trying = False
+        self._before = (self._limit, self._worked, self._failed)
+
+    @property
+    def limit(self) -> int:
+        """The most rows to call the stage with; `sys.maxsize` while memory never ran out."""
+        return self._limit
+
+    def worked(self, rows: int) -> None:
+        """A call with so many rows had enough memory."""
+        if self._limit == sys.maxsize:
+            return  # the usual case costs nothing
+        with self._lock:
+            self._worked = max(self._worked, rows)
+            if self._worked >= self._failed:
+                self._failed = 2 * self._worked + 1
+            if rows < self._limit:
+                return
+            self._good_calls += 1
+            self._trying = False
+            self._limit = rows
+            if self._good_calls >= self._patience_calls:
+                self._set_limit(max(rows + 1, (self._worked + self._failed) // 2))
+                self._trying = True
+
+    def failed(self, rows: int, *, first: bool) -> None:
+        """A call with so many rows ran out of memory.
+
+        Args:
+            rows: of the call, more than one.
+            first: whether none of them was in such a call just before.
+        """
+        with self._lock:
+            if first:
+                self._before = (self._limit, self._worked, self._failed)
+            if self._trying and rows == self._limit:
+                self._patience_calls = min(2 * self._patience_calls, LONGEST_PATIENCE_CALLS)
+            self._trying = False
+            self._failed = min(self._failed, rows)
+            self._worked = min(self._worked, rows - 1)
+            self._set_limit(max(1, self._worked or rows // 2))
+
+    def failed_alone(self) -> None:
+        """One row does not fit by itself: it was behind the failures since the `first`."""
+        with self._lock:
+            self._limit, self._worked, self._failed = self._before
+
+    def _set_limit(self, rows: int) -> None:
+        self._limit = rows
+        self._good_calls = 0
+
+    def __repr__(self) -> str:
+        limit = "none" if self._limit == sys.maxsize else self._limit
+        return f"<Ceiling {limit}>"

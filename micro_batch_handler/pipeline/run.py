@@ -1,0 +1,211 @@
+"""One batch on its way through the stages: what is settled, what can start, which calls run.
+
+Nothing of one batch can reach another, since all its state lives in its own `Run`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from micro_batch_handler.config import STAGES, Stage
+from micro_batch_handler.errors import DeadlinePassed
+from micro_batch_handler.pipeline.batches import MicroBatch, Payload
+from micro_batch_handler.pipeline.planner import Plan
+from micro_batch_handler.pipeline.regroup import Regroup, bounds
+
+__all__ = ["Call", "Failure", "Outcomes", "Ready", "Run"]
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """Why some requests have no answer."""
+
+    stage: Stage
+    error: BaseException
+    indices: Sequence[int]
+    """The requests that failed together, as places in the batch."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What each request of a batch ended with, by its place in the batch."""
+
+    answers: list[Any]
+    """One entry a request; meaningless where the request failed."""
+
+    failures: dict[int, Failure]
+
+    fatal: bool = False
+    """Whether this process cannot serve any more: its device or too many of its lanes are lost."""
+
+
+Ready: TypeAlias = "list[tuple[int, MicroBatch]]"
+"""Micro-batches that can start, each with the position of its stage."""
+
+
+class Call:
+    """One call of one stage that is running now."""
+
+    __slots__ = ("batch", "position", "rest", "stage", "started_s", "thread")
+
+    def __init__(
+        self,
+        position: int,
+        stage: Stage,
+        batch: MicroBatch,
+        rest: list[MicroBatch],
+        started_s: float,
+    ) -> None:
+        self.position = position
+        """Whose lane makes the call."""
+        self.stage = stage
+        """What it calls: that stage, or an earlier one if the rows start again."""
+        self.batch = batch
+        self.rest = rest
+        """What the same lane was going to call next; somebody must, if it hangs."""
+        self.started_s = started_s
+        self.thread = threading.current_thread()
+
+
+class Run:
+    """The state of one batch; every method may be called from any thread."""
+
+    def __init__(
+        self,
+        rows: Sequence[Any],
+        plan: Plan,
+        tag: Any,
+        deadlines_s: Sequence[float | None] | None = None,
+    ) -> None:
+        self.tag = tag
+        self.finished = threading.Event()
+        self.stopped = False
+        """Whether every request was settled at once by `stop`; lanes then leave the rest."""
+        self._rows = rows
+        self._plan = plan
+        self._deadlines_s = deadlines_s
+        self._lock = threading.Lock()
+        self._into = [
+            Regroup(len(rows), plan.sizes[before], plan.sizes[stage])
+            for before, stage in pairwise(STAGES)
+        ]
+        self._answers: list[Any] = [None] * len(rows)
+        self._failures: dict[int, Failure] = {}
+        self._unsettled = set(range(len(rows)))
+        self._calls: set[Call] = set()
+        self._fatal = False
+
+    def first(self) -> Ready:
+        """The micro-batches of the first stage."""
+        size = self._plan.sizes[STAGES[0]]
+        return [(0, MicroBatch(range(*limit))) for limit in bounds(len(self._rows), size)]
+
+    def rows(self, indices: Sequence[int]) -> list[Any]:
+        """The requests' rows; copies, so that a stage that takes its row apart can run again."""
+        rows = self._rows
+        return [rows[i].copy() if type(rows[i]) is dict else rows[i] for i in indices]
+
+    def regroups(self, position: int) -> bool:
+        """Whether what the stage at `position` returns will be cut or joined."""
+        return position < len(self._into) and self._into[position].cuts_or_joins
+
+    def begin(self, call: Call) -> None:
+        """The calling thread is about to call a stage."""
+        with self._lock:
+            self._calls.add(call)
+
+    def end(self, call: Call) -> bool:
+        """The call has returned; False if it was given up, so that its result must not count."""
+        with self._lock:
+            if call not in self._calls:
+                return False
+            self._calls.remove(call)
+            return True
+
+    def calls(self) -> list[Call]:
+        """The calls that run now."""
+        with self._lock:
+            return list(self._calls)
+
+    def accept(self, position: int, indices: Sequence[int], result: Payload) -> Ready:
+        """Take a result of the stage at `position`; give back what the next stage can start."""
+        with self._lock:
+            if self.stopped:
+                return []
+            if position < len(self._into):
+                ready = self._into[position].add(indices, result)
+                return [(position + 1, batch) for batch in ready]
+            for index, answer in zip(indices, result, strict=True):
+                self._answers[index] = answer
+            self._settle(indices)
+            return []
+
+    def fail(
+        self, position: int, indices: Sequence[int], stage: Stage, error: BaseException
+    ) -> Ready:
+        """These requests end here; give back the micro-batches that waited only for them.
+
+        Args:
+            position: where in the pipeline they were.
+            indices: the requests.
+            stage: which stage's call failed: that one, or an earlier one that was repeated.
+            error: what it failed with.
+        """
+        failure = Failure(stage, error, indices)
+        with self._lock:
+            if self.stopped:
+                return []
+            self._failures.update(dict.fromkeys(indices, failure))
+            ready = [
+                (later + 1, batch)
+                for later in range(position, len(self._into))
+                for batch in self._into[later].drop(indices)
+            ]
+            self._settle(indices)
+            return ready
+
+    def stop(self, stage: Stage, error: BaseException, *, fatal: bool = False) -> None:
+        """End every request that is not settled with this error.
+
+        Args:
+            stage: whose call it comes from.
+            error: the outcome.
+            fatal: whether this process cannot serve any more batches.
+        """
+        with self._lock:
+            self.stopped = True
+            self._fatal = self._fatal or fatal
+            rest = sorted(self._unsettled)
+            self._failures.update(dict.fromkeys(rest, Failure(stage, error, rest)))
+            self._settle(rest)
+
+    def leave_expired(
+        self, position: int, batch: MicroBatch, now_s: float
+    ) -> tuple[MicroBatch, Ready]:
+        """Take out the requests whose deadline has passed; what is left, and what that frees."""
+        if self._deadlines_s is None:
+            return batch, []
+        places = [
+            place
+            for place, index in enumerate(batch.indices)
+            if (deadline_s := self._deadlines_s[index]) is None or now_s < deadline_s
+        ]
+        if len(places) == len(batch):
+            return batch, []
+        left = batch.only(places)
+        gone = [index for index in batch.indices if index not in left.indices]
+        stage = STAGES[position]
+        return left, self.fail(position, gone, stage, DeadlinePassed(stage))
+
+    def outcomes(self) -> Outcomes:
+        """What each request ended with, once the run is finished."""
+        return Outcomes(self._answers, self._failures, self._fatal)
+
+    def _settle(self, indices: Sequence[int]) -> None:
+        self._unsettled.difference_update(indices)
+        if not self._unsettled:
+            self.finished.set()

@@ -1,0 +1,129 @@
+"""Memory that runs out: found once, remembered, and tried again later."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import weakref
+
+import pytest
+import torch
+
+from micro_batch_handler.config import PerStage
+from micro_batch_handler.pipeline import memory
+from micro_batch_handler.pipeline.memory import Ceiling
+from micro_batch_handler.pipeline.runner import Pipeline
+from tests.fakes import plan, stages
+
+
+class Device:
+    """A device with room for so many rows at once."""
+
+    def __init__(self, capacity: float) -> None:
+        self.capacity = capacity
+        self.calls: list[int] = []
+        self.refused = 0
+
+    def __call__(self, batch):
+        self.calls.append(len(batch))
+        if sum(row if isinstance(row, float) else 1 for row in batch) > self.capacity:
+            self.refused += 1
+            raise torch.OutOfMemoryError
+        return list(batch)
+
+
+@pytest.mark.parametrize("capacity", range(1, 33))
+def test_memory_runs_out_a_few_times_and_then_no_more(capacity):
+    """For any capacity all are answered, after O(log n) failures in the first batch and no more."""
+    device = Device(capacity)
+
+    with Pipeline(stages(inference=device), PerStage(1, 1, 1)) as pipeline:
+        outcomes = [pipeline.run(list(range(32)), plan(32)) for _ in range(2)]
+
+    assert [(list(range(32)), {})] * 2 == [(o.answers, o.failures) for o in outcomes]
+    assert device.refused <= math.ceil(math.log2(32 / capacity))
+    assert max(device.calls[len(device.calls) // 4 :]) <= capacity
+
+
+def test_after_many_good_calls_a_larger_size_is_tried():
+    """When memory is free again, the size grows back step by step."""
+    device = Device(8)
+    with Pipeline(stages(inference=device), PerStage(1, 1, 1)) as pipeline:
+        pipeline.run(list(range(32)), plan(32))
+        device.capacity = math.inf
+        for _ in range(40 * memory.PATIENCE_CALLS):
+            pipeline.run(list(range(32)), plan(32))
+            if device.calls[-1] == 32:
+                break
+
+    assert device.calls[-1] == 32
+
+
+def test_a_try_that_fails_makes_the_next_one_rarer():
+    """The more often the larger size has failed, the longer it is left alone."""
+    ceiling = Ceiling()
+    ceiling.failed(16, first=True)
+    tries = []
+    for call in range(20 * memory.PATIENCE_CALLS):
+        rows = min(16, ceiling.limit)
+        if rows > 8:
+            tries.append(call)
+            ceiling.failed(rows, first=True)
+        else:
+            ceiling.worked(rows)
+
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert len(gaps) > 1
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > gaps[0]
+
+
+def test_a_request_that_does_not_fit_alone_fails_alone_and_holds_nobody_down():
+    """A giant gets the error; after it, its neighbours still go many at a time."""
+    device = Device(40)
+    rows = [float(100) if index == 3 else index for index in range(32)]
+    with Pipeline(stages(inference=device), PerStage(1, 1, 1)) as pipeline:
+        first = pipeline.run(rows, plan(32))
+        calls = len(device.calls)
+        second = pipeline.run(list(range(32)), plan(32))
+
+    assert {3} == first.failures.keys()
+    assert isinstance(first.failures[3].error, torch.OutOfMemoryError)
+    assert {} == second.failures
+    assert [32] == device.calls[calls:]
+
+
+def test_what_the_failed_call_held_is_free_before_the_next():
+    """The traceback of the first attempt no longer pins its tensors when the halves are called."""
+
+    class Held:
+        pass
+
+    alive = []
+    held = []
+
+    def inference(batch):
+        alive.append(sum(ref() is not None for ref in held))
+        big = Held()
+        held.append(weakref.ref(big))
+        if len(batch) > 4:
+            raise MemoryError
+        return batch
+
+    with Pipeline(stages(inference=inference), PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run(list(range(16)), plan(16))
+
+    assert {} == outcomes.failures
+    assert {0} == set(alive)
+
+
+def test_without_failures_there_is_no_limit():
+    """A ceiling that was never hit bounds nothing and says so."""
+    ceiling = Ceiling()
+    ceiling.worked(1000)
+
+    assert sys.maxsize == ceiling.limit
+    assert repr(ceiling) == "<Ceiling none>"
+    ceiling.failed(16, first=True)
+    assert repr(ceiling) == "<Ceiling 8>"

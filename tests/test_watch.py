@@ -1,0 +1,262 @@
+"""Calls that take too long: answered, replaced, and never heard of again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.errors import StageTimeout
+from micro_batch_handler.pipeline.runner import MOST_LOST_LANES, Pipeline
+from micro_batch_handler.pipeline.watch import alarm, alarm_works_here
+from tests.conftest import lanes
+from tests.fakes import ManualClock, plan, stages
+
+GATE_S = 30
+"""How long a gate may take to open before a test fails; never reached when the code is right."""
+
+
+class Hanging:
+    """A pipeline on a clock of the test's, one stage of which hangs on some rows."""
+
+    def __init__(self, stage: str, hangs: set, sizes: tuple[int, int, int] = (2, 2, 2), **lanes_):
+        self.clock = ManualClock()
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.plan = plan(*sizes)
+        functions = stages()
+        functions[stage] = lambda _tag, _indices, payload: (self._call(hangs, payload), None)
+        self.pipeline = Pipeline(
+            functions,
+            PerStage(**{**dict.fromkeys(STAGES, 1), **lanes_}),
+            stage_timeout_s=30,
+            clock=self.clock,
+        )
+
+    def _call(self, hangs: set, payload):
+        if hangs & set(payload):
+            self.entered.release()
+            self.gate.wait(GATE_S)
+        return list(payload)
+
+    def start(self, rows: list) -> threading.Thread:
+        """Run a batch in another thread; its outcomes are in `self.outcomes` when that ends."""
+
+        def run():
+            self.outcomes = self.pipeline.run(rows, self.plan)
+
+        caller = threading.Thread(target=run)
+        caller.start()
+        return caller
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.gate.set()
+        self.pipeline.close()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_call_that_hangs_costs_its_own_requests_only(stage, caplog):
+    """The call's requests time out, a new lane does the rest, and the log says who did what."""
+    with Hanging(stage, {2}) as hanging:
+        before = len(lanes())
+        caller = hanging.start(list(range(8)))
+        hanging.entered.acquire()
+        hanging.clock.advance(31)
+        caller.join(GATE_S)
+
+        assert {2, 3} == hanging.outcomes.failures.keys()
+        error = hanging.outcomes.failures[2].error
+        assert isinstance(error, StageTimeout)
+        assert str(error) == f"{stage}: one call took longer than 30 s"
+        assert [0, 1, 4, 5, 6, 7] == [hanging.outcomes.answers[i] for i in (0, 1, 4, 5, 6, 7)]
+        assert not hanging.outcomes.fatal
+        assert "self.gate.wait" in caplog.text
+        assert f"mbh-{stage}-0" in caplog.text
+        assert len(lanes()) == before + 1  # the one that hangs and its successor
+
+        hanging.gate.set()
+        deadline_s = time.monotonic() + GATE_S
+        while len(lanes()) > before and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        assert len(lanes()) == before
+
+
+def test_before_the_time_out_nothing_is_given_up():
+    """A call that takes long but not too long is waited for."""
+    with Hanging("inference", {2}) as hanging:
+        caller = hanging.start(list(range(8)))
+        hanging.entered.acquire()
+        hanging.clock.advance(29)
+        hanging.gate.set()
+        caller.join(GATE_S)
+
+    assert {} == hanging.outcomes.failures
+
+
+def test_a_late_result_reaches_neither_its_own_batch_nor_a_later_one():
+    """What a given-up call returns in the end is thrown away, and so are its side effects."""
+    kept = []
+    gate, entered = threading.Event(), threading.Event()
+    clock = ManualClock()
+    first_batch = [True]
+
+    def inference(tag, indices, payload):
+        if first_batch[0] and 1 in payload:
+            entered.set()
+            gate.wait(GATE_S)
+            return ["late"] * len(payload), lambda: kept.append("late")
+        return [tag] * len(payload), lambda: kept.append((tag, *indices))
+
+    functions = {**stages(), "inference": inference}
+    with Pipeline(functions, PerStage(1, 1, 1), stage_timeout_s=30, clock=clock) as pipeline:
+        results = []
+        caller = threading.Thread(
+            target=lambda: results.append(pipeline.run([0, 1, 2], plan(1), "first"))
+        )
+        caller.start()
+        entered.wait(GATE_S)
+        hung = next(lane for lane in lanes() if lane.name == "mbh-inference-0")
+        clock.advance(31)
+        caller.join(GATE_S)
+        first_batch[0] = False
+        gate.set()
+        hung.join(GATE_S)
+        second = pipeline.run([0, 1, 2], plan(1), "second")
+
+    assert {1} == results[0].failures.keys()
+    assert ["first", "first"] == [results[0].answers[0], results[0].answers[2]]
+    assert (["second"] * 3, {}) == (second.answers, second.failures)
+    assert "late" not in kept
+    assert not hung.is_alive()
+
+
+def test_what_the_hung_lane_was_to_do_next_is_done():
+    """A lane that hangs in the middle of isolating a fault leaves its other halves to another."""
+    gate, entered = threading.Event(), threading.Event()
+    clock = ManualClock()
+
+    def inference(batch):
+        if 1 in batch and len(batch) == 2:
+            entered.set()
+            gate.wait(GATE_S)
+        if 1 in batch:
+            raise ValueError
+        return list(batch)
+
+    functions = stages(inference=inference)
+    with Pipeline(functions, PerStage(1, 1, 1), stage_timeout_s=30, clock=clock) as pipeline:
+        results = []
+        caller = threading.Thread(
+            target=lambda: results.append(pipeline.run(list(range(12)), plan(8)))
+        )
+        caller.start()
+        entered.wait(GATE_S)
+        clock.advance(31)
+        caller.join(GATE_S)
+        gate.set()
+
+    assert {0, 1} == results[0].failures.keys()
+    assert list(range(2, 12)) == results[0].answers[2:]
+
+
+def test_lanes_that_keep_hanging_end_the_batch_and_the_worker():
+    """After so many lost lanes every request that is left gets its error, and that is said."""
+    rows = list(range(2 * MOST_LOST_LANES + 4))
+    with Hanging("inference", set(rows)) as hanging:
+        caller = hanging.start(rows)
+        for _ in range(MOST_LOST_LANES):
+            hanging.entered.acquire()
+            hanging.clock.advance(31)
+        caller.join(GATE_S)
+
+        assert set(rows) == hanging.outcomes.failures.keys()
+        assert hanging.outcomes.fatal
+
+
+def test_a_full_inbox_does_not_stop_the_watch():
+    """With inference hanging and its inbox full, the time-out still comes and all is settled."""
+    with Hanging("inference", {0}, (1, 1, 1), preprocess=3) as hanging:
+        caller = hanging.start(list(range(40)))
+        hanging.entered.acquire()
+        hanging.clock.advance(31)
+        caller.join(GATE_S)
+
+    assert {0} == hanging.outcomes.failures.keys()
+
+
+def test_an_inline_call_is_interrupted():
+    """In the main thread an alarm bounds the call, and the stage after it is not called."""
+    hang = threading.Event()
+
+    def inference(batch):
+        if 1 in batch:
+            hang.wait(GATE_S)
+        return batch
+
+    with Pipeline(stages(inference=inference), PerStage(1, 1, 1), stage_timeout_s=0.1) as pipeline:
+        outcomes = pipeline.run([0, 1, 2], plan(4))
+        after = pipeline.run([0, 2], plan(4))
+
+    assert {0, 1, 2} == outcomes.failures.keys()
+    assert isinstance(outcomes.failures[0].error, StageTimeout)
+    assert ([0, 2], {}) == (after.answers, after.failures)
+    assert (0.0, 0.0) == signal.getitimer(signal.ITIMER_REAL)
+
+
+def test_an_alarm_is_not_stopped_by_except_exception():
+    """A stage that swallows every `Exception` is interrupted all the same."""
+
+    def stubborn(batch):
+        for _ in range(2):
+            try:
+                threading.Event().wait(GATE_S)
+            except Exception:  # noqa: PERF203  (what the test is about)
+                continue
+        return batch
+
+    with Pipeline(stages(stubborn), PerStage(1, 1, 1), stage_timeout_s=0.1) as pipeline:
+        outcomes = pipeline.run([0], plan(1))
+
+    assert isinstance(outcomes.failures[0].error, StageTimeout)
+
+
+def test_an_outer_alarm_goes_on_after_an_inner_one():
+    """A bounded call inside a bounded call leaves the outer bound in force."""
+
+    def inner_then_more():
+        with pytest.raises(StageTimeout, match="inner"), alarm("inner", 0.05):
+            threading.Event().wait(GATE_S)
+        threading.Event().wait(GATE_S)
+
+    with pytest.raises(StageTimeout, match="outer") as raised, alarm("outer", 0.3):
+        inner_then_more()
+
+    assert raised.value.stage == "outer"
+
+
+def test_calls_are_not_inline_where_no_alarm_works():
+    """In another thread, or where somebody else uses the alarm, lanes make the calls."""
+    seen = []
+
+    def note(payload):
+        seen.append(threading.current_thread().name)
+        return payload
+
+    assert alarm_works_here()
+    with Pipeline(stages(note), PerStage(1, 1, 1), stage_timeout_s=30) as pipeline:
+        caller = threading.Thread(target=pipeline.run, args=([1], plan(1)))
+        caller.start()
+        caller.join()
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        try:
+            pipeline.run([1], plan(1))
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    assert ["mbh-preprocess-0", "mbh-preprocess-0"] == seen
