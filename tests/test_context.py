@@ -79,6 +79,30 @@ def test_a_phrase_that_would_harm_the_frontend_is_cleaned(batch, view):
     assert (422, "l?nea  end") == batch.get_response_status(2)
 
 
+@pytest.mark.parametrize(
+    "set_wrong",
+    [
+        lambda view: view.set_response_header(1, "x-a", None),
+        lambda view: view.set_response_header(1, "x-a", "one\r\ntwo"),
+        lambda view: view.set_response_header(1, "x a", "one"),
+        lambda view: view.set_response_header(1, "x-a", "\ud800"),
+        lambda view: view.set_response_content_type(1, "text/señor"),
+        lambda view: view.set_response_status("404", "", 1),
+        lambda view: view.set_response_status(100, "", 1),
+    ],
+)
+def test_what_torchserve_cannot_send_is_refused_and_nothing_of_it_kept(batch, view, set_wrong):
+    """It would break the protocol for the whole batch; here it is an error of the call."""
+    view.set_response_status(201, "made", 0)
+    set_wrong(view)
+
+    with pytest.raises(ValueError, match="response"):
+        view.keep()
+
+    assert [(200, None)] * 6 == [batch.get_response_status(index) for index in range(6)]
+    assert {} == batch.get_response_headers(4)
+
+
 def test_what_the_load_fixed_is_shared(batch, view):
     """Manifest, properties and the yaml section are the batch's own objects."""
     assert batch.system_properties is view.system_properties

@@ -10,7 +10,7 @@ from ts.protocol.otf_message_handler import create_predict_response
 from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import LengthError
-from micro_batch_handler.pipeline.runner import Failure, Outcomes
+from micro_batch_handler.pipeline.run import Failure, Outcomes
 from micro_batch_handler.torchserve.faults import answer_failures, clean_phrase
 from tests.fakes import fake_context
 

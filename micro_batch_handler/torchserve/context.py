@@ -7,6 +7,7 @@ call that fails leaves no trace on the requests it shared a micro-batch with.
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 from collections.abc import Sequence
 from functools import wraps
@@ -14,7 +15,7 @@ from typing import Any
 
 from ts.context import Context, RequestProcessor
 
-from micro_batch_handler.torchserve.faults import clean_phrase
+from micro_batch_handler.torchserve.faults import STATUSES, clean_phrase
 
 __all__ = ["MicroBatchContext"]
 
@@ -42,10 +43,16 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         return getattr(self._batch, name)
 
     def keep(self) -> None:
-        """Write statuses and response headers to the batch."""
+        """Write statuses and response headers to the batch.
+
+        Raises:
+            ValueError: one of them would break the worker protocol, and so the whole batch.
+        """
         processors = self.__dict__.get("_request_processor")
         if processors is None:
             return  # never asked for, so nothing was set
+        for mine in processors:
+            _check(mine)
         for index, mine in zip(self._indices, processors, strict=True):
             theirs = self._batch.request_processor[index]
             phrase = mine.get_response_status_phrase()
@@ -79,6 +86,25 @@ def _copy(processor: RequestProcessor) -> RequestProcessor:
     copy.get_response_headers().update(processor.get_response_headers())
     return copy
 
+
+def _check(processor: RequestProcessor) -> None:
+    """Refuse what TorchServe cannot send: its worker or Netty would end, for the whole batch."""
+    code = processor.get_response_status_code()
+    if not isinstance(code, int) or code not in STATUSES:
+        raise ValueError(f"a response status must be a number from 200 to 599, found {code!r}")
+    for name, value in processor.get_response_headers().items():
+        if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a response header")
+        if not isinstance(value, str) or not value.isprintable():
+            raise ValueError(f"response header {name} must be one line of text, found {value!r}")
+    content_type = processor.get_response_header("content-type")
+    if content_type is not None and not content_type.isascii():
+        # Its length is sent in characters, the text in bytes.
+        raise ValueError(f"the response's content type must be ASCII, found {content_type!r}")
+
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""https://www.rfc-editor.org/rfc/rfc9110#name-tokens"""
 
 _metrics_lock = threading.Lock()
 

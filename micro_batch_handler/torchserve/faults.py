@@ -5,7 +5,10 @@
     preprocess failed on it                  400                   the exception's type, no text
     inference or postprocess failed on it    500                   the exception's type, no text
     a stage broke the contract               500                   the same
-    out of memory                            507                   "Out of resources"
+    out of memory, even alone                507                   "Out of resources"
+    a call of a stage took too long          504                   stage and seconds
+    its deadline passed                      504                   before which stage
+    the worker's device is lost              507                   "Out of resources"
 
 The body repeats the status, because gRPC drops it.
 """
@@ -18,22 +21,23 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-import torch
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.errors import StageError
-from micro_batch_handler.pipeline.runner import Failure, Outcomes
+from micro_batch_handler.errors import DeadlinePassed, StageError, StageTimeout
+from micro_batch_handler.pipeline.isolation import OUT_OF_MEMORY, device_is_lost
+from micro_batch_handler.pipeline.run import Failure, Outcomes
 
-__all__ = ["answer_failures", "clean_phrase"]
+__all__ = ["STATUSES", "answer_failures", "clean_phrase", "raise_first"]
 
 logger = logging.getLogger(__name__)
 
 CLIENT_ERROR = 400
 SERVER_ERROR = 500
+TIMED_OUT = 504
 OUT_OF_RESOURCES = 507
 STATUSES = range(200, 600)
-"""What PredictionException may ask for; below lie interim answers, which end no request."""
+"""What may be sent; below lie interim answers, which end no request."""
 
 LONGEST_PHRASE = 128
 
@@ -52,6 +56,16 @@ def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
             "message": message,
         }
     return outcomes.answers
+
+
+def raise_first(outcomes: Outcomes) -> None:
+    """Raise what the first failed request ended with, for TorchServe to map by its type.
+
+    A request whose deadline has passed fails alone, whatever the setting.
+    """
+    for _, failure in sorted(outcomes.failures.items()):
+        if not isinstance(failure.error, DeadlinePassed):
+            raise failure.error
 
 
 def clean_phrase(phrase: object) -> str:
@@ -74,8 +88,10 @@ def _status(failure: Failure) -> tuple[int, str]:
         code = error.error_code
         legal = isinstance(code, int) and code in STATUSES
         return (code if legal else SERVER_ERROR), _text(error.message)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, OUT_OF_MEMORY) or device_is_lost(error):
         return OUT_OF_RESOURCES, "Out of resources"
+    if isinstance(error, (StageTimeout, DeadlinePassed)):
+        return TIMED_OUT, str(error)
     # A broken contract is the handler's fault, whatever the client sent.
     blame_client = failure.stage == "preprocess" and not isinstance(error, StageError)
     code = CLIENT_ERROR if blame_client else SERVER_ERROR
@@ -104,6 +120,8 @@ def _log(failure: Failure, context: Context) -> None:
     # and an exception's text may hold what a client sent.
     lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     indented = "\n".join(f"  {line}" for line in lines.splitlines())
+    # A lone surrogate in the text could not be written to the log.
+    indented = indented.encode("utf-8", "backslashreplace").decode("utf-8")
     logger.error("%s failed for requests %s\n%s", failure.stage, ids, indented)
 
 

@@ -18,16 +18,22 @@ from typing import Any
 
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
+from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, Stage
 from micro_batch_handler.pipeline import batches
 from micro_batch_handler.pipeline.batches import Payload, PayloadOps
+from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.planner import fixed_plan
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.pipeline.thread_state import ThreadState
+from micro_batch_handler.pipeline.watch import Clock
+from micro_batch_handler.torchserve.codec import encode
 from micro_batch_handler.torchserve.context import MicroBatchContext
-from micro_batch_handler.torchserve.faults import answer_failures
+from micro_batch_handler.torchserve.deadlines import deadlines_s
+from micro_batch_handler.torchserve.faults import answer_failures, raise_first
+from micro_batch_handler.torchserve.worker_exit import end_worker
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin"]
 
@@ -158,25 +164,36 @@ class MicroBatchHandler(MicroBatchMixin, BaseHandler):  # type: ignore[misc]  # 
 
 
 class _Engine:
-    """What one handler needs to run batches: its plan and its pipeline."""
+    """What one handler needs to run batches: its settings, its plan and its pipeline."""
 
     def __init__(self, handler: MicroBatchMixin, context: Context) -> None:
         model_yaml = getattr(context, "model_yaml_config", None)
-        config = MicroBatchingConfig.from_model_yaml(model_yaml)
+        self.config = MicroBatchingConfig.from_model_yaml(model_yaml)
         batch_size = context.system_properties.get("batch_size") or 1
-        self.plan = fixed_plan(config, batch_size)
+        self.plan = fixed_plan(self.config, batch_size)
+        self.clock = Clock()
         self.pipeline = Pipeline(
             {stage: _stage_function(handler, stage) for stage in STAGES},
-            config.parallelism,
-            _payload_ops(handler),
-            ThreadState.capture().apply,
+            self.config.parallelism,
+            ops=_payload_ops(handler),
+            lane_setup=ThreadState.capture().apply,
+            policy=Policy(self.config.on_error == "isolate", deliberate=(PredictionException,)),
+            stage_timeout_s=self.config.stage_timeout,
+            clock=self.clock,
         )
-        _warn_if_serial(config, self.plan.fits(batch_size), batch_size, model_yaml or {})
-        logger.info("micro-batching %s, parallelism %s", self.plan.sizes, config.parallelism)
+        _warn_if_serial(self.config, self.plan.fits(batch_size), batch_size, model_yaml or {})
+        logger.info("micro-batching %s, parallelism %s", self.plan.sizes, self.config.parallelism)
 
     def answers(self, data: list[Any], context: Context) -> list[Any]:
-        outcomes = self.pipeline.run(data, self.plan, context)
-        return answer_failures(outcomes, context) if outcomes.failures else outcomes.answers
+        deadlines = deadlines_s(context, len(data), self.config.deadline_header, self.clock.now_s())
+        outcomes = self.pipeline.run(data, self.plan, context, deadlines)
+        if outcomes.fatal:
+            end_worker(context)
+        if not outcomes.failures:
+            return outcomes.answers
+        if self.config.on_error == "fail_batch":
+            raise_first(outcomes)
+        return answer_failures(outcomes, context)
 
 
 def _stage_function(handler: MicroBatchMixin, stage: Stage) -> StageFunction:
@@ -189,9 +206,12 @@ def _stage_function(handler: MicroBatchMixin, stage: Stage) -> StageFunction:
         try:
             # Looked up at each call, since handlers may replace a stage on the instance.
             method: Callable[[Payload], Payload] = getattr(handler, stage)
-            return method(payload), view.keep
+            result = method(payload)
         finally:
             _calling.view = outer
+        if stage == STAGES[-1] and isinstance(result, list):
+            result = [encode(answer) for answer in result]
+        return result, view.keep
 
     return call
 
@@ -203,8 +223,12 @@ def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
         kind.cut_payload is not MicroBatchMixin.cut_payload
         or kind.join_payloads is not MicroBatchMixin.join_payloads
     )
-    count = (lambda _: None) if own else batches.count
-    return PayloadOps(count, handler.cut_payload, handler.join_payloads)
+    return PayloadOps(
+        (lambda _: None) if own else batches.count,
+        (lambda _: None) if own else batches.rows_of,
+        handler.cut_payload,
+        handler.join_payloads,
+    )
 
 
 def _warn_if_serial(

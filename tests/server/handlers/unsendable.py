@@ -18,12 +18,16 @@ class Unsendable(MicroBatchHandler):
     def postprocess(self, outputs):
         return [self._answer(place, row) for place, row in enumerate(outputs)]
 
-    def _answer(self, place, row):
+    def _answer(self, place, row):  # noqa: C901  (a list of cases)
         kind = row.get("kind")
         if kind == "header None":
             self.context.set_response_header(place, "x-name", None)
         elif kind == "header on two lines":
             self.context.set_response_header(place, "x-name", "one\r\ntwo: three")
+        elif kind == "header without a name":
+            self.context.set_response_header(place, "", "value")
+        elif kind == "status of an interim answer":
+            self.context.set_response_status(100, "", place)
         elif kind == "content type on two lines":
             self.context.set_response_content_type(place, "text/plain\r\ntwo: three")
         elif kind == "content type beyond ASCII":

@@ -1,0 +1,33 @@
+"""JSON answers out, inside the postprocess lanes.
+
+TorchServe encodes answers after the handler has returned, where an answer that cannot be encoded
+fails the whole batch (a TypeError) or ends the worker (anything else: a lone surrogate, a circular
+list). Encoded here, it fails alone.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+__all__ = ["encode"]
+
+
+def encode(answer: Any) -> Any:
+    """The answer as TorchServe would send it (ts/protocol/otf_message_handler.py).
+
+    Bytes and tensors stay as they are, text becomes UTF-8, all else JSON, indented by 2 as
+    TorchServe does.
+
+    Raises:
+        TypeError: JSON has no such value.
+        ValueError: circular, or text that is not Unicode.
+        RecursionError: nested too deeply.
+    """
+    if isinstance(answer, (bytes, bytearray, torch.Tensor)):
+        return answer
+    if isinstance(answer, str):
+        return answer.encode("utf-8")
+    return json.dumps(answer, indent=2).encode("utf-8")

@@ -1,0 +1,33 @@
+"""How long each request is still worth computing, as its client says in a header."""
+
+from __future__ import annotations
+
+import math
+
+from ts.context import Context
+
+__all__ = ["deadlines_s"]
+
+
+def deadlines_s(
+    context: Context, requests: int, header: str | None, now_s: float
+) -> list[float | None] | None:
+    """When each request's deadline passes, on the clock of `now_s`; None where no request has one.
+
+    A header that is no number is ignored: a deadline is a hint, and the request is good without.
+    """
+    if header is None or context.request_processor is None:
+        return None
+    found = [_deadline_s(context, index, header, now_s) for index in range(requests)]
+    return found if any(deadline is not None for deadline in found) else None
+
+
+def _deadline_s(context: Context, index: int, header: str, now_s: float) -> float | None:
+    text = context.get_request_header(index, header)
+    if text is None:
+        return None
+    try:
+        left_ms = float(text)
+    except (TypeError, ValueError):
+        return None
+    return now_s + left_ms / 1000 if math.isfinite(left_ms) else None
