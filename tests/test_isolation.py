@@ -16,6 +16,7 @@ from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost
+from micro_batch_handler.pipeline.run import Run
 from micro_batch_handler.pipeline.runner import Pipeline
 from tests.conftest import lanes
 from tests.fakes import fake_context, plan, stages
@@ -436,3 +437,32 @@ def test_fail_batch_raises_the_stages_own_exception(error):
     handler.poison = None
     assert len(handler.handle(numbers(6), fake_context(6))) == 6
     handler.close()
+
+
+def test_none_from_preprocess_reaches_inference_when_rows_start_again():
+    """A second attempt hands on what preprocess returned, even None, and never the raw rows."""
+    seen = []
+
+    def inference(payload):
+        seen.append(payload)
+        raise ValueError
+
+    functions = stages(lambda _: None, inference)
+    with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
+        pipeline.run([1, 2], plan(2))
+
+    assert {None} == set(seen)
+
+
+def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(monkeypatch):
+    """Should the package's own code fail in a lane, the batch still ends, with that error."""
+
+    def broken(*_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(Run, "accept", broken)
+    with Pipeline(stages(), PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run([1, 2, 3], plan(1))
+
+    assert {0, 1, 2} == outcomes.failures.keys()
+    assert str(outcomes.failures[0].error) == "ours"

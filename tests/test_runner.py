@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import LengthError, PayloadError, StageError
-from micro_batch_handler.pipeline.batches import CUT_AND_JOIN
+from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN
 from micro_batch_handler.pipeline.planner import fixed_plan
 from micro_batch_handler.pipeline.regroup import bounds
 from micro_batch_handler.pipeline.runner import Pipeline

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
-from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import StageError
-from micro_batch_handler.pipeline.batches import MicroBatch, Payload, fingerprint
+from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.isolation import (
     OUT_OF_MEMORY,
     Policy,
@@ -17,8 +16,9 @@ from micro_batch_handler.pipeline.isolation import (
     retries,
 )
 from micro_batch_handler.pipeline.memory import Ceiling
+from micro_batch_handler.pipeline.payloads import Payload, fingerprint
 from micro_batch_handler.pipeline.run import Call, Ready, Run
-from micro_batch_handler.pipeline.stage import StageRunner
+from micro_batch_handler.pipeline.stage import Keep, StageRunner
 from micro_batch_handler.pipeline.watch import Clock, alarm
 
 __all__ = ["Caller", "GivenUp"]
@@ -31,14 +31,25 @@ class GivenUp(BaseException):
 
 
 class _Attempt:
-    """How far the calls for one micro-batch came."""
+    """One micro-batch on its way through one stage, and how far it came."""
 
-    __slots__ = ("before", "payload", "position")
+    __slots__ = ("batch", "before", "payload", "position", "run", "stage", "todo")
 
-    def __init__(self, position: int) -> None:
+    def __init__(
+        self, run: Run, position: int, batch: MicroBatch, todo: list[MicroBatch], stage: int
+    ) -> None:
+        self.run = run
         self.position = position
+        """The stage that it is to pass."""
+        self.batch = batch
+        self.todo = todo
+        """What the same thread does next."""
+        self.stage = stage
+        """The stage whose call is being made: that one, or one before it."""
         self.payload: Payload = None
+        """What the micro-batch came with, where it did not start from its rows."""
         self.before: tuple[int, ...] | None = None
+        """The payload's fingerprint before the call."""
 
 
 class Caller:
@@ -80,80 +91,70 @@ class Caller:
             return ready
         if not len(batch):
             return ready
-        attempt = _Attempt(position)
+        # Rows that start again pass all stages before this one too.
+        attempt = _Attempt(run, position, batch, todo, stage=position if batch.parts else 0)
         try:
-            result = self._call(run, position, batch, todo, attempt, interrupt)
+            result = self._call_stages(attempt, interrupt=interrupt)
         except GivenUp:
             raise
         except BaseException as error:
-            return ready + self._recover(run, position, batch, todo, attempt, error)
+            return ready + self._recover(attempt, error)
         return ready + run.accept(position, batch.indices, result)
 
-    def _call(
-        self,
-        run: Run,
-        position: int,
-        batch: MicroBatch,
-        todo: list[MicroBatch],
-        attempt: _Attempt,
-        interrupt: bool,
-    ) -> Payload:
-        payload = None
-        for at in range(position if batch.parts else 0, position + 1):
-            stage = self._stages[at]
-            attempt.position = at
-            if payload is None:
-                payload = stage.gather(batch) if batch.parts else run.rows(batch.indices)
-            if at == position and batch.parts:
-                attempt.payload, attempt.before = payload, fingerprint(payload)
-            call = Call(position, stage.name, batch, todo, self._clock.now_s())
-            run.begin(call)
-            try:
-                with self._alarm(stage, interrupt):
-                    payload, keep = stage.call(run.tag, batch.indices, payload)
-            finally:
-                counts = run.end(call)
-                if not counts:
-                    raise GivenUp
-            if at == position and run.regroups(position):
+    def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Payload:
+        run, batch = attempt.run, attempt.batch
+        if batch.parts:
+            payload = attempt.payload = self._stages[attempt.stage].gather(batch)
+            attempt.before = fingerprint(payload)
+        else:
+            payload = run.rows(batch.indices)
+        while True:
+            stage = self._stages[attempt.stage]
+            payload, keep = self._call(attempt, stage, payload, interrupt=interrupt)
+            last = attempt.stage == attempt.position
+            if last and run.regroups(attempt.position):
                 stage.check_regroups(payload)
             if keep is not None:
                 keep()
-            self._ceilings[at].worked(len(batch))
-        return payload
+            self._ceilings[attempt.stage].worked(len(batch))
+            if last:
+                return payload
+            attempt.stage += 1
 
-    def _alarm(self, stage: StageRunner, interrupt: bool) -> AbstractContextManager[None]:
-        if interrupt and self._stage_timeout_s is not None:
-            return alarm(stage.name, self._stage_timeout_s)
-        return nullcontext()
+    def _call(
+        self, attempt: _Attempt, stage: StageRunner, payload: Payload, *, interrupt: bool
+    ) -> tuple[Payload, Keep | None]:
+        """One call, on the run's list of running calls as long as it takes."""
+        timeout_s = self._stage_timeout_s if interrupt else None
+        run, batch = attempt.run, attempt.batch
+        call = Call(attempt.position, stage.name, batch, attempt.todo, self._clock.now_s())
+        run.begin(call)
+        try:
+            with nullcontext() if timeout_s is None else alarm(stage.name, timeout_s):
+                return stage.call(run.tag, batch.indices, payload)
+        finally:
+            if not run.end(call):
+                raise GivenUp
 
-    def _recover(
-        self,
-        run: Run,
-        position: int,
-        batch: MicroBatch,
-        todo: list[MicroBatch],
-        attempt: _Attempt,
-        error: BaseException,
-    ) -> Ready:
-        stage = STAGES[attempt.position]
-        ceiling = self._ceilings[attempt.position]
+    def _recover(self, attempt: _Attempt, error: BaseException) -> Ready:
+        """Let a failed call be repeated in parts, or answer its requests with the error."""
+        run, batch = attempt.run, attempt.batch
+        stage = self._stages[attempt.stage].name
+        ceiling = self._ceilings[attempt.stage]
         out_of_memory = isinstance(error, OUT_OF_MEMORY)
         if out_of_memory:
             free_memory(error)
             if len(batch) > 1:
                 ceiling.failed(len(batch), first=not batch.failed_calls)
-        if device_is_lost(error):
-            run.stop(stage, error, fatal=True)
-            return []
-        if not self._policy.isolate:
-            run.stop(stage, error)
+        lost = device_is_lost(error)
+        if lost or not self._policy.isolate:
+            run.stop(stage, error, fatal=lost)
             return []
         again = retries(self._policy, batch, error, attempt.payload, attempt.before)
         if not again:
             if out_of_memory and len(batch) == 1:
                 ceiling.failed_alone()
-            return run.fail(position, batch.indices, stage, error)
+            return run.fail(attempt.position, batch.indices, stage, error)
         if batch.planned:
             logger.warning(
                 "%s failed on %d requests (%s); calling it again in %d parts",
@@ -162,5 +163,5 @@ class Caller:
                 error if isinstance(error, StageError) else type(error).__name__,
                 len(again),
             )
-        todo += reversed(again)
+        attempt.todo += reversed(again)
         return []

@@ -22,12 +22,8 @@ from dataclasses import dataclass
 import torch
 
 from micro_batch_handler.errors import PayloadError, StageTimeout
-from micro_batch_handler.pipeline.batches import (
-    MicroBatch,
-    Part,
-    Payload,
-    fingerprint,
-)
+from micro_batch_handler.pipeline.batches import MicroBatch, Part
+from micro_batch_handler.pipeline.payloads import Payload, fingerprint
 
 __all__ = ["OUT_OF_MEMORY", "Policy", "device_is_lost", "free_memory", "retries"]
 
@@ -75,7 +71,7 @@ def retries(
             if it is certain that the call has not changed it; otherwise they start from their
             rows.
     """
-    if not policy.isolate or isinstance(error, StageTimeout) or device_is_lost(error):
+    if isinstance(error, StageTimeout):
         return []
     if isinstance(error, PayloadError) and batch.parts:
         return _parts_again(batch)

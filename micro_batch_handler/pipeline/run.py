@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import DeadlinePassed
-from micro_batch_handler.pipeline.batches import MicroBatch, Payload
+from micro_batch_handler.pipeline.batches import MicroBatch
+from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.planner import Plan
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 

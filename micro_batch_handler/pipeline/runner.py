@@ -20,9 +20,10 @@ from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.errors import StageTimeout
-from micro_batch_handler.pipeline.batches import CUT_AND_JOIN, MicroBatch, PayloadOps
+from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.calls import Caller, GivenUp
 from micro_batch_handler.pipeline.isolation import Policy
+from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN, PayloadOps
 from micro_batch_handler.pipeline.planner import Plan
 from micro_batch_handler.pipeline.run import Call, Outcomes, Ready, Run
 from micro_batch_handler.pipeline.stage import LanePool, StageFunction, StageRunner
@@ -151,6 +152,9 @@ class Pipeline:
                 self._submit(run, self._caller.take(run, position, todo))
         except GivenUp:
             return False
+        except BaseException as error:
+            # A fault of ours, then: nobody may wait for this lane.
+            run.stop(STAGES[position], error)
         return True
 
     def _run_inline(self, run: Run) -> None:

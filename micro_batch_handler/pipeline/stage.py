@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, StageError
-from micro_batch_handler.pipeline.batches import MicroBatch, Payload, PayloadOps, Uncuttable
+from micro_batch_handler.pipeline.batches import MicroBatch
+from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable
 
 __all__ = ["Keep", "LanePool", "StageFunction", "StageRunner"]
 

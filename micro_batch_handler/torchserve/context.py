@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -17,7 +18,28 @@ from ts.context import Context, RequestProcessor
 
 from micro_batch_handler.torchserve.faults import STATUSES, clean_phrase
 
-__all__ = ["MicroBatchContext"]
+__all__ = ["MicroBatchContext", "current_view", "viewed_by"]
+
+
+_here = threading.local()
+"""`_here.view` is the (handler, context) of the stage call that runs in this thread."""
+
+
+def current_view(handler: object) -> Context | None:
+    """What `handler.context` is here: a view inside its stage calls, None elsewhere."""
+    caller, view = getattr(_here, "view", (None, None))
+    return view if caller is handler else None
+
+
+@contextmanager
+def viewed_by(handler: object, view: Context) -> Iterator[None]:
+    """In the body, `current_view(handler)` is this view; a call of another handler may nest."""
+    outer = getattr(_here, "view", (None, None))
+    _here.view = (handler, view)
+    try:
+        yield
+    finally:
+        _here.view = outer
 
 
 class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped

@@ -1,14 +1,13 @@
 """The handler: TorchServe's BaseHandler with its three stages run at the same time.
 
-handle(data, context)    TorchServe's worker thread
-  plan, cut, run         the engine (micro_batch_handler/pipeline)
-  stage calls            preprocess, inference, postprocess of the user's class, in lanes
-  answer_failures        a body and a status for each request that failed
+class Handler(MicroBatchHandler)       or class Handler(MicroBatchMixin, ImageClassifier)
+  initialize(context)                  the class's own, then settings are checked, lanes start
+  handle(data, context)                TorchServe's worker thread; see engine.py
+    preprocess, inference, postprocess   in lanes, on some rows of the batch at a time
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -18,30 +17,14 @@ from typing import Any
 
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
-from ts.utils.util import PredictionException
 
-from micro_batch_handler.config import STAGES, MicroBatchingConfig, Stage
-from micro_batch_handler.pipeline import batches
-from micro_batch_handler.pipeline.batches import Payload, PayloadOps
-from micro_batch_handler.pipeline.isolation import Policy
-from micro_batch_handler.pipeline.planner import fixed_plan
-from micro_batch_handler.pipeline.runner import Pipeline
-from micro_batch_handler.pipeline.stage import Keep, StageFunction
-from micro_batch_handler.pipeline.thread_state import ThreadState
-from micro_batch_handler.pipeline.watch import Clock
-from micro_batch_handler.torchserve.codec import encode
-from micro_batch_handler.torchserve.context import MicroBatchContext
-from micro_batch_handler.torchserve.deadlines import deadlines_s
-from micro_batch_handler.torchserve.faults import answer_failures, raise_first
-from micro_batch_handler.torchserve.worker_exit import end_worker
+from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, count, cut, join, rows_of
+from micro_batch_handler.torchserve.context import current_view
+from micro_batch_handler.torchserve.engine import Engine
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin"]
 
-logger = logging.getLogger(__name__)
-
 _creating = threading.Lock()
-_calling = threading.local()
-"""`_calling.view` is the (handler, context) of the stage call that runs in this thread."""
 
 
 def _then_start(initialize: Callable[..., None]) -> Callable[..., None]:
@@ -121,33 +104,34 @@ class MicroBatchMixin:
         Override this and `join_payloads` together for a payload of your own type. Lengths between
         stages are then yours to check.
         """
-        return batches.cut(payload, start, stop)
+        return cut(payload, start, stop)
 
     def join_payloads(self, payloads: Sequence[Payload]) -> Payload:
         """One payload from several that a stage returned, in order (to pad them, for example)."""
-        return batches.join(payloads)
+        return join(payloads)
 
     def close(self) -> None:
         """End the lanes. A second call does nothing; the next batch starts them again."""
-        engine: _Engine | None = self.__dict__.pop("_micro_batch_engine", None)
+        engine: Engine | None = self.__dict__.pop("_micro_batch_engine", None)
         if engine is not None:
-            engine.pipeline.close()
+            engine.close()
 
     @property
     def context(self) -> Context:
         """The micro-batch's context inside a stage, the batch's elsewhere."""
-        handler, view = getattr(_calling, "view", (None, None))
-        return view if handler is self else self.__dict__.get("context")
+        return current_view(self) or self.__dict__.get("context")
 
     @context.setter
     def context(self, context: Context) -> None:
         self.__dict__["context"] = context
 
-    def _engine(self, context: Context) -> _Engine:
-        engine: _Engine | None = self.__dict__.get("_micro_batch_engine")
+    def _engine(self, context: Context) -> Engine:
+        engine: Engine | None = self.__dict__.get("_micro_batch_engine")
         if engine is None:
             with _creating:
-                engine = self.__dict__.get("_micro_batch_engine") or _Engine(self, context)
+                engine = self.__dict__.get("_micro_batch_engine") or Engine(
+                    self, _payload_ops(self), context
+                )
                 self.__dict__["_micro_batch_engine"] = engine
         return engine
 
@@ -163,59 +147,6 @@ class MicroBatchHandler(MicroBatchMixin, BaseHandler):  # type: ignore[misc]  # 
     """`BaseHandler` with micro-batching: subclass it as you would subclass `BaseHandler`."""
 
 
-class _Engine:
-    """What one handler needs to run batches: its settings, its plan and its pipeline."""
-
-    def __init__(self, handler: MicroBatchMixin, context: Context) -> None:
-        model_yaml = getattr(context, "model_yaml_config", None)
-        self.config = MicroBatchingConfig.from_model_yaml(model_yaml)
-        batch_size = context.system_properties.get("batch_size") or 1
-        self.plan = fixed_plan(self.config, batch_size)
-        self.clock = Clock()
-        self.pipeline = Pipeline(
-            {stage: _stage_function(handler, stage) for stage in STAGES},
-            self.config.parallelism,
-            ops=_payload_ops(handler),
-            lane_setup=ThreadState.capture().apply,
-            policy=Policy(self.config.on_error == "isolate", deliberate=(PredictionException,)),
-            stage_timeout_s=self.config.stage_timeout,
-            clock=self.clock,
-        )
-        _warn_if_serial(self.config, self.plan.fits(batch_size), batch_size, model_yaml or {})
-        logger.info("micro-batching %s, parallelism %s", self.plan.sizes, self.config.parallelism)
-
-    def answers(self, data: list[Any], context: Context) -> list[Any]:
-        deadlines = deadlines_s(context, len(data), self.config.deadline_header, self.clock.now_s())
-        outcomes = self.pipeline.run(data, self.plan, context, deadlines)
-        if outcomes.fatal:
-            end_worker(context)
-        if not outcomes.failures:
-            return outcomes.answers
-        if self.config.on_error == "fail_batch":
-            raise_first(outcomes)
-        return answer_failures(outcomes, context)
-
-
-def _stage_function(handler: MicroBatchMixin, stage: Stage) -> StageFunction:
-    def call(
-        batch_context: Context, indices: Sequence[int], payload: Payload
-    ) -> tuple[Payload, Keep]:
-        view = MicroBatchContext(batch_context, indices)
-        outer = getattr(_calling, "view", (None, None))
-        _calling.view = (handler, view)
-        try:
-            # Looked up at each call, since handlers may replace a stage on the instance.
-            method: Callable[[Payload], Payload] = getattr(handler, stage)
-            result = method(payload)
-        finally:
-            _calling.view = outer
-        if stage == STAGES[-1] and isinstance(result, list):
-            result = [encode(answer) for answer in result]
-        return result, view.keep
-
-    return call
-
-
 def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
     """The handler's hooks; with hooks of its own, only they know how many rows a payload has."""
     kind = type(handler)
@@ -224,28 +155,8 @@ def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
         or kind.join_payloads is not MicroBatchMixin.join_payloads
     )
     return PayloadOps(
-        (lambda _: None) if own else batches.count,
-        (lambda _: None) if own else batches.rows_of,
+        (lambda _: None) if own else count,
+        (lambda _: None) if own else rows_of,
         handler.cut_payload,
         handler.join_payloads,
     )
-
-
-def _warn_if_serial(
-    config: MicroBatchingConfig, fits: bool, batch_size: int, model_yaml: dict[str, Any]
-) -> None:
-    """Say at load which settings leave nothing to overlap."""
-    if batch_size == 1:
-        logger.warning("batchSize is 1: nothing can overlap. Set batchSize in model-config.yaml")
-    elif fits:
-        logger.warning(
-            "micro_batching.micro_batch_size %s holds a whole batch of %d in every stage: nothing "
-            "can overlap. Set it below batchSize",
-            config.micro_batch_size,
-            batch_size,
-        )
-    if (model_yaml.get("handler") or {}).get("profile"):
-        logger.warning(
-            "handler.profile: true waits for the device after every stage call, which undoes the "
-            "overlap. Remove it from model-config.yaml to serve"
-        )

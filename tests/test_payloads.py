@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from micro_batch_handler.pipeline.batches import Uncuttable, count, cut, join
+from micro_batch_handler.pipeline.payloads import Uncuttable, count, cut, join
 
 Pair = namedtuple("Pair", ["ids", "mask"])
 

@@ -1,0 +1,198 @@
+"""Cutting and joining payloads: pure functions over what stages return.
+
+A payload carries k rows. What counts as k rows:
+
+    list                      its items
+    torch.Tensor, ndarray     their first dimension
+    mapping, tuple            columns, each a payload of k rows (None stays None)
+    anything else             opaque: it may pass from stage to stage, but not be cut or joined
+
+A tuple is columns, not rows, because that is how preprocess steps return
+`(input_ids, attention_mask)`. A constant beside the columns (a string, a number) is refused, not
+copied: joined, it could silently replace the values of other requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = [
+    "CUT_AND_JOIN",
+    "Payload",
+    "PayloadOps",
+    "Uncuttable",
+    "count",
+    "cut",
+    "fingerprint",
+    "join",
+    "rows_of",
+]
+
+Payload = Any
+
+
+class Uncuttable(TypeError):  # noqa: N818  (names the state of the payload, not the act)
+    """A payload, or a part of it, is not made of rows; the message says which part."""
+
+
+def count(payload: Payload) -> int | None:
+    """The number of rows, or None where the payload is opaque or its columns disagree."""
+    if isinstance(payload, list):
+        return len(payload)
+    if isinstance(payload, (torch.Tensor, np.ndarray)):
+        return int(payload.shape[0]) if payload.ndim else None
+    columns = _columns(payload)
+    if columns is None:
+        return None
+    lengths = {count(column) for column in columns.values() if column is not None}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def cut(payload: Payload, start: int, stop: int) -> Payload:
+    """The rows from `start` up to `stop`; tensors and arrays are views, not copies.
+
+    Raises:
+        Uncuttable: some part of the payload is not made of rows.
+    """
+    rows_of(payload)
+    return _cut(payload, start, stop)
+
+
+def join(payloads: Sequence[Payload]) -> Payload:
+    """One payload with the rows of all, in order; the inverse of cutting.
+
+    Raises:
+        Uncuttable: the payloads are not made of rows, or differ in type, keys, shape or dtype.
+    """
+    for payload in payloads:
+        rows_of(payload)
+    return _join(payloads, "the payload")
+
+
+def fingerprint(payload: Payload) -> tuple[int, ...] | None:
+    """Tells whether a payload was changed in place, where that can be told, else None.
+
+    PyTorch counts the in-place changes of a tensor, but not of one made in inference mode; nothing
+    counts those of lists and arrays.
+    """
+    if isinstance(payload, torch.Tensor):
+        return None if payload.is_inference() else (payload._version,)  # noqa: SLF001
+    columns = _columns(payload)
+    if columns is None:
+        return None
+    prints = [fingerprint(column) for column in columns.values()]
+    if any(found is None for found in prints):
+        return None
+    return tuple(version for found in prints if found for version in found)
+
+
+def _cut(payload: Payload, start: int, stop: int) -> Payload:
+    if payload is None:
+        return None
+    if isinstance(payload, (list, torch.Tensor, np.ndarray)):
+        return payload[start:stop]
+    columns = _columns(payload)
+    if columns is None:
+        raise Uncuttable(f"{_type(payload)} is not made of rows")
+    return _like(payload, {key: _cut(column, start, stop) for key, column in columns.items()})
+
+
+def _join(payloads: Sequence[Payload], where: str) -> Payload:
+    first = payloads[0]
+    if any(type(payload) is not type(first) for payload in payloads):
+        found = ", ".join(sorted({_type(payload) for payload in payloads}))
+        raise Uncuttable(f"{where} has several types: {found}")
+    if first is None:
+        return None
+    if isinstance(first, list):
+        return [row for payload in payloads for row in payload]
+    if isinstance(first, torch.Tensor):
+        _same([f"{p.dtype} {tuple(p.shape[1:])} on {p.device}" for p in payloads], where)
+        return torch.cat(list(payloads))
+    if isinstance(first, np.ndarray):
+        _same([f"{p.dtype} {p.shape[1:]}" for p in payloads], where)
+        return np.concatenate(list(payloads))
+    columns = [_columns(payload) or {} for payload in payloads]
+    if any(c.keys() != columns[0].keys() for c in columns):
+        raise Uncuttable(f"{where} has different columns in different micro-batches")
+    return _like(
+        first, {key: _join([c[key] for c in columns], f"column {key!r}") for key in columns[0]}
+    )
+
+
+def _same(kinds: list[str], where: str) -> None:
+    if len(set(kinds)) > 1:
+        raise Uncuttable(f"{where} has rows of different kinds: {'; '.join(sorted(set(kinds)))}")
+
+
+def rows_of(payload: Payload, where: str = "the payload") -> int:
+    """The number of rows; unlike `count`, says what is wrong where there is none.
+
+    Raises:
+        Uncuttable: some part of the payload is not made of rows.
+    """
+    columns = _columns(payload)
+    if columns is None:
+        rows = count(payload)
+        if rows is None:
+            raise Uncuttable(f"{where} is {_type(payload)}, which is not made of rows")
+        return rows
+    lengths = {
+        key: rows_of(column, f"column {key!r}")
+        for key, column in columns.items()
+        if column is not None
+    }
+    if not lengths:
+        raise Uncuttable(f"{where} is {_type(payload)} without columns")
+    if len(set(lengths.values())) > 1:
+        text = ", ".join(f"{key!r} has {rows}" for key, rows in lengths.items())
+        raise Uncuttable(f"the columns of {where} differ in rows: {text}")
+    return next(iter(lengths.values()))
+
+
+def _columns(payload: Payload) -> dict[Any, Payload] | None:
+    if isinstance(payload, Mapping):
+        return dict(payload.items())
+    if isinstance(payload, tuple):
+        return dict(enumerate(payload))
+    return None
+
+
+def _like(payload: Payload, columns: dict[Any, Payload]) -> Payload:
+    """The columns in the payload's own type where its constructor allows, else a dict or tuple."""
+    kind = type(payload)
+    if isinstance(payload, tuple):
+        make = getattr(kind, "_make", kind)  # a named tuple takes its fields one by one
+        try:
+            return make(columns.values())
+        except Exception:
+            return tuple(columns.values())
+    if kind is dict:
+        return columns
+    try:
+        made = kind(columns)  # a mapping subclass, a tokenizer's batch
+        return made if list(made) == list(columns) else columns
+    except Exception:
+        return columns
+
+
+def _type(payload: Payload) -> str:
+    return f"{type(payload).__module__}.{type(payload).__qualname__}".removeprefix("builtins.")
+
+
+@dataclass(frozen=True)
+class PayloadOps:
+    """How the pipeline handles payloads; users replace `cut` and `join` by overriding two hooks."""
+
+    count: Callable[[Payload], int | None]
+    rows_of: Callable[[Payload], int | None]
+    cut: Callable[[Payload, int, int], Payload]
+    join: Callable[[Sequence[Payload]], Payload]
+
+
+CUT_AND_JOIN = PayloadOps(count, rows_of, cut, join)

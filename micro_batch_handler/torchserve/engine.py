@@ -1,0 +1,123 @@
+"""What one handler needs to run batches: its settings, its plan and its pipeline.
+
+answers(data, context)   TorchServe's worker thread
+  deadlines              from the requests' headers
+  pipeline.run           the user's three methods, in lanes, on some rows at a time
+  faults                 a body and a status for each request that failed
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ts.context import Context
+from ts.utils.util import PredictionException
+
+from micro_batch_handler.config import STAGES, MicroBatchingConfig, Stage
+from micro_batch_handler.pipeline.isolation import Policy
+from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
+from micro_batch_handler.pipeline.planner import fixed_plan
+from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.stage import Keep, StageFunction
+from micro_batch_handler.pipeline.thread_state import ThreadState
+from micro_batch_handler.pipeline.watch import Clock
+from micro_batch_handler.torchserve.codec import encode
+from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
+from micro_batch_handler.torchserve.deadlines import deadlines_s
+from micro_batch_handler.torchserve.faults import answer_failures, raise_first
+from micro_batch_handler.torchserve.worker_exit import end_worker
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Runs batches through the three methods of one handler.
+
+    Args:
+        handler: has the methods; looked at again for each call.
+        ops: how its payloads are counted, cut and joined.
+        context: of the load; has model-config.yaml and the batch size.
+
+    Raises:
+        ConfigError: a setting in model-config.yaml cannot work.
+    """
+
+    def __init__(self, handler: Any, ops: PayloadOps, context: Context) -> None:
+        model_yaml = getattr(context, "model_yaml_config", None)
+        self._config = MicroBatchingConfig.from_model_yaml(model_yaml)
+        batch_size = context.system_properties.get("batch_size") or 1
+        self._plan = fixed_plan(self._config, batch_size)
+        self._clock = Clock()
+        self._pipeline = Pipeline(
+            {stage: _stage_function(handler, stage) for stage in STAGES},
+            self._config.parallelism,
+            ops=ops,
+            lane_setup=ThreadState.capture().apply,
+            policy=Policy(self._config.on_error == "isolate", deliberate=(PredictionException,)),
+            stage_timeout_s=self._config.stage_timeout,
+            clock=self._clock,
+        )
+        _warn_if_serial(self._config, self._plan.fits(batch_size), batch_size, model_yaml or {})
+        logger.info("micro-batching %s, parallelism %s", self._plan.sizes, self._config.parallelism)
+
+    def close(self) -> None:
+        """End the lanes."""
+        self._pipeline.close()
+
+    def answers(self, data: list[Any], context: Context) -> list[Any]:
+        """The answers of a batch, one for each row; statuses and headers are set in `context`.
+
+        Raises:
+            BaseException: with `on_error: fail_batch`, what the first failed stage call raised.
+        """
+        deadlines = deadlines_s(
+            context, len(data), self._config.deadline_header, self._clock.now_s()
+        )
+        outcomes = self._pipeline.run(data, self._plan, context, deadlines)
+        if outcomes.fatal:
+            end_worker(context)
+        if not outcomes.failures:
+            return outcomes.answers
+        if self._config.on_error == "fail_batch":
+            raise_first(outcomes)
+        return answer_failures(outcomes, context)
+
+
+def _stage_function(handler: Any, stage: Stage) -> StageFunction:
+    def call(
+        batch_context: Context, indices: Sequence[int], payload: Payload
+    ) -> tuple[Payload, Keep]:
+        view = MicroBatchContext(batch_context, indices)
+        with viewed_by(handler, view):
+            # Looked up at each call, since handlers may replace a stage on the instance.
+            method: Callable[[Payload], Payload] = getattr(handler, stage)
+            result = method(payload)
+        if stage == STAGES[-1] and isinstance(result, list):
+            result = [encode(answer) for answer in result]
+        return result, view.keep
+
+    return call
+
+
+def _warn_if_serial(
+    config: MicroBatchingConfig, fits: bool, batch_size: int, model_yaml: dict[str, Any]
+) -> None:
+    """Say at load which settings leave nothing to overlap."""
+    if batch_size == 1:
+        logger.warning("batchSize is 1: nothing can overlap. Set batchSize in model-config.yaml")
+    elif fits:
+        logger.warning(
+            "micro_batching.micro_batch_size %s holds a whole batch of %d in every stage: nothing "
+            "can overlap. Set it below batchSize",
+            config.micro_batch_size,
+            batch_size,
+        )
+    if (model_yaml.get("handler") or {}).get("profile"):
+        logger.warning(
+            "handler.profile: true waits for the device after every stage call, which undoes the "
+            "overlap. Remove it from model-config.yaml to serve"
+        )
