@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import threading
 
 import pytest
 import torch
@@ -466,3 +467,31 @@ def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(monkeypatch):
 
     assert {0, 1, 2} == outcomes.failures.keys()
     assert str(outcomes.failures[0].error) == "ours"
+
+
+def test_a_stage_is_never_called_in_more_threads_than_it_has_lanes():
+    """Rows that start again in another stage's lane wait until a lane of theirs is free."""
+    in_use, again, violations = threading.Lock(), threading.Event(), []
+
+    def preprocess(rows):
+        if not in_use.acquire(blocking=False):
+            violations.append(rows)
+            again.set()
+            return list(rows)
+        try:
+            if rows == [2, 3]:
+                again.wait(0.3)  # in which inference fails on the first two and starts them again
+            return list(rows)
+        finally:
+            in_use.release()
+
+    def inference(batch):
+        if 1 in batch:
+            raise ValueError
+        return batch
+
+    with Pipeline(stages(preprocess, inference), PerStage(1, 1, 1)) as pipeline:
+        outcomes = pipeline.run([0, 1, 2, 3], plan(2))
+
+    assert [] == violations
+    assert {1} == outcomes.failures.keys()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import StageError
 from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.isolation import (
@@ -127,14 +128,22 @@ class Caller:
         """One call, on the run's list of running calls as long as it takes."""
         timeout_s = self._stage_timeout_s if interrupt else None
         run, batch = attempt.run, attempt.batch
+        stage.permits.acquire()
         call = Call(attempt.position, stage.name, batch, attempt.todo, self._clock.now_s())
         run.begin(call)
         try:
             with nullcontext() if timeout_s is None else alarm(stage.name, timeout_s):
                 return stage.call(run.tag, batch.indices, payload)
         finally:
-            if not run.end(call):
+            if not self.end(run, call):
                 raise GivenUp
+
+    def end(self, run: Run, call: Call) -> bool:
+        """The call has returned or is given up; False if it was the other before."""
+        counts = run.end(call)
+        if counts:
+            self._stages[STAGES.index(call.stage)].permits.release()
+        return counts
 
     def _recover(self, attempt: _Attempt, error: BaseException) -> Ready:
         """Let a failed call be repeated in parts, or answer its requests with the error."""

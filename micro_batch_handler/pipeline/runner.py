@@ -69,12 +69,12 @@ class Pipeline:
     ) -> None:
         self._clock = clock or Clock()
         self._stage_timeout_s = stage_timeout_s
-        stages = [StageRunner(name, functions[name], ops) for name in STAGES]
+        stages = [StageRunner(name, functions[name], ops, lanes[name]) for name in STAGES]
         self._caller = Caller(stages, policy, stage_timeout_s, self._clock)
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold
         # little more than their lanes need, so that a fast stage cannot pile up payloads.
         self._pools = [
-            LanePool(name, lanes[name], 2 * lanes[name] if position else 0, lane_setup)
+            LanePool(name, lanes[name], 2 * lanes[name] if position else None, lane_setup)
             for position, name in enumerate(STAGES)
         ]
         self._closed = False
@@ -183,7 +183,7 @@ class Pipeline:
     def _give_up(self, run: Run, call: Call, timeout_s: float) -> None:
         """Answer the requests of a call that hangs, and let a new lane do what its was to do."""
         doing = stacks()
-        if not run.end(call):
+        if not self._caller.end(run, call):
             return  # it has just returned
         error = StageTimeout(call.stage, timeout_s)
         logger.error("%s; its lane is replaced. What the lanes do:\n%s", error, indent(doing, "  "))

@@ -41,13 +41,13 @@ class LanePool:
     """
 
     def __init__(
-        self, name: str, lanes: int, capacity: int, setup: Callable[[], None] | None = None
+        self, name: str, lanes: int, capacity: int | None, setup: Callable[[], None] | None = None
     ) -> None:
-        self._inbox: queue.Queue[Task | None] = queue.Queue(capacity)
+        self._inbox = _Inbox(capacity)
         self._setup = setup
         self._lost: list[threading.Thread] = []
         self._threads = [self._start(f"mbh-{name}-{lane}") for lane in range(lanes)]
-        self._finalizer = weakref.finalize(self, self._inbox.put, None)
+        self._finalizer = weakref.finalize(self, self._inbox.end)
         self._finalizer.atexit = False  # daemon threads end with the process anyway
 
     def submit(self, task: Task) -> None:
@@ -80,7 +80,7 @@ class LanePool:
     @property
     def waiting(self) -> int:
         """The number of tasks in the inbox; only a glimpse while lanes work."""
-        return self._inbox.qsize()
+        return self._inbox.waiting
 
     def _start(self, name: str, task: Task | None = None) -> threading.Thread:
         arguments = (self._inbox, self._setup, task)
@@ -89,9 +89,38 @@ class LanePool:
         return thread
 
 
-def _work(
-    inbox: queue.Queue[Task | None], setup: Callable[[], None] | None, task: Task | None
-) -> None:
+class _Inbox:
+    """Tasks for the lanes; at most `capacity`, or any number where that is None."""
+
+    def __init__(self, capacity: int | None) -> None:
+        # Not queue.Queue, which is bounded by itself: its lock is not reentrant, and `end` may be
+        # called by the garbage collector in any thread, a lane inside `get` too.
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._room = None if capacity is None else threading.Semaphore(capacity)
+
+    def put(self, task: Task) -> None:
+        if self._room is not None:
+            self._room.acquire()
+        self._tasks.put(task)
+
+    def get(self) -> Task | None:
+        """The next task; None when there will be no more."""
+        task = self._tasks.get()
+        if task is None:
+            self.end()  # for the next lane
+        elif self._room is not None:
+            self._room.release()
+        return task
+
+    def end(self) -> None:
+        self._tasks.put(None)
+
+    @property
+    def waiting(self) -> int:
+        return self._tasks.qsize()
+
+
+def _work(inbox: _Inbox, setup: Callable[[], None] | None, task: Task | None) -> None:
     if setup is not None:
         try:
             setup()
@@ -104,7 +133,6 @@ def _work(
             return
         task = None  # an idle lane must not keep the last batch alive
         task = inbox.get()
-    inbox.put(None)  # for the next lane
 
 
 HOW_TO_REGROUP = (
@@ -116,8 +144,11 @@ HOW_TO_REGROUP = (
 class StageRunner:
     """One stage of a pipeline: checks what goes in and comes out around the user's function."""
 
-    def __init__(self, name: Stage, function: StageFunction, ops: PayloadOps) -> None:
+    def __init__(self, name: Stage, function: StageFunction, ops: PayloadOps, lanes: int) -> None:
         self.name = name
+        self.permits = threading.Semaphore(lanes)
+        """Held during a call. Not only this stage's lanes call it: where rows start again, those of
+        a later stage do. `parallelism` is a promise to functions that stand no more threads."""
         self._function = function
         self._ops = ops
         position = STAGES.index(name)
