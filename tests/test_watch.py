@@ -48,7 +48,7 @@ class Hanging:
         def run():
             self.outcomes = self.pipeline.run(rows, self.plan)
 
-        caller = threading.Thread(target=run)
+        caller = threading.Thread(target=run, daemon=True)
         caller.start()
         return caller
 
@@ -117,7 +117,7 @@ def test_a_late_result_reaches_neither_its_own_batch_nor_a_later_one():
     with Pipeline(functions, PerStage(1, 1, 1), stage_timeout_s=30, clock=clock) as pipeline:
         results = []
         caller = threading.Thread(
-            target=lambda: results.append(pipeline.run([0, 1, 2], plan(1), "first"))
+            target=lambda: results.append(pipeline.run([0, 1, 2], plan(1), "first")), daemon=True
         )
         caller.start()
         entered.wait(GATE_S)
@@ -153,7 +153,7 @@ def test_what_the_hung_lane_was_to_do_next_is_done():
     with Pipeline(functions, PerStage(1, 1, 1), stage_timeout_s=30, clock=clock) as pipeline:
         results = []
         caller = threading.Thread(
-            target=lambda: results.append(pipeline.run(list(range(12)), plan(8)))
+            target=lambda: results.append(pipeline.run(list(range(12)), plan(8))), daemon=True
         )
         caller.start()
         entered.wait(GATE_S)
