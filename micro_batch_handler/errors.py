@@ -6,6 +6,7 @@
     └── StageError                    a stage broke the contract; the outcome of its requests
         ├── LengthError (ValueError)  k rows went in, another number came out
         ├── PayloadError (TypeError)  a payload cannot be cut or joined where the plan needs it
+        │   └── RegroupError          found before the call of the stage that needs it
         ├── StageTimeout (TimeoutError)   one call of the stage took too long
         └── DeadlinePassed (TimeoutError) the client no longer waits
 
@@ -23,6 +24,7 @@ __all__ = [
     "LengthError",
     "MicroBatchError",
     "PayloadError",
+    "RegroupError",
     "StageError",
     "StageTimeout",
 ]
@@ -64,6 +66,10 @@ class LengthError(StageError, ValueError):
 
 class PayloadError(StageError, TypeError):
     """The output of a stage cannot be cut or joined where the next stage needs another size."""
+
+
+class RegroupError(PayloadError):
+    """Rows cannot be put together for a stage, which was therefore not called."""
 
 
 class StageTimeout(StageError, TimeoutError):  # noqa: N818  (as TimeoutError itself)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -89,3 +90,26 @@ class ManualClock(Clock):
             with self._moved:
                 self._moved.wait(0.002)
         return event.is_set()
+
+
+def parse_predict_response(message: bytes) -> list[tuple[int, bytes]]:
+    """The status and body of each request, as TorchServe's frontend reads them."""
+    stream = io.BytesIO(message)
+
+    def number() -> int:
+        return int.from_bytes(stream.read(4), "big", signed=True)
+
+    def text() -> bytes:
+        return stream.read(number())
+
+    number(), text()
+    found = []
+    while (length := number()) >= 0:
+        stream.read(length)
+        text()
+        status, _ = number(), text()
+        for _ in range(number()):
+            text(), text()
+        found.append((status, text()))
+    assert not stream.read(1)
+    return found

@@ -72,6 +72,13 @@ def test_the_header_holds_milliseconds(value, deadline_s):
     assert found == (None if deadline_s is None else [pytest.approx(deadline_s), None])
 
 
+def test_headers_are_found_in_any_case():
+    """Clients spell the names of headers as they like."""
+    context = fake_context(1, headers=[{"X-Envoy-Expected-Rq-Timeout-Ms": "100"}])
+
+    assert [pytest.approx(0.1)] == deadlines_s(context, 1, HEADER, now_s=0.0)
+
+
 def test_no_header_means_no_deadlines():
     """Without the header, or with the key set to null, nothing is looked at."""
     assert deadlines_s(fake_context(2), 2, HEADER, now_s=0.0) is None

@@ -11,7 +11,7 @@ from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import LengthError
 from micro_batch_handler.pipeline.run import Failure, Outcomes
-from micro_batch_handler.torchserve.faults import answer_failures, clean_phrase
+from micro_batch_handler.torchserve.faults import answer_failures, clean_phrase, log_retried
 from tests.fakes import fake_context
 
 
@@ -24,7 +24,7 @@ def answered(stage: str, error: BaseException, *indices: int):
     """The answers and context of a batch of four in which `indices` failed so."""
     failure = Failure(stage, error, indices or (1,))
     context = fake_context(4)
-    outcomes = Outcomes(["a", "b", "c", "d"], dict.fromkeys(failure.indices, failure))
+    outcomes = Outcomes(["a", "b", "c", "d"], dict.fromkeys(failure.indices, failure), [])
     return answer_failures(outcomes, context), context
 
 
@@ -82,6 +82,43 @@ def test_no_line_of_the_log_can_be_taken_for_a_metric(caplog):
     answered("inference", ValueError("x\n[METRICS]Fake.Count:1|#Level:Model|#hostname:h,1"))
 
     assert not [line for line in caplog.text.splitlines() if line.startswith("[METRICS]")]
+
+
+class WithoutInitError(PredictionException):
+    """A subclass that does not call its base."""
+
+    def __init__(self):
+        pass
+
+
+@pytest.mark.parametrize("error", [WithoutInitError(), SyntaxError("m", ("f", 1, "x", "text"))])
+def test_an_odd_exception_costs_its_own_request(error, caplog):
+    """Exceptions that lack what their kind has, or cannot be shown, are answered like others."""
+    answers, _ = answered("inference", error)
+
+    assert 500 == answers[1]["code"]
+    assert type(error).__name__ in caplog.text
+
+
+def test_headers_of_a_failed_request_are_not_left_on_its_error():
+    """What its stages had set for the answer goes with the answer."""
+    failure = Failure("postprocess", ValueError(), (0,))
+    context = fake_context(1)
+    context.set_response_header(0, "content-encoding", "gzip")
+
+    answer_failures(Outcomes([None], {0: failure}, []), context)
+
+    assert {"content-type": "application/json"} == context.get_response_headers(0)
+
+
+def test_a_fault_that_did_not_repeat_is_in_the_log(caplog):
+    """Nobody failed, and still somebody should know, with ids and traceback."""
+    once = Failure("inference", ValueError("flaky"), (1, 2))
+
+    log_retried(Outcomes(["a"] * 4, {}, [once]), fake_context(4))
+
+    assert "inference failed once, and then answered, for requests id-1, id-2" in caplog.text
+    assert "ValueError: flaky" in caplog.text
 
 
 def test_an_error_without_readable_text_is_logged(caplog):

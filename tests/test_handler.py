@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import weakref
@@ -9,12 +10,14 @@ import weakref
 import pytest
 import torch
 from ts.protocol.otf_message_handler import create_predict_response
+from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
+from ts.torch_handler.request_envelope.json import JSONEnvelope
 
 from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
 from tests.conftest import collected, lanes
-from tests.fakes import fake_context
+from tests.fakes import FakeMetrics, fake_context, parse_predict_response
 
 
 class Loaded(BaseHandler):
@@ -79,18 +82,6 @@ def micro_batched(kind: type, **section: object):
     return handler
 
 
-def decoded(answers: list) -> list:
-    """What the clients read: JSON, or text where it is none."""
-
-    def decode(answer):
-        try:
-            return json.loads(answer)
-        except ValueError:
-            return answer.decode()
-
-    return [decode(answer) for answer in answers]
-
-
 def sent(answers: list, context) -> bytes:
     """What TorchServe's worker sends for these answers."""
     return create_predict_response(answers, context.request_ids, "ok", 200, context)
@@ -121,9 +112,9 @@ def test_answers_statuses_and_headers_equal_base_handlers(kind, section, number)
     )
 
     if kind is Numbers:
-        torch.testing.assert_close(torch.tensor(decoded(found)), torch.tensor(expected))
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
     else:
-        assert decoded(found) == expected
+        assert found == expected
         assert sent(found, contexts[1]) == sent(expected, contexts[0])
     for index in range(number):
         statuses = [context.get_response_status(index) for context in contexts]
@@ -199,7 +190,7 @@ def test_a_handler_that_calls_neither_init_nor_initialize_works():
     handler.initialize(fake_context(0, model_yaml={"micro_batching": {"micro_batch_size": 2}}))
     assert len(lanes()) == 3
 
-    answers = decoded(handler.handle(rows(6), fake_context(6)))
+    answers = handler.handle(rows(6), fake_context(6))
     assert [f"hello {i}" for i in range(6)] == answers
     handler.close()
 
@@ -248,7 +239,7 @@ def test_a_stage_replaced_on_the_instance_is_used():
     handler = micro_batched(Exact, micro_batch_size=2)
     handler.inference = lambda batch: batch * 0
 
-    answers = decoded(handler.handle(rows(4), fake_context(4)))
+    answers = handler.handle(rows(4), fake_context(4))
 
     assert [[0.0, 0.0, 0.0]] * 4 == [[abs(number) for number in answer] for answer in answers]
 
@@ -277,7 +268,7 @@ def test_hooks_cut_and_join_a_payload_of_ones_own():
     sizes = {"preprocess": 1, "inference": 4, "postprocess": 4}
     context = fake_context(8, model_yaml={"micro_batching": {"micro_batch_size": sizes}})
 
-    assert [1, 2, 3, 4, 5, 6, 7, 8] == decoded(Padded().handle(rows(8), context))
+    assert [1, 2, 3, 4, 5, 6, 7, 8] == Padded().handle(rows(8), context)
 
 
 def test_initialize_again_replaces_the_lanes():
@@ -318,14 +309,14 @@ def test_two_handlers_in_one_thread_keep_their_contexts():
         def postprocess(self, outputs):
             names = inner.handle(rows(1), fake_context(1, headers=[{"name": "inner"}]))
             return [
-                f"{names[0].decode()} / {self.context.get_request_header(index, 'name')}"
+                f"{names[0]} / {self.context.get_request_header(index, 'name')}"
                 for index in range(len(outputs))
             ]
 
     context = fake_context(2, headers=[{"name": "a"}, {"name": "b"}])
     answers = micro_batched(Outer, micro_batch_size=1).handle(rows(2), context)
 
-    assert ["inner id-0 / a", "inner id-0 / b"] == decoded(answers)
+    assert ["inner id-0 / a", "inner id-0 / b"] == answers
 
 
 def test_a_bad_section_fails_the_load():
@@ -365,3 +356,152 @@ def test_the_stages_run_in_named_daemon_lanes():
     micro_batched(Noting, micro_batch_size=1).handle(rows(3), fake_context(3))
 
     assert [("mbh-inference-0", True)] == [(thread.name, thread.daemon) for thread in threads]
+
+
+def predict(handler, bodies: list, envelope: type | None = None) -> list[tuple[int, bytes]]:
+    """What TorchServe's own Service makes of a batch: the status and bytes of each request."""
+    entry_point = envelope(handler.handle).handle if envelope else handler.handle
+    service = Service(
+        "model", ".", {"model": {}}, entry_point, None, 32, metrics_cache=FakeMetrics()
+    )
+    service.set_cl_socket(None)
+    requests = [
+        {
+            "requestId": b"id-%d" % index,
+            "headers": [],
+            "parameters": [{"name": "body", "contentType": "application/json", "value": body}],
+        }
+        for index, body in enumerate(bodies)
+    ]
+    return parse_predict_response(service.predict(requests))
+
+
+class Doubling(MicroBatchHandler):
+    """Doubles the number that each row is, or is in the row's body."""
+
+    def initialize(self, context):
+        pass
+
+    def preprocess(self, data):
+        return [
+            row.get("body") or row.get("data") if isinstance(row, dict) else row for row in data
+        ]
+
+    def inference(self, batch):
+        return batch
+
+    def postprocess(self, outputs):
+        return [2 * output for output in outputs]
+
+
+@pytest.mark.parametrize("envelope", [None, JSONEnvelope], ids=["bare", "in an envelope"])
+def test_an_envelope_around_the_handler_works(envelope):
+    """Answers are encoded early only where nobody reads them before TorchServe sends them."""
+    bodies = [1, 2, 3] if envelope is None else [{"instances": [1]}, {"instances": [2, 3]}]
+
+    answers = predict(Doubling(), bodies, envelope)
+
+    assert [200] * len(bodies) == [status for status, _ in answers]
+    found = [json.loads(body) for _, body in answers]
+    assert found == (
+        [2, 4, 6] if envelope is None else [{"predictions": [2]}, {"predictions": [4, 6]}]
+    )
+
+
+def test_a_handle_that_calls_ours_reads_plain_answers():
+    """A subclass may override `handle` and go on with what ours returns."""
+
+    class Wrapping(Doubling):
+        def handle(self, data, context):
+            return [{"answer": answer} for answer in super().handle(data, context)]
+
+    assert [(200, {"answer": 2}), (200, {"answer": 4})] == [
+        (status, json.loads(body)) for status, body in predict(Wrapping(), [1, 2])
+    ]
+
+
+def test_an_answer_that_cannot_be_sent_fails_alone():
+    """Where TorchServe would end the worker, one request gets a 500; the others are answered."""
+
+    class Circles(Doubling):
+        def postprocess(self, outputs):
+            answers = [[output] for output in outputs]
+            for answer in answers:
+                if answer == [2]:
+                    answer.append(answer)
+            return answers
+
+    answers = predict(Circles(), [1, 2, 3])
+
+    assert [200, 500, 200] == [status for status, _ in answers]
+    assert [[1], [3]] == [json.loads(answers[0][1]), json.loads(answers[2][1])]
+
+
+def test_names_of_the_users_own_do_not_meet_ours():
+    """A handler may have a `close`, a `_engine` and a class attribute `context` of its own."""
+    closed = []
+
+    class Own(Statuses):
+        context = None
+
+        def initialize(self, context):
+            self._engine = "TensorRT"
+
+        def close(self):
+            closed.append(self)
+
+    handler = type("H", (MicroBatchMixin, Own), {"context": None})()
+    section = {"micro_batch_size": 1}
+    handler.initialize(fake_context(0, model_yaml={"micro_batching": section}))
+    context = fake_context(3, headers=[{"name": name} for name in "abc"])
+
+    assert ["a id-0", "b id-1", "c id-2"] == handler.handle(rows(3), context)
+    assert [] == closed
+    MicroBatchMixin.close(handler)
+
+
+def test_initialize_keeps_its_signature():
+    """An `initialize` may take more than the context, and name it as it likes."""
+    seen = []
+
+    class More(Doubling):
+        def initialize(self, ctx, warm=False):
+            seen.append(warm)
+
+    class Most(More):
+        def initialize(self, ctx):
+            super().initialize(ctx, warm=True)
+
+    handler = Most()
+    handler.initialize(ctx=fake_context(0))
+
+    assert [True] == seen
+    assert len(lanes()) == 3
+    handler.close()
+
+
+def test_the_mixin_works_in_front_of_any_class():
+    """A handler class need not be a BaseHandler."""
+
+    class Bare:
+        preprocess = staticmethod(lambda data: [row["body"] for row in data])
+        inference = staticmethod(lambda batch: batch)
+        postprocess = staticmethod(lambda outputs: outputs)
+
+    handler = type("H", (MicroBatchMixin, Bare), {})()
+
+    assert [1, 2] == handler.handle([{"body": 1}, {"body": 2}], fake_context(2))
+
+
+def test_copies_of_a_context_can_be_made():
+    """`copy.copy(self.context)` inside a stage works."""
+    copies = []
+
+    class Copying(Doubling):
+        def inference(self, batch):
+            copies.append(copy.copy(self.context))
+            return batch
+
+    Copying().handle([{"body": 1}], fake_context(1))
+
+    assert "id-0" == copies[0].get_request_id(0)

@@ -108,7 +108,9 @@ def test_what_the_failed_call_held_is_free_before_the_next():
         big = Held()
         held.append(weakref.ref(big))
         if len(batch) > 4:
-            raise MemoryError
+            error = MemoryError()
+            pinned = [big, error]  # the frame, the error and its traceback now hold one another
+            raise pinned[1]
         return batch
 
     with Pipeline(stages(inference=inference), PerStage(1, 1, 1)) as pipeline:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import StageTimeout
+from micro_batch_handler.pipeline.isolation import Policy
+from micro_batch_handler.pipeline.payloads import PayloadOps, cut, join
 from micro_batch_handler.pipeline.runner import MOST_LOST_LANES, Pipeline
 from micro_batch_handler.pipeline.watch import alarm, alarm_works_here
-from tests.conftest import lanes
+from tests.conftest import collected, lanes
 from tests.fakes import ManualClock, plan, stages
 
 GATE_S = 30
@@ -22,13 +25,20 @@ GATE_S = 30
 class Hanging:
     """A pipeline on a clock of the test's, one stage of which hangs on some rows."""
 
-    def __init__(self, stage: str, hangs: set, sizes: tuple[int, int, int] = (2, 2, 2), **lanes_):
+    def __init__(
+        self,
+        stage: str,
+        hangs: set,
+        sizes: tuple[int, int, int] = (2, 2, 2),
+        **lanes_: int,
+    ):
+        self.hangs_on = lambda payload: hangs & set(payload)
         self.clock = ManualClock()
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.plan = plan(*sizes)
         functions = stages()
-        functions[stage] = lambda _tag, _indices, payload: (self._call(hangs, payload), None)
+        functions[stage] = lambda _tag, _indices, payload: (self._call(payload), None)
         self.pipeline = Pipeline(
             functions,
             PerStage(**{**dict.fromkeys(STAGES, 1), **lanes_}),
@@ -36,8 +46,8 @@ class Hanging:
             clock=self.clock,
         )
 
-    def _call(self, hangs: set, payload):
-        if hangs & set(payload):
+    def _call(self, payload):
+        if self.hangs_on(payload):
             self.entered.release()
             self.gate.wait(GATE_S)
         return list(payload)
@@ -177,6 +187,136 @@ def test_lanes_that_keep_hanging_end_the_batch_and_the_worker():
 
         assert set(rows) == hanging.outcomes.failures.keys()
         assert hanging.outcomes.fatal
+
+
+def test_what_waited_only_for_the_hung_call_goes_on():
+    """A neighbour whose group waited for the row that hangs is inferred without it."""
+    with Hanging("preprocess", {1}, (1, 2, 2)) as hanging:
+        caller = hanging.start([0, 1])
+        hanging.entered.acquire()
+        hanging.clock.advance(31)
+        caller.join(GATE_S)
+
+        assert {1} == hanging.outcomes.failures.keys()
+        assert hanging.outcomes.answers[0] == 0
+
+
+def test_a_hung_call_of_a_stopped_batch_is_given_up_before_the_next():
+    """With `fail_batch` a lane that hangs when its batch ends early does not block the next one."""
+    clock, gate, entered = ManualClock(), threading.Event(), threading.Event()
+
+    def preprocess(rows):
+        if 1 in rows:
+            entered.set()
+            gate.wait(GATE_S)
+        return rows
+
+    def inference(batch):
+        if 0 in batch:
+            entered.wait(GATE_S)
+            raise ValueError
+        return batch
+
+    results = []
+    with Pipeline(
+        stages(preprocess, inference),
+        PerStage(1, 1, 1),
+        policy=Policy(isolate=False),
+        stage_timeout_s=30,
+        clock=clock,
+    ) as pipeline:
+
+        def run(rows):
+            results.append(pipeline.run(rows, plan(1)))
+
+        first = threading.Thread(target=run, args=([0, 1],), daemon=True)
+        first.start()
+        entered.wait(GATE_S)
+        while first.is_alive():
+            clock.advance(31)
+            first.join(0.01)
+        second = threading.Thread(target=run, args=([2, 3],), daemon=True)
+        second.start()
+        second.join(GATE_S)
+        gate.set()
+
+    assert {0, 1} == results[0].failures.keys()
+    assert ([2, 3], {}) == (results[1].answers, results[1].failures)
+
+
+def test_hooks_of_the_handler_are_bounded_too():
+    """A `join_payloads` that hangs is given up like a stage."""
+    clock, gate, entered = ManualClock(), threading.Event(), threading.Event()
+
+    def hang(parts):
+        entered.set()
+        gate.wait(GATE_S)
+        return join(parts)
+
+    ops = PayloadOps(lambda _: None, lambda _: None, cut, hang)
+    results = []
+    with Pipeline(
+        stages(), PerStage(1, 1, 1), ops=ops, stage_timeout_s=30, clock=clock
+    ) as pipeline:
+        caller = threading.Thread(
+            target=lambda: results.append(pipeline.run([0, 1], plan(1, 2, 2))), daemon=True
+        )
+        caller.start()
+        entered.wait(GATE_S)
+        clock.advance(31)
+        caller.join(GATE_S)
+        gate.set()
+
+    assert {0, 1} == results[0].failures.keys()
+
+
+def test_after_a_hang_nothing_of_the_batch_stays_in_memory():
+    """The lane that took over does not keep what it did first."""
+
+    class Row(list):
+        pass
+
+    with Hanging("inference", {2}) as hanging:
+        rows = [Row([number]) for number in range(4)]
+        alive = [weakref.ref(row) for row in rows]
+        hanging.hangs_on = lambda payload: [2] in payload
+        caller = hanging.start(rows)
+        hanging.entered.acquire()
+        hanging.clock.advance(31)
+        caller.join(GATE_S)
+        hanging.gate.set()
+        del rows, hanging.outcomes
+
+        assert collected(lambda: not any(row() for row in alive))
+
+
+def test_an_empty_batch_ends_at_once_in_any_thread():
+    """No rows, no waiting, also where calls are not inline."""
+    answers = []
+    with Pipeline(stages(), PerStage(1, 1, 1), stage_timeout_s=30) as pipeline:
+        caller = threading.Thread(
+            target=lambda: answers.append(pipeline.run([], plan(1)).answers), daemon=True
+        )
+        caller.start()
+        caller.join(GATE_S)
+
+    assert [[]] == answers
+
+
+def test_an_alarm_that_is_swallowed_rings_again():
+    """A bare `except:` and a finalizer swallow what the alarm raises, but not for ever."""
+
+    def stubborn(batch):
+        try:
+            threading.Event().wait(GATE_S)
+        except:  # noqa: E722  (what the test is about)
+            threading.Event().wait(GATE_S)
+        return batch
+
+    with Pipeline(stages(stubborn), PerStage(1, 1, 1), stage_timeout_s=0.1) as pipeline:
+        outcomes = pipeline.run([0], plan(1))
+
+    assert isinstance(outcomes.failures[0].error, StageTimeout)
 
 
 def test_a_full_inbox_does_not_stop_the_watch():

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.errors import StageError
 from micro_batch_handler.pipeline.batches import MicroBatch
-from micro_batch_handler.pipeline.isolation import (
-    OUT_OF_MEMORY,
-    Policy,
-    device_is_lost,
-    free_memory,
-    retries,
-)
-from micro_batch_handler.pipeline.memory import Ceiling
-from micro_batch_handler.pipeline.payloads import Payload, fingerprint
+from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, retries
+from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY, Ceiling, free_memory
+from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
 from micro_batch_handler.pipeline.watch import Clock, alarm
 
 __all__ = ["Caller", "GivenUp"]
 
-logger = logging.getLogger(__name__)
-
 
 class GivenUp(BaseException):
     """The call took too long: its requests are answered, and another lane does the rest."""
 
 
+class _RunStopped(BaseException):
+    """The batch has ended while this thread was about to make a call."""
+
+
 class _Attempt:
     """One micro-batch on its way through one stage, and how far it came."""
 
-    __slots__ = ("batch", "before", "payload", "position", "run", "stage", "todo")
+    __slots__ = ("batch", "position", "run", "stage", "todo")
 
     def __init__(
         self, run: Run, position: int, batch: MicroBatch, todo: list[MicroBatch], stage: int
@@ -47,10 +41,6 @@ class _Attempt:
         """What the same thread does next."""
         self.stage = stage
         """The stage whose call is being made: that one, or one before it."""
-        self.payload: Payload = None
-        """What the micro-batch came with, where it did not start from its rows."""
-        self.before: tuple[int, ...] | None = None
-        """The payload's fingerprint before the call."""
 
 
 class Caller:
@@ -98,42 +88,47 @@ class Caller:
             result = self._call_stages(attempt, interrupt=interrupt)
         except GivenUp:
             raise
+        except _RunStopped:
+            return ready
         except BaseException as error:
             return ready + self._recover(attempt, error)
         return ready + run.accept(position, batch.indices, result)
 
     def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Payload:
         run, batch = attempt.run, attempt.batch
-        if batch.parts:
-            payload = attempt.payload = self._stages[attempt.stage].gather(batch)
-            attempt.before = fingerprint(payload)
-        else:
-            payload = run.rows(batch.indices)
+        payload = None if batch.parts else run.rows.take(batch.indices)
         while True:
-            stage = self._stages[attempt.stage]
-            payload, keep = self._call(attempt, stage, payload, interrupt=interrupt)
-            last = attempt.stage == attempt.position
-            if last and run.regroups(attempt.position):
-                stage.check_regroups(payload)
+            payload, keep = self._call(attempt, payload, interrupt=interrupt)
             if keep is not None:
-                keep()
+                run.keep(keep)
             self._ceilings[attempt.stage].worked(len(batch))
-            if last:
+            if attempt.stage == attempt.position:
                 return payload
             attempt.stage += 1
 
     def _call(
-        self, attempt: _Attempt, stage: StageRunner, payload: Payload, *, interrupt: bool
+        self, attempt: _Attempt, payload: Payload, *, interrupt: bool
     ) -> tuple[Payload, Keep | None]:
-        """One call, on the run's list of running calls as long as it takes."""
+        """One call, on the run's list of running calls as long as it takes.
+
+        The handler's hooks count: joining what the stage needs, looking whether its result can be
+        cut.
+        """
+        run, batch, stage = attempt.run, attempt.batch, self._stages[attempt.stage]
         timeout_s = self._stage_timeout_s if interrupt else None
-        run, batch = attempt.run, attempt.batch
         stage.permits.acquire()
         call = Call(attempt.position, stage.name, batch, attempt.todo, self._clock.now_s())
-        run.begin(call)
+        if not run.begin(call):
+            stage.permits.release()
+            raise _RunStopped
         try:
             with nullcontext() if timeout_s is None else alarm(stage.name, timeout_s):
-                return stage.call(run.tag, batch.indices, payload)
+                if batch.parts:
+                    payload = stage.gather(batch)
+                result, keep = stage.call(run.tag, batch.indices, payload)
+                if attempt.stage == attempt.position and run.regroups(attempt.position):
+                    stage.check_regroups(result)
+                return result, keep
         finally:
             if not self.end(run, call):
                 raise GivenUp
@@ -149,28 +144,22 @@ class Caller:
         """Let a failed call be repeated in parts, or answer its requests with the error."""
         run, batch = attempt.run, attempt.batch
         stage = self._stages[attempt.stage].name
+        lost = device_is_lost(error)
+        if lost or not self._policy.isolate:
+            run.stop(stage, error, fatal=lost)
+            return []
         ceiling = self._ceilings[attempt.stage]
         out_of_memory = isinstance(error, OUT_OF_MEMORY)
         if out_of_memory:
             free_memory(error)
             if len(batch) > 1:
                 ceiling.failed(len(batch), first=not batch.failed_calls)
-        lost = device_is_lost(error)
-        if lost or not self._policy.isolate:
-            run.stop(stage, error, fatal=lost)
+        again = retries(self._policy, batch, error)
+        if again:
+            if batch.planned:
+                run.note_retry(stage, error, batch.indices)
+            attempt.todo += reversed(again)
             return []
-        again = retries(self._policy, batch, error, attempt.payload, attempt.before)
-        if not again:
-            if out_of_memory and len(batch) == 1:
-                ceiling.failed_alone()
-            return run.fail(attempt.position, batch.indices, stage, error)
-        if batch.planned:
-            logger.warning(
-                "%s failed on %d requests (%s); calling it again in %d parts",
-                stage,
-                len(batch),
-                error if isinstance(error, StageError) else type(error).__name__,
-                len(again),
-            )
-        attempt.todo += reversed(again)
-        return []
+        if out_of_memory and len(batch) == 1:
+            ceiling.failed_alone()
+        return run.fail(attempt.position, batch.indices, stage, error)

@@ -1,4 +1,4 @@
-"""What to do when a call fails: halve, retry, give each request its own outcome.
+"""What to call again after a failure: halves, down to single requests. Decides, does nothing.
 
     call on 8 rows fails            row 5 is guilty
       call on 4 rows                answered
@@ -15,19 +15,15 @@ nobody failed, and neither does what a neighbour has done to a shared payload.
 
 from __future__ import annotations
 
-import gc
-import traceback
 from dataclasses import dataclass
 
 import torch
 
-from micro_batch_handler.errors import PayloadError, StageTimeout
-from micro_batch_handler.pipeline.batches import MicroBatch, Part
-from micro_batch_handler.pipeline.payloads import Payload, fingerprint
+from micro_batch_handler.errors import PayloadError, RegroupError, StageTimeout
+from micro_batch_handler.pipeline.batches import MicroBatch
+from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY
 
-__all__ = ["OUT_OF_MEMORY", "Policy", "device_is_lost", "free_memory", "retries"]
-
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+__all__ = ["Policy", "device_is_lost", "retries"]
 
 STICKY = (
     "device-side assert",
@@ -57,34 +53,23 @@ class Policy:
     """Errors by which a stage answers one request on purpose; alone, it is not called again."""
 
 
-def retries(
-    policy: Policy, batch: MicroBatch, error: BaseException, payload: Payload, before: object
-) -> list[MicroBatch]:
-    """The micro-batches to call instead of one that failed; none if the error is its outcome.
-
-    Args:
-        policy: how faults are met.
-        batch: what failed.
-        error: what it failed with.
-        payload: what the stage was called with.
-        before: the payload's `fingerprint` before the call. Halves are cut from the payload only
-            if it is certain that the call has not changed it; otherwise they start from their
-            rows.
-    """
+def retries(policy: Policy, batch: MicroBatch, error: BaseException) -> list[MicroBatch]:
+    """The micro-batches to call instead of one that failed; none if the error is its outcome."""
     if isinstance(error, StageTimeout):
         return []
-    if isinstance(error, PayloadError) and batch.parts:
+    if isinstance(error, RegroupError):
         return _parts_again(batch)
     failed_calls = batch.failed_calls + 1
-    if len(batch) == 1:
-        deliberate = isinstance(error, (PayloadError, *policy.deliberate))
-        # A payload cut from one that others share may be bad because of them (padded to the
-        # longest, say), so only a call that began with this row alone can find it guilty.
-        guilty = failed_calls > 1 and not batch.parts
-        return [] if deliberate or guilty else [MicroBatch(batch.indices, (), failed_calls)]
-    intact = before is not None and before == fingerprint(payload)
-    parts = [Part(payload, len(batch), 0, len(batch))] if intact else []
-    return MicroBatch(batch.indices, parts, failed_calls).pieces(_half(batch))
+    if len(batch) > 1:
+        # From their requests on: the failed call may have changed what it was called with, and
+        # not every change can be seen.
+        return MicroBatch(batch.indices, (), failed_calls).pieces(_half(batch))
+    # A payload that others share may be bad because of them (padded to the longest, say), so only a
+    # call that began with this row alone can find it guilty.
+    alone = not batch.parts
+    deliberate = isinstance(error, policy.deliberate)
+    guilty = alone and (failed_calls > 1 or isinstance(error, PayloadError))
+    return [] if deliberate or guilty else [MicroBatch(batch.indices, (), failed_calls)]
 
 
 def _parts_again(batch: MicroBatch) -> list[MicroBatch]:
@@ -102,8 +87,8 @@ def _half(batch: MicroBatch) -> int:
 
 def device_is_lost(error: BaseException) -> bool:
     """Whether the error means that no later call on the device can succeed."""
-    accelerator_error = getattr(torch, "AcceleratorError", None)
-    if accelerator_error is not None and isinstance(error, accelerator_error):
+    accelerator_error = getattr(torch, "AcceleratorError", ())  # since PyTorch 2.8
+    if isinstance(error, accelerator_error):
         return True
     if not isinstance(error, RuntimeError) or isinstance(error, OUT_OF_MEMORY):
         return False
@@ -112,15 +97,3 @@ def device_is_lost(error: BaseException) -> bool:
     except BaseException:
         return False
     return any(sign in text for sign in STICKY)
-
-
-def free_memory(error: BaseException) -> None:
-    """Let go of what a failed call held, and give cached blocks back to the device.
-
-    The traceback's frames pin the tensors of the call (https://pytorch.org/docs/stable/notes/faq.html,
-    "My out of memory exception handler can't allocate memory").
-    """
-    traceback.clear_frames(error.__traceback__)
-    gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()

@@ -1,11 +1,20 @@
-"""How many rows of a stage fit into memory, learned from the calls that ran out of it."""
+"""Memory that runs out: freeing what a failed call held, and how many rows of a stage fit."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import sys
 import threading
+import traceback
 
-__all__ = ["Ceiling"]
+import torch
+
+__all__ = ["OUT_OF_MEMORY", "Ceiling", "free_memory"]
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 PATIENCE_CALLS = 64
 """Good calls at the ceiling before a larger one is tried; doubled each time that fails."""
@@ -85,3 +94,20 @@ class Ceiling:
     def __repr__(self) -> str:
         limit = "none" if self._limit == sys.maxsize else self._limit
         return f"<Ceiling {limit}>"
+
+
+def free_memory(error: BaseException) -> None:
+    """Let go of what a failed call held, and give cached blocks back to the device.
+
+    The traceback's frames pin the tensors of the call (https://pytorch.org/docs/stable/notes/faq.html,
+    "My out of memory exception handler can't allocate memory").
+    """
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError:
+            # It waits for the device, so another call's error may surface here. If the device is
+            # lost, the next call says so too.
+            logger.warning("giving memory back to the device failed", exc_info=True)

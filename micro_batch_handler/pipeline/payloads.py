@@ -28,7 +28,6 @@ __all__ = [
     "Uncuttable",
     "count",
     "cut",
-    "fingerprint",
     "join",
     "rows_of",
 ]
@@ -72,23 +71,6 @@ def join(payloads: Sequence[Payload]) -> Payload:
     for payload in payloads:
         rows_of(payload)
     return _join(payloads, "the payload")
-
-
-def fingerprint(payload: Payload) -> tuple[int, ...] | None:
-    """Tells whether a payload was changed in place, where that can be told, else None.
-
-    PyTorch counts the in-place changes of a tensor, but not of one made in inference mode; nothing
-    counts those of lists and arrays.
-    """
-    if isinstance(payload, torch.Tensor):
-        return None if payload.is_inference() else (payload._version,)  # noqa: SLF001
-    columns = _columns(payload)
-    if columns is None:
-        return None
-    prints = [fingerprint(column) for column in columns.values()]
-    if any(found is None for found in prints):
-        return None
-    return tuple(version for found in prints if found for version in found)
 
 
 def _cut(payload: Payload, start: int, stop: int) -> Payload:

@@ -26,11 +26,6 @@ class Plan:
         """Whether so many rows are one micro-batch in every stage: then they run inline."""
         return all(rows <= self.sizes[stage] for stage in STAGES)
 
-    @property
-    def largest(self) -> int:
-        """The size of the largest micro-batch of any stage."""
-        return max(self.sizes[stage] for stage in STAGES)
-
 
 def fixed_plan(config: MicroBatchingConfig, batch_size: int) -> Plan:
     """The same plan for every batch; `auto` is a quarter of the batch size TorchServe allows.

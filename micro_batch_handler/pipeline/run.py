@@ -6,7 +6,8 @@ Nothing of one batch can reach another, since all its state lives in its own `Ru
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.planner import Plan
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
+from micro_batch_handler.pipeline.rows import Rows
 
 __all__ = ["Call", "Failure", "Outcomes", "Ready", "Run"]
 
@@ -39,6 +41,9 @@ class Outcomes:
     """One entry a request; meaningless where the request failed."""
 
     failures: dict[int, Failure]
+
+    retried: list[Failure]
+    """Calls that failed and were made again in parts; some of their requests may be answered."""
 
     fatal: bool = False
     """Whether this process cannot serve any more: its device or too many of its lanes are lost."""
@@ -86,7 +91,7 @@ class Run:
         self.finished = threading.Event()
         self.stopped = False
         """Whether every request was settled at once by `stop`; lanes then leave the rest."""
-        self._rows = rows
+        self.rows = Rows(rows)
         self._plan = plan
         self._deadlines_s = deadlines_s
         self._lock = threading.Lock()
@@ -98,26 +103,24 @@ class Run:
         self._failures: dict[int, Failure] = {}
         self._unsettled = set(range(len(rows)))
         self._calls: set[Call] = set()
+        self._retried: list[Failure] = []
         self._fatal = False
 
     def first(self) -> Ready:
         """The micro-batches of the first stage."""
         size = self._plan.sizes[STAGES[0]]
-        return [(0, MicroBatch(range(*limit))) for limit in bounds(len(self._rows), size)]
-
-    def rows(self, indices: Sequence[int]) -> list[Any]:
-        """The requests' rows; copies, so that a stage that takes its row apart can run again."""
-        rows = self._rows
-        return [rows[i].copy() if type(rows[i]) is dict else rows[i] for i in indices]
+        return [(0, MicroBatch(range(*limit))) for limit in bounds(len(self.rows), size)]
 
     def regroups(self, position: int) -> bool:
         """Whether what the stage at `position` returns will be cut or joined."""
         return position < len(self._into) and self._into[position].cuts_or_joins
 
-    def begin(self, call: Call) -> None:
-        """The calling thread is about to call a stage."""
+    def begin(self, call: Call) -> bool:
+        """The calling thread is about to call a stage; False if it must not any more."""
         with self._lock:
-            self._calls.add(call)
+            if not self.stopped:
+                self._calls.add(call)
+            return not self.stopped
 
     def end(self, call: Call) -> bool:
         """The call has returned; False if it was given up, so that its result must not count."""
@@ -125,7 +128,20 @@ class Run:
             if call not in self._calls:
                 return False
             self._calls.remove(call)
+            self._settle(())
             return True
+
+    def keep(self, effects: Callable[[], None]) -> None:
+        """Make the side effects of a call visible, while the batch's requests are still its own."""
+        with self._lock:
+            if not self.stopped:
+                effects()
+
+    def note_retry(self, stage: Stage, error: BaseException, indices: Sequence[int]) -> None:
+        """These requests failed together and are called again."""
+        traceback.clear_frames(error.__traceback__)  # it is kept for the log, its tensors are not
+        with self._lock:
+            self._retried.append(Failure(stage, error, indices))
 
     def calls(self) -> list[Call]:
         """The calls that run now."""
@@ -204,9 +220,11 @@ class Run:
 
     def outcomes(self) -> Outcomes:
         """What each request ended with, once the run is finished."""
-        return Outcomes(self._answers, self._failures, self._fatal)
+        return Outcomes(self._answers, self._failures, self._retried, self._fatal)
 
     def _settle(self, indices: Sequence[int]) -> None:
         self._unsettled.difference_update(indices)
-        if not self._unsettled:
+        # A batch that was stopped ends when its running calls have, so that none is left without
+        # a watch, unless the process ends anyway.
+        if not self._unsettled and (self._fatal or not self._calls):
             self.finished.set()

@@ -108,7 +108,8 @@ class Pipeline:
             self._run_inline(run)
         else:
             self._submit(run, run.first())
-            self._wait(run)
+            if len(rows):
+                self._wait(run)
         return run.outcomes()
 
     def close(self) -> None:
@@ -161,8 +162,11 @@ class Pipeline:
         ready = run.first()
         for position, batch in ready:
             todo = [batch]
-            while todo and not run.stopped:
-                ready += self._caller.take(run, position, todo, interrupt=True)
+            try:
+                while todo and not run.stopped:
+                    ready += self._caller.take(run, position, todo, interrupt=True)
+            except BaseException as error:
+                run.stop(STAGES[position], error)
 
     def _wait(self, run: Run) -> None:
         """Wait for the batch; meanwhile give up calls that take too long."""

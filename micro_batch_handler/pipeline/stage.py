@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
-from micro_batch_handler.errors import LengthError, PayloadError, StageError
+from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
 from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable
 
@@ -27,6 +27,9 @@ Keep: TypeAlias = Callable[[], None]
 
 StageFunction: TypeAlias = Callable[[Any, Sequence[int], Payload], "tuple[Payload, Keep | None]"]
 """(tag of the batch, indices of the requests, payload) -> (result, what to do if it counts)"""
+
+PATIENCE_S = 10
+"""How long closing waits for one lane."""
 
 Task: TypeAlias = Callable[[], bool]
 """What a lane does next; False if the lane was replaced meanwhile and must end."""
@@ -61,10 +64,13 @@ class LanePool:
         self._threads.append(self._start(thread.name, task))
 
     def close(self) -> None:
-        """End the lanes once the tasks before are done; a second call does nothing."""
+        """End the lanes once the tasks before are done; a second call does nothing.
+
+        Waits for them, but not long for one that hangs: it ends with the process.
+        """
         self._finalizer()
-        for thread in self._threads:
-            thread.join()
+        for thread in list(self._threads):
+            thread.join(PATIENCE_S)
 
     @property
     def lanes(self) -> int:
@@ -83,7 +89,9 @@ class LanePool:
         return self._inbox.waiting
 
     def _start(self, name: str, task: Task | None = None) -> threading.Thread:
-        arguments = (self._inbox, self._setup, task)
+        # In a list that the lane empties: a thread keeps its arguments as long as it lives.
+        first = [] if task is None else [task]
+        arguments = (self._inbox, self._setup, first)
         thread = threading.Thread(target=_work, args=arguments, name=name, daemon=True)
         thread.start()
         return thread
@@ -120,14 +128,14 @@ class _Inbox:
         return self._tasks.qsize()
 
 
-def _work(inbox: _Inbox, setup: Callable[[], None] | None, task: Task | None) -> None:
+def _work(inbox: _Inbox, setup: Callable[[], None] | None, first: list[Task]) -> None:
     if setup is not None:
         try:
             setup()
         except BaseException:
             # A lane that ended here would leave its micro-batches waiting for ever.
             logger.exception("setting up %s failed; it works on", threading.current_thread().name)
-    task = task or inbox.get()
+    task = first.pop() if first else inbox.get()
     while task is not None:
         if not task():
             return
@@ -159,12 +167,12 @@ class StageRunner:
         """What the stage before returned for these rows, as one payload.
 
         Raises:
-            PayloadError: it cannot be cut or joined.
+            RegroupError: it cannot be cut or joined.
         """
         try:
             return batch.payload(self._ops)
         except Uncuttable as error:
-            raise PayloadError(
+            raise RegroupError(
                 self.name, f"cannot regroup what {self._before} returned: {error}. {HOW_TO_REGROUP}"
             ) from None
 

@@ -34,6 +34,10 @@ class Clock:
         return event.wait(timeout_s)
 
 
+RING_AGAIN_S = 1.0
+"""An alarm rings until it is heard: a bare `except:` or a `__del__` swallows what it raises."""
+
+
 class _Alarm(BaseException):
     """Raised in the main thread by the alarm; no handler's `except Exception` stops it."""
 
@@ -56,7 +60,7 @@ def alarm(stage: Stage, timeout_s: float) -> Iterator[None]:
         StageTimeout: the body took longer.
     """
     signal.signal(signal.SIGALRM, _ring)
-    outer_s, _ = signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    outer_s, _ = signal.setitimer(signal.ITIMER_REAL, timeout_s, min(timeout_s, RING_AGAIN_S))
     started_s = time.monotonic()
     try:
         try:
@@ -64,7 +68,7 @@ def alarm(stage: Stage, timeout_s: float) -> Iterator[None]:
         finally:
             # An alarm of an outer call goes on with what is left of it.
             left_s = outer_s and max(outer_s - (time.monotonic() - started_s), 1e-6)
-            signal.setitimer(signal.ITIMER_REAL, left_s)
+            signal.setitimer(signal.ITIMER_REAL, left_s, RING_AGAIN_S if left_s else 0)
             _let_a_late_alarm_ring()
     except _Alarm as error:
         raise StageTimeout(stage, timeout_s) from error

@@ -54,6 +54,10 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         # Not calling Context.__init__: a missing attribute is what leads to __getattr__.
         self.__dict__["_batch"] = batch
         self.__dict__["_indices"] = indices
+        # TorchServe uses one Context for all batches: a call that is given up and goes on must not
+        # see the next batch's requests in it, nor write to them.
+        self.__dict__["_batch_processors"] = batch.request_processor
+        self.__dict__["_batch_ids"] = batch.request_ids
 
     def __getattr__(self, name: str) -> Any:
         if name == "_request_processor":
@@ -62,6 +66,8 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
             return self._remember(name, self._own_request_ids())
         if name == "_metrics":
             return self._remember(name, _LaneMetrics(self._batch.metrics, self._indices))
+        if name.startswith("__") or "_batch" not in self.__dict__:
+            raise AttributeError(name)  # as copy and pickle expect of a bare object
         return getattr(self._batch, name)
 
     def keep(self) -> None:
@@ -76,7 +82,7 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         for mine in processors:
             _check(mine)
         for index, mine in zip(self._indices, processors, strict=True):
-            theirs = self._batch.request_processor[index]
+            theirs = self._batch_processors[index]
             phrase = mine.get_response_status_phrase()
             theirs.report_status(
                 mine.get_response_status_code(), phrase if phrase is None else clean_phrase(phrase)
@@ -90,13 +96,13 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         return value
 
     def _own_processors(self) -> list[RequestProcessor] | None:
-        theirs = self._batch.request_processor
+        theirs = self._batch_processors
         if theirs is None:
             return None
         return [_copy(theirs[index]) for index in self._indices]
 
     def _own_request_ids(self) -> dict[int, str] | None:
-        theirs = self._batch.request_ids
+        theirs = self._batch_ids
         if theirs is None:
             return None
         return {place: theirs[index] for place, index in enumerate(self._indices)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ts.context import Context
 
@@ -23,7 +24,7 @@ def deadlines_s(
 
 
 def _deadline_s(context: Context, index: int, header: str, now_s: float) -> float | None:
-    text = context.get_request_header(index, header)
+    text = _header(context.get_all_request_header(index), header)
     if text is None:
         return None
     try:
@@ -31,3 +32,11 @@ def _deadline_s(context: Context, index: int, header: str, now_s: float) -> floa
     except (TypeError, ValueError):
         return None
     return now_s + left_ms / 1000 if math.isfinite(left_ms) else None
+
+
+def _header(headers: dict[str, Any], name: str) -> Any:
+    """Names of headers come in the client's own spelling, and mean the same in any case."""
+    if name in headers:
+        return headers[name]
+    name = name.lower()
+    return next((value for key, value in headers.items() if key.lower() == name), None)

@@ -26,7 +26,7 @@ from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.torchserve.codec import encode
 from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
 from micro_batch_handler.torchserve.deadlines import deadlines_s
-from micro_batch_handler.torchserve.faults import answer_failures, raise_first
+from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
 from micro_batch_handler.torchserve.worker_exit import end_worker
 
 __all__ = ["Engine"]
@@ -68,8 +68,14 @@ class Engine:
         """End the lanes."""
         self._pipeline.close()
 
-    def answers(self, data: list[Any], context: Context) -> list[Any]:
+    def answers(self, data: list[Any], context: Context, *, encoded: bool) -> list[Any]:
         """The answers of a batch, one for each row; statuses and headers are set in `context`.
+
+        Args:
+            data: one row for each request.
+            context: the batch's.
+            encoded: whether to give the answers as TorchServe would send them, because nobody
+                reads them before it does.
 
         Raises:
             BaseException: with `on_error: fail_batch`, what the first failed stage call raised.
@@ -77,9 +83,10 @@ class Engine:
         deadlines = deadlines_s(
             context, len(data), self._config.deadline_header, self._clock.now_s()
         )
-        outcomes = self._pipeline.run(data, self._plan, context, deadlines)
+        outcomes = self._pipeline.run(data, self._plan, (context, encoded), deadlines)
         if outcomes.fatal:
             end_worker(context)
+        log_retried(outcomes, context)
         if not outcomes.failures:
             return outcomes.answers
         if self._config.on_error == "fail_batch":
@@ -89,14 +96,15 @@ class Engine:
 
 def _stage_function(handler: Any, stage: Stage) -> StageFunction:
     def call(
-        batch_context: Context, indices: Sequence[int], payload: Payload
+        batch: tuple[Context, bool], indices: Sequence[int], payload: Payload
     ) -> tuple[Payload, Keep]:
+        batch_context, encoded = batch
         view = MicroBatchContext(batch_context, indices)
         with viewed_by(handler, view):
             # Looked up at each call, since handlers may replace a stage on the instance.
             method: Callable[[Payload], Payload] = getattr(handler, stage)
             result = method(payload)
-        if stage == STAGES[-1] and isinstance(result, list):
+        if encoded and stage == STAGES[-1] and isinstance(result, list):
             result = [encode(answer) for answer in result]
         return result, view.keep
 
@@ -116,7 +124,8 @@ def _warn_if_serial(
             config.micro_batch_size,
             batch_size,
         )
-    if (model_yaml.get("handler") or {}).get("profile"):
+    section = model_yaml.get("handler")
+    if isinstance(section, dict) and section.get("profile"):
         logger.warning(
             "handler.profile: true waits for the device after every stage call, which undoes the "
             "overlap. Remove it from model-config.yaml to serve"

@@ -2,22 +2,21 @@
 
     the request's error                      status                body's message
     PredictionException(message, code)       its code              its message
-    preprocess failed on it                  400                   the exception's type, no text
-    inference or postprocess failed on it    500                   the exception's type, no text
-    a stage broke the contract               500                   the same
+    preprocess failed on it, alone           400                   "preprocess failed"
+    inference or postprocess failed on it    500                   "<stage> failed"
+    a stage broke the contract               500                   "<stage> failed"
     out of memory, even alone                507                   "Out of resources"
     a call of a stage took too long          504                   stage and seconds
     its deadline passed                      504                   before which stage
     the worker's device is lost              507                   "Out of resources"
 
-The body repeats the status, because gRPC drops it.
+The body has the status too, because gRPC drops it, and the type of the exception.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -25,10 +24,11 @@ from ts.context import Context
 from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import DeadlinePassed, StageError, StageTimeout
-from micro_batch_handler.pipeline.isolation import OUT_OF_MEMORY, device_is_lost
+from micro_batch_handler.pipeline.isolation import device_is_lost
+from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY
 from micro_batch_handler.pipeline.run import Failure, Outcomes
 
-__all__ = ["STATUSES", "answer_failures", "clean_phrase", "raise_first"]
+__all__ = ["STATUSES", "answer_failures", "clean_phrase", "log_retried", "raise_first"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +45,11 @@ LONGEST_PHRASE = 128
 def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
     """The batch's answers, with an error body and status for each request that failed."""
     for failure in set(outcomes.failures.values()):
-        _log(failure, context)
+        _log(logging.ERROR, "failed", failure, context)
     for index, failure in outcomes.failures.items():
         code, message = _status(failure)
+        # What its stages have set was meant for an answer.
+        context.get_response_headers(index).clear()
         context.set_response_status(code, _phrase(code), index)
         context.set_response_content_type(index, "application/json")
         outcomes.answers[index] = {
@@ -56,6 +58,13 @@ def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
             "message": message,
         }
     return outcomes.answers
+
+
+def log_retried(outcomes: Outcomes, context: Context) -> None:
+    """Log the failed calls whose requests were all answered in the end."""
+    for failure in outcomes.retried:
+        if not any(index in outcomes.failures for index in failure.indices):
+            _log(logging.WARNING, "failed once, and then answered,", failure, context)
 
 
 def raise_first(outcomes: Outcomes) -> None:
@@ -85,9 +94,10 @@ def clean_phrase(phrase: object) -> str:
 def _status(failure: Failure) -> tuple[int, str]:
     error = failure.error
     if isinstance(error, PredictionException):
-        code = error.error_code
-        legal = isinstance(code, int) and code in STATUSES
-        return (code if legal else SERVER_ERROR), _text(error.message)
+        # A subclass may have left either out.
+        code = getattr(error, "error_code", SERVER_ERROR)
+        legal = type(code) is int and code in STATUSES
+        return (code if legal else SERVER_ERROR), _text(getattr(error, "message", ""))
     if isinstance(error, OUT_OF_MEMORY) or device_is_lost(error):
         return OUT_OF_RESOURCES, "Out of resources"
     if isinstance(error, (StageTimeout, DeadlinePassed)):
@@ -112,18 +122,21 @@ def _phrase(code: int) -> str:
         return "Error"
 
 
-def _log(failure: Failure, context: Context) -> None:
+def _log(level: int, what: str, failure: Failure, context: Context) -> None:
     """One record with the full traceback, which the clients do not see."""
-    ids = ", ".join(_request_ids(failure.indices, context))
-    error = failure.error
-    # Formatted here and indented: TorchServe reads a line that starts with [METRICS] as a metric,
-    # and an exception's text may hold what a client sent.
-    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    indented = "\n".join(f"  {line}" for line in lines.splitlines())
-    # A lone surrogate in the text could not be written to the log.
-    indented = indented.encode("utf-8", "backslashreplace").decode("utf-8")
-    logger.error("%s failed for requests %s\n%s", failure.stage, ids, indented)
+    ids = ", ".join(str(context.get_request_id(index)) for index in failure.indices)
+    logger.log(level, "%s %s for requests %s\n%s", failure.stage, what, ids, _story(failure.error))
+    # What the failed call held need not wait for the garbage collector.
+    traceback.clear_frames(failure.error.__traceback__)
 
 
-def _request_ids(indices: Iterable[int], context: Context) -> list[str]:
-    return [str(context.get_request_id(index)) for index in indices]
+def _story(error: BaseException) -> str:
+    """The error with its traceback, safe to log."""
+    try:
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+    except Exception:  # the traceback module trusts some attributes of some exceptions
+        lines = [f"{type(error).__name__}, which cannot be shown"]
+    # Indented, because TorchServe reads a line that starts with [METRICS] as a metric, and an
+    # exception's text may hold what a client sent; a lone surrogate in it could not be written.
+    story = "\n".join(f"  {line}" for line in "".join(lines).splitlines())
+    return story.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -9,13 +9,16 @@ class Handler(MicroBatchHandler)       or class Handler(MicroBatchMixin, ImageCl
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
+from inspect import isfunction
 from typing import Any
 
 from ts.context import Context
+from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, count, cut, join, rows_of
@@ -28,20 +31,20 @@ _creating = threading.Lock()
 
 
 def _then_start(initialize: Callable[..., None]) -> Callable[..., None]:
-    """Start the lanes when the outermost `initialize` of a handler returns."""
+    """Check the settings and start the lanes when the outermost `initialize` returns."""
 
     @wraps(initialize)
-    def initialize_then_start(self: MicroBatchMixin, context: Context) -> None:
+    def initialize_then_start(self: MicroBatchMixin, *args: Any, **kwargs: Any) -> None:
         outermost = not self.__dict__.get("_micro_batch_loading")
         self.__dict__["_micro_batch_loading"] = True
         try:
-            initialize(self, context)
+            initialize(self, *args, **kwargs)
         finally:
             if outermost:
                 del self.__dict__["_micro_batch_loading"]
         if outermost:
-            self.close()
-            self._engine(context)
+            MicroBatchMixin.close(self)  # not a `close` of the user's
+            self._micro_batch_engine_for(*args[:1] or kwargs.values())
 
     return initialize_then_start
 
@@ -71,8 +74,11 @@ class MicroBatchMixin:
                 f"{cls.__name__}: MicroBatchMixin must come first, as in "
                 f"class {cls.__name__}(MicroBatchMixin, ...); behind a handler it has no effect"
             )
-        if "initialize" in cls.__dict__:
+        if isfunction(cls.__dict__.get("initialize")):
             cls.initialize = _then_start(cls.initialize)  # type: ignore[method-assign]
+        if "context" in cls.__dict__:
+            # `context = None` in a class would hide the property, and with it the views.
+            del cls.context
 
     @_then_start
     def initialize(self, context: Context) -> None:
@@ -86,15 +92,18 @@ class MicroBatchMixin:
     def handle(self, data: list[Any], context: Context) -> list[Any]:
         """Answer a batch: one entry of the result for each row of `data`.
 
-        Describe and explain requests and TorchServe's profiler take the unsplit path of the class
-        beside this one.
+        Describe and explain requests, TorchServe's profiler, and batches whose rows an envelope has
+        made from other requests take the unsplit path of the class beside this one.
         """
         started = time.time()
         self.context = context
-        if self._takes_unsplit_path():
+        if self._micro_batch_takes_unsplit_path(data):
             unsplit: list[Any] = super().handle(data, context)  # type: ignore[misc]
             return unsplit
-        answers = self._engine(context).answers(data, context)
+        # An envelope around the handler, or a `handle` of the user's, reads the answers first.
+        encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
+        engine = self._micro_batch_engine_for(context)
+        answers = engine.answers(data, context, encoded=encoded)
         context.metrics.add_time("HandlerTime", round((time.time() - started) * 1000, 2), None)
         return answers
 
@@ -125,7 +134,7 @@ class MicroBatchMixin:
     def context(self, context: Context) -> None:
         self.__dict__["context"] = context
 
-    def _engine(self, context: Context) -> Engine:
+    def _micro_batch_engine_for(self, context: Context) -> Engine:
         engine: Engine | None = self.__dict__.get("_micro_batch_engine")
         if engine is None:
             with _creating:
@@ -135,11 +144,14 @@ class MicroBatchMixin:
                 self.__dict__["_micro_batch_engine"] = engine
         return engine
 
-    def _takes_unsplit_path(self) -> bool:
+    def _micro_batch_takes_unsplit_path(self, data: list[Any]) -> bool:
+        requests = self.context.request_processor
         return bool(
             os.environ.get("ENABLE_TORCH_PROFILER")
-            or self._is_describe()  # type: ignore[attr-defined]
-            or self._is_explain()  # type: ignore[attr-defined]
+            or (requests is not None and len(requests) != len(data))
+            # A class that is no BaseHandler has neither.
+            or getattr(self, "_is_describe", bool)()
+            or getattr(self, "_is_explain", bool)()
         )
 
 
