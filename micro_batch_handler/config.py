@@ -35,6 +35,10 @@ OnError = Literal["isolate", "fail_batch"]
 DEFAULT_RESPONSE_TIMEOUT_S = 120
 """TorchServe's own `responseTimeout`."""
 
+MOST_SECONDS = 10_000_000
+MOST_COUNT = 2**31 - 1
+"""As in TorchServe's own keys; more is a slip of the pen, or no float."""
+
 T = TypeVar("T")
 
 
@@ -184,9 +188,16 @@ def _per_stage(
 
 def _count(path: str, value: object, rule: str) -> int:
     # bool is an int to Python; `parallelism: yes` in yaml must not mean one lane.
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{path} must be {rule}, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_COUNT:
+        raise ConfigError(f"{path} must be {rule}, found {_shown(value)}")
     return value
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # a number of more than 4300 digits
+        return "a number that is too long to show"
 
 
 def _size(path: str, value: object) -> Size:
@@ -206,7 +217,8 @@ def _on_error(value: object) -> OnError:
 
 
 def _is_seconds(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 < value <= MOST_SECONDS  # type: ignore[operator]  # mypy loses `number`
 
 
 def _stage_timeout(section: Mapping[Any, Any], response_timeout_s: float) -> float | None:
@@ -217,7 +229,9 @@ def _stage_timeout(section: Mapping[Any, Any], response_timeout_s: float) -> flo
         return None
     path = f"{SECTION}.stage_timeout"
     if not _is_seconds(value):
-        raise ConfigError(f"{path} must be seconds > 0, or null for any time, found {value!r}")
+        raise ConfigError(
+            f"{path} must be seconds > 0, or null for any time, found {_shown(value)}"
+        )
     if value >= response_timeout_s:
         raise ConfigError(
             f"{path} must be below responseTimeout ({response_timeout_s:g} s), after which "

@@ -30,21 +30,25 @@ class MicroBatch:
     repeated after a fault.
     """
 
-    __slots__ = ("failed_calls", "indices", "parts", "planned")
+    __slots__ = ("failed", "failed_alone", "indices", "parts", "planned")
 
     def __init__(
         self,
         indices: Sequence[int],
         parts: Sequence[Part] = (),
-        failed_calls: int = 0,
+        *,
         planned: bool = True,
+        failed: bool = False,
+        failed_alone: bool = False,
     ) -> None:
         self.indices = indices
         self.parts = parts
-        self.failed_calls = failed_calls
-        """How many calls with these rows have failed."""
         self.planned = planned
         """Whether the plan made it; False for a piece of one, cut where no handler expects it."""
+        self.failed = failed
+        """Whether a call with these rows has failed."""
+        self.failed_alone = failed_alone
+        """Whether a call with this one row alone has failed."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -83,7 +87,9 @@ class MicroBatch:
                 for first, last in _stretches(inside)
             ]
             offset += rows
-        return MicroBatch(indices, parts, self.failed_calls, planned=False)
+        return MicroBatch(
+            indices, parts, planned=False, failed=self.failed, failed_alone=self.failed_alone
+        )
 
 
 def _stretches(places: Sequence[int]) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.batches import MicroBatch
-from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, retries
+from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
 from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY, Ceiling, free_memory
 from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.run import Call, Ready, Run
@@ -91,7 +91,7 @@ class Caller:
         except _RunStopped:
             return ready
         except BaseException as error:
-            return ready + self._recover(attempt, error)
+            return ready + self._recover(attempt, inspectable(error))
         return ready + run.accept(position, batch.indices, result)
 
     def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Payload:
@@ -153,7 +153,7 @@ class Caller:
         if out_of_memory:
             free_memory(error)
             if len(batch) > 1:
-                ceiling.failed(len(batch), first=not batch.failed_calls)
+                ceiling.failed(len(batch), first=not batch.failed)
         again = retries(self._policy, batch, error)
         if again:
             if batch.planned:

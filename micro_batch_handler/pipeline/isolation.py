@@ -8,9 +8,9 @@
           call on 1 row             answered
         call on 2 rows              answered
 
-At most about 2 k (log2 n + 1) calls for k guilty of n rows. A row is guilty when calls on it alone,
-from the request on, have failed, and not for the first time: so a fault that does not repeat leaves
-nobody failed, and neither does what a neighbour has done to a shared payload.
+At most about 2 k (log2 n + 1) calls for k guilty of n rows. A row is guilty when two calls on it
+alone have failed, the second from its request on: so a fault that does not repeat leaves nobody
+failed, and neither does what a neighbour has done to a shared payload.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from micro_batch_handler.errors import PayloadError, RegroupError, StageTimeout
 from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY
 
-__all__ = ["Policy", "device_is_lost", "retries"]
+__all__ = ["Policy", "device_is_lost", "inspectable", "retries"]
 
 STICKY = (
     "device-side assert",
@@ -59,17 +59,28 @@ def retries(policy: Policy, batch: MicroBatch, error: BaseException) -> list[Mic
         return []
     if isinstance(error, RegroupError):
         return _parts_again(batch)
-    failed_calls = batch.failed_calls + 1
     if len(batch) > 1:
         # From their requests on: the failed call may have changed what it was called with, and
         # not every change can be seen.
-        return MicroBatch(batch.indices, (), failed_calls).pieces(_half(batch))
+        return MicroBatch(batch.indices, failed=True).pieces(_half(batch))
     # A payload that others share may be bad because of them (padded to the longest, say), so only a
     # call that began with this row alone can find it guilty.
-    alone = not batch.parts
+    began_alone = not batch.parts
     deliberate = isinstance(error, policy.deliberate)
-    guilty = alone and (failed_calls > 1 or isinstance(error, PayloadError))
-    return [] if deliberate or guilty else [MicroBatch(batch.indices, (), failed_calls)]
+    guilty = began_alone and (batch.failed_alone or isinstance(error, PayloadError))
+    if deliberate or guilty:
+        return []
+    return [MicroBatch(batch.indices, failed=True, failed_alone=True)]
+
+
+def inspectable(error: BaseException) -> BaseException:
+    """The error itself, or a plain one in place of one that raises when it is looked at."""
+    try:
+        plain = error.__class__ is type(error) and isinstance(type(error).__name__, str)
+        _ = error.__traceback__, error.__cause__, error.__context__
+    except BaseException:
+        plain = False
+    return error if plain else RuntimeError("an error that cannot be inspected")
 
 
 def _parts_again(batch: MicroBatch) -> list[MicroBatch]:
@@ -78,7 +89,7 @@ def _parts_again(batch: MicroBatch) -> list[MicroBatch]:
         return batch.pieces(_half(batch))  # their rows differ in shape, perhaps
     # A plan that cannot be carried out is an error to be seen. A piece that only we wanted starts
     # from its rows, which can always be cut.
-    return [] if batch.planned else [MicroBatch(batch.indices, (), batch.failed_calls)]
+    return [] if batch.planned else [MicroBatch(batch.indices, failed=batch.failed)]
 
 
 def _half(batch: MicroBatch) -> int:

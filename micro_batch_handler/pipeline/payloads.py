@@ -41,14 +41,21 @@ class Uncuttable(TypeError):  # noqa: N818  (names the state of the payload, not
 
 def count(payload: Payload) -> int | None:
     """The number of rows, or None where the payload is opaque or its columns disagree."""
+    try:
+        return _count(payload)
+    except RecursionError:
+        return None
+
+
+def _count(payload: Payload) -> int | None:
     if isinstance(payload, list):
         return len(payload)
-    if isinstance(payload, (torch.Tensor, np.ndarray)):
-        return int(payload.shape[0]) if payload.ndim else None
+    if _is_block(payload):
+        return int(payload.shape[0])
     columns = _columns(payload)
     if columns is None:
         return None
-    lengths = {count(column) for column in columns.values() if column is not None}
+    lengths = {_count(column) for column in columns.values() if column is not None}
     return lengths.pop() if len(lengths) == 1 else None
 
 
@@ -76,7 +83,7 @@ def join(payloads: Sequence[Payload]) -> Payload:
 def _cut(payload: Payload, start: int, stop: int) -> Payload:
     if payload is None:
         return None
-    if isinstance(payload, (list, torch.Tensor, np.ndarray)):
+    if isinstance(payload, list) or _is_block(payload):
         return payload[start:stop]
     columns = _columns(payload)
     if columns is None:
@@ -112,20 +119,27 @@ def _same(kinds: list[str], where: str) -> None:
         raise Uncuttable(f"{where} has rows of different kinds: {'; '.join(sorted(set(kinds)))}")
 
 
-def rows_of(payload: Payload, where: str = "the payload") -> int:
+def rows_of(payload: Payload) -> int:
     """The number of rows; unlike `count`, says what is wrong where there is none.
 
     Raises:
         Uncuttable: some part of the payload is not made of rows.
     """
+    try:
+        return _rows_of(payload, "the payload")
+    except RecursionError:
+        raise Uncuttable("the payload is nested too deeply") from None
+
+
+def _rows_of(payload: Payload, where: str) -> int:
     columns = _columns(payload)
     if columns is None:
-        rows = count(payload)
+        rows = _count(payload)
         if rows is None:
             raise Uncuttable(f"{where} is {_type(payload)}, which is not made of rows")
         return rows
     lengths = {
-        key: rows_of(column, f"column {key!r}")
+        key: _rows_of(column, f"column {key!r}")
         for key, column in columns.items()
         if column is not None
     }
@@ -135,6 +149,17 @@ def rows_of(payload: Payload, where: str = "the payload") -> int:
         text = ", ".join(f"{key!r} has {rows}" for key, rows in lengths.items())
         raise Uncuttable(f"the columns of {where} differ in rows: {text}")
     return next(iter(lengths.values()))
+
+
+def _is_block(payload: Payload) -> bool:
+    """Whether this is a tensor or an array whose rows can be cut and joined without loss.
+
+    Not sparse, nested or quantized tensors, nor masked or record arrays.
+    """
+    if isinstance(payload, torch.Tensor):
+        whole = payload.is_nested or payload.is_quantized or payload.layout != torch.strided
+        return not whole and payload.ndim > 0
+    return type(payload) is np.ndarray and payload.ndim > 0
 
 
 def _columns(payload: Payload) -> dict[Any, Payload] | None:

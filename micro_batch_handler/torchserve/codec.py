@@ -7,6 +7,7 @@ list). Encoded here, it fails alone.
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -18,16 +19,20 @@ __all__ = ["encode"]
 def encode(answer: Any) -> Any:
     """The answer as TorchServe would send it (ts/protocol/otf_message_handler.py).
 
-    Bytes and tensors stay as they are, text becomes UTF-8, all else JSON, indented by 2 as
-    TorchServe does.
+    Bytes stay as they are, a tensor is saved, text becomes UTF-8, all else JSON, indented by 2.
 
     Raises:
         TypeError: JSON has no such value.
         ValueError: circular, or text that is not Unicode.
         RecursionError: nested too deeply.
+        Exception: whatever `torch.save` raises.
     """
-    if isinstance(answer, (bytes, bytearray, torch.Tensor)):
+    if isinstance(answer, (bytes, bytearray)):
         return answer
+    if isinstance(answer, torch.Tensor):
+        saved = io.BytesIO()
+        torch.save(answer, saved)
+        return saved.getvalue()
     if isinstance(answer, str):
         return answer.encode("utf-8")
     return json.dumps(answer, indent=2).encode("utf-8")

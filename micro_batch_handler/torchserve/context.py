@@ -79,14 +79,10 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         processors = self.__dict__.get("_request_processor")
         if processors is None:
             return  # never asked for, so nothing was set
-        for mine in processors:
-            _check(mine)
-        for index, mine in zip(self._indices, processors, strict=True):
+        checked = [(mine, _checked_phrase(mine)) for mine in processors]
+        for index, (mine, phrase) in zip(self._indices, checked, strict=True):
             theirs = self._batch_processors[index]
-            phrase = mine.get_response_status_phrase()
-            theirs.report_status(
-                mine.get_response_status_code(), phrase if phrase is None else clean_phrase(phrase)
-            )
+            theirs.report_status(mine.get_response_status_code(), phrase)
             headers = theirs.get_response_headers()
             headers.clear()
             headers.update(mine.get_response_headers())
@@ -115,8 +111,11 @@ def _copy(processor: RequestProcessor) -> RequestProcessor:
     return copy
 
 
-def _check(processor: RequestProcessor) -> None:
-    """Refuse what TorchServe cannot send: its worker or Netty would end, for the whole batch."""
+def _checked_phrase(processor: RequestProcessor) -> str | None:
+    """The status's phrase, once all that goes with it is found fit to send.
+
+    What is not would end TorchServe's worker or Netty's thread, for the whole batch.
+    """
     code = processor.get_response_status_code()
     if not isinstance(code, int) or code not in STATUSES:
         raise ValueError(f"a response status must be a number from 200 to 599, found {code!r}")
@@ -129,6 +128,8 @@ def _check(processor: RequestProcessor) -> None:
     if content_type is not None and not content_type.isascii():
         # Its length is sent in characters, the text in bytes.
         raise ValueError(f"the response's content type must be ASCII, found {content_type!r}")
+    phrase = processor.get_response_status_phrase()
+    return phrase if phrase is None else clean_phrase(phrase)
 
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

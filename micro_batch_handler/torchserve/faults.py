@@ -94,10 +94,9 @@ def clean_phrase(phrase: object) -> str:
 def _status(failure: Failure) -> tuple[int, str]:
     error = failure.error
     if isinstance(error, PredictionException):
-        # A subclass may have left either out.
-        code = getattr(error, "error_code", SERVER_ERROR)
+        code = _attribute(error, "error_code")
         legal = type(code) is int and code in STATUSES
-        return (code if legal else SERVER_ERROR), _text(getattr(error, "message", ""))
+        return (code if legal else SERVER_ERROR), _text(_attribute(error, "message"))
     if isinstance(error, OUT_OF_MEMORY) or device_is_lost(error):
         return OUT_OF_RESOURCES, "Out of resources"
     if isinstance(error, (StageTimeout, DeadlinePassed)):
@@ -106,6 +105,14 @@ def _status(failure: Failure) -> tuple[int, str]:
     blame_client = failure.stage == "preprocess" and not isinstance(error, StageError)
     code = CLIENT_ERROR if blame_client else SERVER_ERROR
     return code, f"{failure.stage} failed"
+
+
+def _attribute(error: BaseException, name: str) -> Any:
+    """What PredictionException has, and a subclass may have left out or hidden."""
+    try:
+        return getattr(error, name)
+    except BaseException:
+        return None
 
 
 def _text(message: object) -> str:

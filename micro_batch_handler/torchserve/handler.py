@@ -8,12 +8,11 @@ class Handler(MicroBatchHandler)       or class Handler(MicroBatchMixin, ImageCl
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from inspect import isfunction
 from typing import Any
 
@@ -24,6 +23,7 @@ from ts.torch_handler.base_handler import BaseHandler
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, count, cut, join, rows_of
 from micro_batch_handler.torchserve.context import current_view
 from micro_batch_handler.torchserve.engine import Engine
+from micro_batch_handler.torchserve.unsplit import answer_apart, asking, is_for_all
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin"]
 
@@ -92,18 +92,25 @@ class MicroBatchMixin:
     def handle(self, data: list[Any], context: Context) -> list[Any]:
         """Answer a batch: one entry of the result for each row of `data`.
 
-        Describe and explain requests, TorchServe's profiler, and batches whose rows an envelope has
-        made from other requests take the unsplit path of the class beside this one.
+        Describe and explain requests, and some others, are left to the class beside this one; see
+        unsplit.py.
         """
         started = time.time()
         self.context = context
-        if self._micro_batch_takes_unsplit_path(data):
-            unsplit: list[Any] = super().handle(data, context)  # type: ignore[misc]
-            return unsplit
+        asked = asking(context, len(data))
+        unsplit = getattr(super(), "handle", None)  # none beside a class that is no handler
+        if unsplit is not None and is_for_all(context, len(data), asked):
+            answers: list[Any] = unsplit(data, context)
+            return answers
+        engine = self._micro_batch_engine_for(context)
         # An envelope around the handler, or a `handle` of the user's, reads the answers first.
         encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
-        engine = self._micro_batch_engine_for(context)
-        answers = engine.answers(data, context, encoded=encoded)
+        usual = partial(engine.answers, encoded=encoded)
+        if unsplit is not None and asked:
+            answers = answer_apart(data, context, asked, unsplit, usual)
+            self.context = context
+        else:
+            answers = usual(data, context)
         context.metrics.add_time("HandlerTime", round((time.time() - started) * 1000, 2), None)
         return answers
 
@@ -143,16 +150,6 @@ class MicroBatchMixin:
                 )
                 self.__dict__["_micro_batch_engine"] = engine
         return engine
-
-    def _micro_batch_takes_unsplit_path(self, data: list[Any]) -> bool:
-        requests = self.context.request_processor
-        return bool(
-            os.environ.get("ENABLE_TORCH_PROFILER")
-            or (requests is not None and len(requests) != len(data))
-            # A class that is no BaseHandler has neither.
-            or getattr(self, "_is_describe", bool)()
-            or getattr(self, "_is_explain", bool)()
-        )
 
 
 class MicroBatchHandler(MicroBatchMixin, BaseHandler):  # type: ignore[misc]  # ts is untyped
