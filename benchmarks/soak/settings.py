@@ -1,0 +1,22 @@
+"""What the parts of the soak agree on."""
+
+from __future__ import annotations
+
+BATCH_SIZE = 32
+DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"
+STAGE_TIMEOUT_S = 1.0
+PATIENCE_S = 20.0
+SAMPLE_EVERY = 100
+REPLAN_EVERY = 500
+SLOPE_LIMIT_KB = 200.0
+"""Growth per 1,000 batches that counts as a leak: 0.2 kB a batch, less than one lost answer."""
+
+ENOUGH_BATCHES = 5_000
+"""With fewer, the slope is that of warming up, and no limit is set."""
+
+OK = 200
+BAD_REQUEST = 400
+SERVER_ERROR = 500
+TIMED_OUT = 504
+OUT_OF_RESOURCES = 507
+SECRET = "secret"  # noqa: S105  (stands in the texts of errors, which no client may see)
