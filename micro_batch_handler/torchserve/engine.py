@@ -27,7 +27,7 @@ from micro_batch_handler.torchserve.codec import encode
 from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
-from micro_batch_handler.torchserve.worker_exit import end_worker
+from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
 
 __all__ = ["Engine"]
 
@@ -52,6 +52,7 @@ class Engine:
         batch_size = context.system_properties.get("batch_size") or 1
         self._plan = fixed_plan(self._config, batch_size)
         self._clock = Clock()
+        self._ends = False
         self._pipeline = Pipeline(
             {stage: _stage_function(handler, stage) for stage in STAGES},
             self._config.parallelism,
@@ -80,12 +81,14 @@ class Engine:
         Raises:
             BaseException: with `on_error: fail_batch`, what the first failed stage call raised.
         """
+        if self._ends:
+            end_now()
         deadlines = deadlines_s(
             context, len(data), self._config.deadline_header, self._clock.now_s()
         )
         outcomes = self._pipeline.run(data, self._plan, (context, encoded), deadlines)
         if outcomes.fatal:
-            end_worker(context)
+            self._ends = end_at_next_batch(context)
         log_retried(outcomes, context)
         if not outcomes.failures:
             return outcomes.answers

@@ -1,4 +1,11 @@
-"""Ending a worker that cannot serve any more, once its last answers are sent."""
+"""Ending a worker that cannot serve any more, so that TorchServe starts a fresh one.
+
+When the worker ends matters to the frontend, which tells its clients only while it waits for an
+answer: requests that it is just collecting into a batch are dropped without a word. So
+
+    under load      the worker ends when the next batch comes: its clients get "Worker died."
+    when idle       it stops listening, and TorchServe's loop ends in good order
+"""
 
 from __future__ import annotations
 
@@ -9,30 +16,43 @@ import threading
 
 from ts.context import Context
 
-__all__ = ["end_worker"]
+__all__ = ["end_at_next_batch", "end_now"]
 
 logger = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+"""How long to wait for another batch, beyond the time that TorchServe collects one."""
 
 GRACE_S = 10.0
 """How long the interpreter may take to end by itself; threads that are not ours may hang."""
 
 
-def end_worker(context: Context) -> None:
-    """Let this process end after it has sent the answers of the current batch.
-
-    TorchServe's worker sends the answers, then reads the next batch, and ends in good order when
-    there is nothing to read (ts/protocol/otf_message_handler.py, `_retrieve_buffer`). So closing
-    the reading side of its socket loses no answer. TorchServe then starts a fresh worker.
-    """
+def end_at_next_batch(context: Context) -> bool:
+    """Let this process end after the answers of the current batch; False where it is no worker."""
     connection = getattr(context, "cl_socket", None)
     if connection is None:
         logger.error("no connection to TorchServe: this process must be restarted by hand")
-        return
+        return False
     logger.error("this worker cannot serve any more; it ends, and TorchServe starts a fresh one")
+    model_yaml = getattr(context, "model_yaml_config", None) or {}
+    delay_ms = model_yaml.get("maxBatchDelay")
+    idle_s = IDLE_S + (delay_ms / 1000 if isinstance(delay_ms, int) else 0)
+    arguments = (connection, idle_s)
+    threading.Thread(target=_end_idle, args=arguments, name="mbh-exit", daemon=True).start()
+    return True
+
+
+def end_now() -> None:
+    """End this process while TorchServe waits for a batch's answers."""
+    logging.shutdown()
+    os._exit(1)
+
+
+def _end_idle(connection: socket.socket, idle_s: float) -> None:
+    never = threading.Event()
+    never.wait(idle_s)
+    # The worker finds nothing to read and exits (ts/protocol/otf_message_handler.py,
+    # `_retrieve_buffer`).
     connection.shutdown(socket.SHUT_RD)
-    threading.Thread(target=_make_sure, name="mbh-exit", daemon=True).start()
-
-
-def _make_sure() -> None:
-    threading.main_thread().join(GRACE_S)
+    never.wait(GRACE_S)
     os._exit(1)

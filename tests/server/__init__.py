@@ -10,6 +10,10 @@ archives.py     packs a handler of handlers/ as a user of torch-model-archiver w
 rest.py         RestClient
 grpc_client.py  GrpcClient
 crowd.py        many clients at once
+images.py       JPEGs that carry a number, some of them bad
+verdicts.py     what became of each image that was sent
+load.py         many such images, every answer judged
+leavers.py      clients that go away in mid-request
 worker.py       Worker: TorchServe's worker process, driven by this test instead of Java
 fixtures.py     the pytest plugin
 """

@@ -49,23 +49,24 @@ def crowd(
     *,
     turns: float = math.inf,
     seconds: float = math.inf,
+    stop: threading.Event | None = None,
 ) -> list[T]:
-    """REST clients that each send one request after the other: so many, or for so long.
+    """REST clients that each send one request after the other: so many, for so long, until `stop`.
 
     Gives back what `turn` kept, in order of clients and turns. Once `turn` raises for one client,
     the others stop too.
     """
     end = time.monotonic() + seconds
-    failed = threading.Event()
+    stop = stop or threading.Event()
 
     def work(number: int) -> list[T]:
         kept: list[T] = []
         try:
             with server.rest() as client:
-                while len(kept) < turns and time.monotonic() < end and not failed.is_set():
+                while len(kept) < turns and time.monotonic() < end and not stop.is_set():
                     kept.append(turn(client, number, len(kept)))
         except BaseException:
-            failed.set()
+            stop.set()
             raise
         return kept
 

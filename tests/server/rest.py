@@ -8,7 +8,7 @@ import requests
 
 from tests.server.settings import Ports
 
-__all__ = ["RestClient"]
+__all__ = ["TIMEOUT_S", "RestClient"]
 
 TIMEOUT_S = 60.0
 """No call waits longer; far above what any needs."""

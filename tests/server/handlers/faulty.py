@@ -1,6 +1,7 @@
-"""Doubles a number, unless the body says which stage raises what."""
+"""Doubles a number, unless the body says which stage raises what, or never returns."""
 
 import json
+import threading
 
 from ts.utils.util import PredictionException
 
@@ -29,6 +30,10 @@ class Faulty(MicroBatchHandler):
     def _check(self, stage, rows):
         for row in rows:
             if row.get("stage") == stage:
+                if row["kind"] == "hang":
+                    threading.Event().wait()
+                while row["kind"] == "spin":
+                    pass
                 raise self._error(row["kind"], row.get("text", "as asked"))
         return rows
 

@@ -1,0 +1,59 @@
+"""What a figure was measured on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import micro_batch_handler
+
+__all__ = ["describe"]
+
+PACKAGES = ("torchserve", "torch", "numpy", "pillow")
+
+
+def describe() -> dict[str, str]:
+    """Machine, versions, command and date."""
+    return {
+        "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
+        "command": " ".join([_program(), *sys.argv[1:]]),
+        "commit": _commit(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "micro_batch_handler": micro_batch_handler.__version__,
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def _program() -> str:
+    main = sys.modules["__main__"].__spec__
+    name = main.name.removesuffix(".__main__") if main else Path(sys.argv[0]).name
+    return f"python -m {name}"
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return told.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
