@@ -141,6 +141,26 @@ def test_describe_and_explain_behave_as_base_handlers(request_kind):
     assert answers[0] == answers[1]
 
 
+def test_each_request_of_a_mixed_batch_gets_what_it_asks_for():
+    """Describe and explain requests among predictions are answered alone, and harm nobody."""
+
+    class Explaining(Exact):
+        def describe_handle(self):
+            return {"about": "numbers"}
+
+        def get_insights(self, tensor_data, _, target=0):
+            return tensor_data.tolist()
+
+    headers = [{"describe": "True"}, {}, {"explain": "True"}, {}]
+    context = fake_context(4, headers=headers)
+
+    answers = micro_batched(Explaining, micro_batch_size=1).handle(rows(4), context)
+
+    assert {"about": "numbers"} == answers[0]
+    assert [2.0, 4.0, -1.0] == answers[2]
+    assert [[4.0, 7.0, -2.0], [10.0, 19.0, -2.0]] == [answers[1], answers[3]]
+
+
 def test_the_profiler_path_is_base_handlers(monkeypatch):
     """With ENABLE_TORCH_PROFILER the whole batch goes through BaseHandler's profiler."""
     seen = []

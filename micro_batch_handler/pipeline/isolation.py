@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from micro_batch_handler.errors import PayloadError, RegroupError, StageTimeout
+from micro_batch_handler.errors import RegroupError, StageTimeout
 from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY
 
@@ -63,12 +63,9 @@ def retries(policy: Policy, batch: MicroBatch, error: BaseException) -> list[Mic
         # From their requests on: the failed call may have changed what it was called with, and
         # not every change can be seen.
         return MicroBatch(batch.indices, failed=True).pieces(_half(batch))
-    # A payload that others share may be bad because of them (padded to the longest, say), so only a
-    # call that began with this row alone can find it guilty.
-    began_alone = not batch.parts
-    deliberate = isinstance(error, policy.deliberate)
-    guilty = began_alone and (batch.failed_alone or isinstance(error, PayloadError))
-    if deliberate or guilty:
+    # The second call begins with the request: a payload that others share may be bad because of
+    # them (padded to the longest, say).
+    if batch.failed_alone or isinstance(error, policy.deliberate):
         return []
     return [MicroBatch(batch.indices, failed=True, failed_alone=True)]
 
