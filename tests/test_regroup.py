@@ -7,11 +7,17 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from micro_batch_handler.pipeline.batches import Part, gather
 from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 
 sizes = st.integers(1, 70)
 batches = st.integers(0, 70)
+
+
+def part(indices: list[int]) -> Part:
+    """A result whose rows are the indices themselves."""
+    return Part(list(indices), len(indices), 0, len(indices))
 
 
 def regroup(rows: int, before: int, after: int, order: random.Random) -> dict[int, list[int]]:
@@ -21,8 +27,8 @@ def regroup(rows: int, before: int, after: int, order: random.Random) -> dict[in
     order.shuffle(arriving)
     groups = {}
     for indices in arriving:
-        for batch in boundary.add(indices, list(indices)):
-            assert list(batch.indices) == batch.payload(CUT_AND_JOIN)
+        for batch in boundary.add(indices, part(indices)):
+            assert list(batch.indices) == gather(batch.parts, CUT_AND_JOIN)
             groups[batch.indices[0]] = list(batch.indices)
     return groups
 
@@ -59,9 +65,9 @@ def test_failed_rows_hold_nobody_up(rows, before, after, order):
 
     ready = []
     for came, indices in events:
-        ready += boundary.add(indices, list(indices)) if came else boundary.drop(indices)
+        ready += boundary.add(indices, part(indices)) if came else boundary.drop(indices)
 
-    arrived = [row for batch in ready for row in batch.payload(CUT_AND_JOIN)]
+    arrived = [row for batch in ready for row in gather(batch.parts, CUT_AND_JOIN)]
     assert sorted(arrived) == [row for row in range(rows) if row not in lost]
     assert all(len({row // after for row in batch.indices}) == 1 for batch in ready)
 
@@ -71,6 +77,6 @@ def test_equal_sizes_pass_the_payload_untouched():
     boundary = Regroup(4, 2, 2)
     payload = object()
 
-    (batch,) = boundary.add([2, 3], payload)
+    (batch,) = boundary.add([2, 3], Part(payload, 2, 0, 2))
 
-    assert batch.payload(CUT_AND_JOIN) is payload
+    assert gather(batch.parts, CUT_AND_JOIN) is payload

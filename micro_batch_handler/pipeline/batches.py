@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
 
-__all__ = ["MicroBatch", "Part"]
+__all__ = ["MicroBatch", "Part", "gather"]
 
 
 class Part:
     """Rows `start` to `stop` of what one call of the stage before returned."""
 
-    __slots__ = ("payload", "rows", "start", "stop")
+    __slots__ = ("done", "payload", "rows", "start", "stop")
 
-    def __init__(self, payload: Payload, rows: int, start: int, stop: int) -> None:
+    def __init__(
+        self, payload: Payload, rows: int, start: int, stop: int, done: Any = None
+    ) -> None:
         self.payload = payload
         self.rows = rows
         self.start = start
         self.stop = stop
+        self.done = done
+        """The device's event after which the payload may be used; None if it may be at once."""
+
+    def only(self, start: int, stop: int) -> Part:
+        """Fewer rows of the same payload."""
+        return Part(self.payload, self.rows, start, stop, self.done)
+
+
+def gather(parts: Sequence[Part], ops: PayloadOps) -> Payload:
+    """The rows of all parts as one payload; untouched if they came as one.
+
+    Raises:
+        Uncuttable: see `cut` and `join`.
+    """
+    pieces = [
+        part.payload
+        if part.stop - part.start == part.rows
+        else ops.cut(part.payload, part.start, part.stop)
+        for part in parts
+    ]
+    return pieces[0] if len(pieces) == 1 else ops.join(pieces)
 
 
 class MicroBatch:
@@ -53,20 +77,6 @@ class MicroBatch:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def payload(self, ops: PayloadOps) -> Payload:
-        """The rows as one payload; untouched if they came as one.
-
-        Raises:
-            Uncuttable: see `cut` and `join`.
-        """
-        pieces = [
-            part.payload
-            if part.stop - part.start == part.rows
-            else ops.cut(part.payload, part.start, part.stop)
-            for part in self.parts
-        ]
-        return pieces[0] if len(pieces) == 1 else ops.join(pieces)
-
     def pieces(self, size: int) -> list[MicroBatch]:
         """The same rows in micro-batches of at most `size`, uncut until a lane takes them."""
         return [
@@ -83,7 +93,7 @@ class MicroBatch:
             rows = part.stop - part.start
             inside = [place - offset for place in places if offset <= place < offset + rows]
             parts += [
-                Part(part.payload, part.rows, part.start + first, part.start + last + 1)
+                part.only(part.start + first, part.start + last + 1)
                 for first, last in _stretches(inside)
             ]
             offset += rows

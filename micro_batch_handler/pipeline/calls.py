@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.batches import MicroBatch
+from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
 from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY, Ceiling, free_memory
-from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
+from micro_batch_handler.pipeline.streams import NoStreams, Streams
 from micro_batch_handler.pipeline.watch import Clock, alarm
 
 __all__ = ["Caller", "GivenUp"]
@@ -52,8 +52,10 @@ class Caller:
         policy: Policy,
         stage_timeout_s: float | None,
         clock: Clock,
+        streams: Streams | NoStreams,
     ) -> None:
         self._stages = stages
+        self._streams = streams
         self._policy = policy
         self._stage_timeout_s = stage_timeout_s
         self._clock = clock
@@ -94,21 +96,24 @@ class Caller:
             return ready + self._recover(attempt, inspectable(error))
         return ready + run.accept(position, batch.indices, result)
 
-    def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Payload:
+    def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Part:
         run, batch = attempt.run, attempt.batch
-        payload = None if batch.parts else run.rows.take(batch.indices)
+        parts: Sequence[Part] = batch.parts
+        if not parts:
+            parts = [Part(run.rows.take(batch.indices), len(batch), 0, len(batch))]
         while True:
-            payload, keep = self._call(attempt, payload, interrupt=interrupt)
+            result, keep = self._call(attempt, parts, interrupt=interrupt)
             if keep is not None:
                 run.keep(keep)
             self._ceilings[attempt.stage].worked(len(batch))
             if attempt.stage == attempt.position:
-                return payload
+                return result
             attempt.stage += 1
+            parts = [result]
 
     def _call(
-        self, attempt: _Attempt, payload: Payload, *, interrupt: bool
-    ) -> tuple[Payload, Keep | None]:
+        self, attempt: _Attempt, parts: Sequence[Part], *, interrupt: bool
+    ) -> tuple[Part, Keep | None]:
         """One call, on the run's list of running calls as long as it takes.
 
         The handler's hooks count: joining what the stage needs, looking whether its result can be
@@ -123,12 +128,14 @@ class Caller:
             raise _RunStopped
         try:
             with nullcontext() if timeout_s is None else alarm(stage.name, timeout_s):
-                if batch.parts:
-                    payload = stage.gather(batch)
-                result, keep = stage.call(run.tag, batch.indices, payload)
-                if attempt.stage == attempt.position and run.regroups(attempt.position):
-                    stage.check_regroups(result)
-                return result, keep
+                rows = len(batch)
+                with self._streams.work(stage.name, parts, rows) as work:
+                    payload = work.take_in(stage.gather(parts))
+                    result, keep = stage.call(run.tag, batch.indices, payload)
+                    if attempt.stage == attempt.position and run.regroups(attempt.position):
+                        stage.check_regroups(result)
+                    result = work.hand_over(result)
+                return Part(result, rows, 0, rows, work.done), keep
         finally:
             if not self.end(run, call):
                 raise GivenUp
@@ -151,7 +158,7 @@ class Caller:
         ceiling = self._ceilings[attempt.stage]
         out_of_memory = isinstance(error, OUT_OF_MEMORY)
         if out_of_memory:
-            free_memory(error)
+            free_memory(error, self._streams.release)
             if len(batch) > 1:
                 ceiling.failed(len(batch), first=not batch.failed)
         again = retries(self._policy, batch, error)

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 
 import torch
 
@@ -96,18 +97,24 @@ class Ceiling:
         return f"<Ceiling {limit}>"
 
 
-def free_memory(error: BaseException) -> None:
+def free_memory(error: BaseException, release: Callable[[], None]) -> None:
     """Let go of what a failed call held, and give cached blocks back to the device.
 
-    The traceback's frames pin the tensors of the call (https://pytorch.org/docs/stable/notes/faq.html,
-    "My out of memory exception handler can't allocate memory").
+    The traceback's frames pin the tensors of the call
+    (https://pytorch.org/docs/stable/notes/faq.html, "My out of memory exception handler can't
+    allocate memory").
+
+    Args:
+        error: of the call.
+        release: lets go of what is kept until the device is done with it.
     """
     traceback.clear_frames(error.__traceback__)
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        try:
+    try:
+        release()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
-        except RuntimeError:
-            # It waits for the device, so another call's error may surface here. If the device is
-            # lost, the next call says so too.
-            logger.warning("giving memory back to the device failed", exc_info=True)
+    except RuntimeError:
+        # These wait for the device, so another call's error may surface here. If the device is
+        # lost, the next call says so too.
+        logger.warning("giving memory back to the device failed", exc_info=True)

@@ -13,7 +13,6 @@ A row that failed is settled too: its group leaves without it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 
@@ -47,8 +46,8 @@ class Regroup:
             [None] * (stop - start) for start, stop in limits
         ]
 
-    def add(self, indices: Sequence[int], payload: Any) -> list[MicroBatch]:
-        """Take a payload whose rows belong to `indices`; give back the groups it completes."""
+    def add(self, indices: Sequence[int], result: Part) -> list[MicroBatch]:
+        """Take a result whose rows belong to `indices`; give back the groups it completes."""
         ready: list[MicroBatch] = []
         start = 0
         for stop in range(1, len(indices) + 1):
@@ -56,8 +55,7 @@ class Regroup:
             if stop < len(indices) and indices[stop] // self._size == group:
                 continue
             mine = indices[start:stop]
-            part = Part(payload, len(indices), start, stop)
-            self._slots[group][mine[0] % self._size] = (mine, part)
+            self._slots[group][mine[0] % self._size] = (mine, result.only(start, stop))
             self._settle(group, len(mine), ready)
             start = stop
         return ready

@@ -14,8 +14,7 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import DeadlinePassed
-from micro_batch_handler.pipeline.batches import MicroBatch
-from micro_batch_handler.pipeline.payloads import Payload
+from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.planner import Plan
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 from micro_batch_handler.pipeline.rows import Rows
@@ -67,7 +66,7 @@ class Call:
         started_s: float,
     ) -> None:
         self.position = position
-        """Whose lane makes the call."""
+        """The stage that the rows are to pass."""
         self.stage = stage
         """What it calls: that stage, or an earlier one if the rows start again."""
         self.batch = batch
@@ -148,7 +147,7 @@ class Run:
         with self._lock:
             return list(self._calls)
 
-    def accept(self, position: int, indices: Sequence[int], result: Payload) -> Ready:
+    def accept(self, position: int, indices: Sequence[int], result: Part) -> Ready:
         """Take a result of the stage at `position`; give back what the next stage can start."""
         with self._lock:
             if self.stopped:
@@ -156,7 +155,7 @@ class Run:
             if position < len(self._into):
                 ready = self._into[position].add(indices, result)
                 return [(position + 1, batch) for batch in ready]
-            for index, answer in zip(indices, result, strict=True):
+            for index, answer in zip(indices, result.payload, strict=True):
                 self._answers[index] = answer
             self._settle(indices)
             return []

@@ -27,6 +27,7 @@ from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN, PayloadOps
 from micro_batch_handler.pipeline.planner import Plan
 from micro_batch_handler.pipeline.run import Call, Outcomes, Ready, Run
 from micro_batch_handler.pipeline.stage import LanePool, StageFunction, StageRunner
+from micro_batch_handler.pipeline.streams import NoStreams, Streams
 from micro_batch_handler.pipeline.watch import Clock, alarm_works_here, stacks
 
 __all__ = ["Pipeline"]
@@ -55,6 +56,7 @@ class Pipeline:
         policy: how faults are met.
         stage_timeout_s: the longest that one call of one stage may take; None for any time.
         clock: the time.
+        streams: of the device that the functions use; None for a CPU.
     """
 
     def __init__(
@@ -66,11 +68,12 @@ class Pipeline:
         policy: Policy = Policy(),  # noqa: B008  (frozen)
         stage_timeout_s: float | None = None,
         clock: Clock | None = None,
+        streams: Streams | NoStreams | None = None,
     ) -> None:
         self._clock = clock or Clock()
         self._stage_timeout_s = stage_timeout_s
         stages = [StageRunner(name, functions[name], ops, lanes[name]) for name in STAGES]
-        self._caller = Caller(stages, policy, stage_timeout_s, self._clock)
+        self._caller = Caller(stages, policy, stage_timeout_s, self._clock, streams or NoStreams())
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold
         # little more than their lanes need, so that a fast stage cannot pile up payloads.
         self._pools = [

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
-from micro_batch_handler.pipeline.batches import MicroBatch
+from micro_batch_handler.pipeline.batches import Part, gather
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable
 
 __all__ = ["Keep", "LanePool", "StageFunction", "StageRunner"]
@@ -163,14 +163,14 @@ class StageRunner:
         self._before = STAGES[position - 1] if position else None
         self._last = position == len(STAGES) - 1
 
-    def gather(self, batch: MicroBatch) -> Payload:
+    def gather(self, parts: Sequence[Part]) -> Payload:
         """What the stage before returned for these rows, as one payload.
 
         Raises:
             RegroupError: it cannot be cut or joined.
         """
         try:
-            return batch.payload(self._ops)
+            return gather(parts, self._ops)
         except Uncuttable as error:
             raise RegroupError(
                 self.name, f"cannot regroup what {self._before} returned: {error}. {HOW_TO_REGROUP}"

@@ -1,0 +1,282 @@
+"""Device hand-over: which stream a stage's work goes to, and who waits for whom.
+
+    preprocess    the stream of copies in      one for all lanes
+    inference     a stream of its own          one for each lane, kept
+    postprocess   the stream of copies out     one for all lanes
+
+    producer's stream                      consumer's stream
+      its work
+      done.record  ----------------------->  waits for done; no thread waits
+                                             its work
+                                             keeps what it took in until its own event has come
+
+A device does its work later than Python asks for it. Four rules make that safe, whichever thread
+makes a call and whether or not the call succeeds:
+
+1. The stream of a call waits for the events of all that the call takes in.
+2. What a call takes in is kept until the call's own event has come. A caching allocator gives a
+   freed block to the next tensor of the stream that it was made in, without regard to others
+   (https://pytorch.org/docs/stable/notes/cuda.html#cuda-streams, and `Tensor.record_stream`).
+3. A thread waits only before Python reads values: after copies out, and at the end of postprocess.
+4. Once, before the first call, the device is waited for: the weights were copied in its default
+   stream, for which others do not wait.
+
+Streams go with the stage, not with the thread, since after a fault a lane repeats the stages before
+its own. A permit of the stage has one stream for itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from micro_batch_handler.config import Stage
+from micro_batch_handler.pipeline.accelerator import Accelerator
+from micro_batch_handler.pipeline.batches import Part
+from micro_batch_handler.pipeline.payloads import Payload
+from micro_batch_handler.pipeline.pinned import PinnedBuffers
+from micro_batch_handler.pipeline.transfers import download, upload
+
+__all__ = ["NoStreams", "Observe", "Streams", "Work"]
+
+logger = logging.getLogger(__name__)
+
+Observe: TypeAlias = Callable[[Stage, int, float], None]
+"""(stage, rows, seconds) of one good call; where the device is slower than Python, its seconds."""
+
+
+class Work:
+    """One call of one stage, as a `with` statement; this one is for a device without streams."""
+
+    __slots__ = ("_observe", "_rows", "_stage", "_started_s", "done")
+
+    def __init__(self, stage: Stage, rows: int, observe: Observe | None) -> None:
+        self.done: Any = None
+        """The event after which the result may be used; None if it may be at once."""
+        self._stage = stage
+        self._rows = rows
+        self._observe = observe
+
+    def take_in(self, payload: Payload) -> Payload:
+        """What the stage is called with."""
+        return payload
+
+    def hand_over(self, result: Payload) -> Payload:
+        """What the next stage gets."""
+        return result
+
+    def __enter__(self) -> Work:  # noqa: PYI034  (typing.Self needs Python 3.11)
+        self._started_s = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None and self._observe is not None:
+            self._observe(self._stage, self._rows, time.perf_counter() - self._started_s)
+
+
+class NoStreams:
+    """In place of `Streams` on a CPU, or where the handler's work shares the default stream."""
+
+    def __init__(self, observe: Observe | None = None) -> None:
+        self._observe = observe
+
+    def work(self, stage: Stage, _parts: Sequence[Part], rows: int) -> Work:
+        """A call of the stage on so many rows."""
+        return Work(stage, rows, self._observe)
+
+    def release(self) -> None:
+        """Nothing is kept."""
+
+
+class Streams:
+    """The streams of one pipeline, and what must not be freed yet.
+
+    Args:
+        device: that the handler uses.
+        copy_in: whether CPU tensors that preprocess returns are copied to the device, by the stream
+            of copies in.
+        copy_out: whether postprocess gets CPU tensors.
+        pinned_bytes: the most page-locked memory for these copies.
+        observe: is told how long each good call took.
+    """
+
+    def __init__(
+        self,
+        device: Accelerator,
+        *,
+        copy_in: bool = True,
+        copy_out: bool = False,
+        pinned_bytes: int = 0,
+        observe: Observe | None = None,
+    ) -> None:
+        self.device = device
+        self.copy_in = copy_in
+        self.copy_out = copy_out
+        self.observe = observe
+        self.pinned = PinnedBuffers(device, pinned_bytes)
+        self._in = _Stream(device)
+        self._out = _Stream(device)
+        self._inference = deque[_Stream]()
+        device.synchronize()  # rule 4
+
+    def work(self, stage: Stage, parts: Sequence[Part], rows: int) -> Work:
+        """A call of the stage on so many rows, which come from these parts; it has a permit."""
+        return _DeviceWork(self, stage, parts, rows)
+
+    def stream_for(self, stage: Stage) -> _Stream:
+        """The stage's stream; for inference, one that nobody else has until it is given back."""
+        if stage == "preprocess":
+            return self._in
+        if stage == "postprocess":
+            return self._out
+        try:
+            return self._inference.pop()
+        except IndexError:
+            # The first call of this permit, or the successor of a lane that hangs with its stream.
+            return _Stream(self.device)
+
+    def give_back(self, stage: Stage, stream: _Stream) -> None:
+        """The call has ended; its work on the device may not have."""
+        if stage == "inference":
+            self._inference.append(stream)
+
+    def release(self) -> None:
+        """Wait for the device, then let go of all that its work needed; after a fault only."""
+        self.device.synchronize()
+        for stream in (self._in, self._out, *self._inference):
+            stream.release()
+
+
+class _Stream:
+    """A stream, and what its work still needs."""
+
+    def __init__(self, device: Accelerator) -> None:
+        self.queue = device.stream()
+        self._kept = deque[tuple[Any, Callable[[], None] | None, Any]]()
+        self._releasing = threading.Lock()
+
+    def keep(self, done: Any, things: Any, then: Callable[[], None] | None = None) -> None:
+        """Hold references to `things` until the event has come; then, some time, call `then`."""
+        self._kept.append((done, then, things))
+        self.release()
+
+    def release(self) -> None:
+        """Drop what waited for events that have come; never waits itself."""
+        while self._releasing.acquire(blocking=False):
+            try:
+                # In order, since the work of one stream ends in order.
+                if not self._kept or not _has_come(self._kept[0][0]):
+                    return
+                _, then, things = self._kept.popleft()
+            finally:
+                self._releasing.release()
+            if then is not None:
+                then()
+            del things  # outside the lock: a destructor may run a call of its own
+
+
+def _has_come(event: Any) -> bool:
+    try:
+        return bool(event.query())
+    except RuntimeError:
+        return False  # the device is lost, and this process ends
+
+
+class _DeviceWork(Work):
+    """One call of one stage on a device with streams."""
+
+    __slots__ = ("_began", "_buffers", "_parts", "_stream", "_streams", "_using")
+
+    def __init__(self, streams: Streams, stage: Stage, parts: Sequence[Part], rows: int) -> None:
+        super().__init__(stage, rows, streams.observe)
+        self._streams = streams
+        self._parts = parts
+        self._buffers: list[Any] = []
+
+    def take_in(self, payload: Payload) -> Payload:
+        """For postprocess, if wanted, CPU tensors; they are its own and stay valid."""
+        if self._stage != "postprocess" or not self._streams.copy_out:
+            return payload
+        transfer = download(self._streams.device, self._streams.pinned, payload)
+        if transfer.buffer is None:
+            return transfer.payload
+        self._buffers.append(transfer.buffer)
+        copied = self._record()
+        copied.synchronize()  # rule 3
+        return transfer.own()
+
+    def hand_over(self, result: Payload) -> Payload:
+        """What the next stage gets, and after which event."""
+        if self._stage == "preprocess" and self._streams.copy_in:
+            transfer = upload(self._streams.device, self._streams.pinned, result)
+            self._buffers.append(transfer.buffer)
+            result = transfer.payload
+        self.done = self._record()
+        if self._stage == "postprocess":
+            self.done.synchronize()  # rule 3: answers are read from here on
+        return result
+
+    def __enter__(self) -> Work:
+        super().__enter__()
+        self._stream = self._streams.stream_for(self._stage)
+        try:
+            self._using = self._streams.device.using(self._stream.queue)
+            self._using.__enter__()
+            for part in self._parts:
+                if part.done is not None:
+                    self._stream.queue.wait_event(part.done)  # rule 1
+            self._began = self._record()
+        except BaseException:
+            self._streams.give_back(self._stage, self._stream)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            # Rule 2, for a failed call too: what it had asked for runs on.
+            done = self._record() if self.done is None else self.done
+            host_s = time.perf_counter() - self._started_s if kind is None else None
+            self._stream.keep(done, self._parts, lambda: self._has_ended(done, host_s))
+        except RuntimeError:
+            # The device is lost. Nothing that it may still use is ever freed.
+            logger.exception("no event could be recorded after %s", self._stage)
+            self._stream.keep(_Never(), self._parts)
+        finally:
+            self._using.__exit__(kind, error, traceback)
+            self._streams.give_back(self._stage, self._stream)
+
+    def _record(self) -> Any:
+        event = self._streams.device.event()
+        event.record(self._stream.queue)
+        return event
+
+    def _has_ended(self, done: Any, host_s: float | None) -> None:
+        """The device has come to the end of this call's work."""
+        for buffer in self._buffers:
+            if buffer is not None:
+                self._streams.pinned.give_back(buffer)
+        if host_s is not None and self._observe is not None:
+            device_s = self._began.elapsed_time(done) / 1000
+            self._observe(self._stage, self._rows, max(host_s, device_s))
+
+
+class _Never:
+    """An event that does not come."""
+
+    def query(self) -> bool:
+        return False
