@@ -35,6 +35,8 @@ OnError = Literal["isolate", "fail_batch"]
 DEFAULT_RESPONSE_TIMEOUT_S = 120
 """TorchServe's own `responseTimeout`."""
 
+DEFAULT_PINNED_BYTES = 64 * 2**20
+
 MOST_SECONDS = 10_000_000
 MOST_COUNT = 2**31 - 1
 """As in TorchServe's own keys; more is a slip of the pen, or no float."""
@@ -89,6 +91,23 @@ class MicroBatchingConfig:
     Istio send (https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter).
     """
 
+    allowed_sizes: tuple[int, ...] | None = None
+    """Row counts that inference is called with, ascending: smaller micro-batches are filled up with
+    copies of their last row, whose answers are dropped. None for any. For `torch.compile`, CUDA
+    graphs and cuDNN, which prepare each size once."""
+
+    cuda_streams: bool = True
+    """Whether each stage has streams of its own on a GPU, so that the device overlaps them."""
+
+    copy_in: bool = True
+    """Whether CPU tensors that preprocess returns are copied to the handler's device meanwhile."""
+
+    copy_out: bool = False
+    """Whether postprocess gets CPU tensors, copied meanwhile, instead of the device's."""
+
+    pinned_bytes: int = DEFAULT_PINNED_BYTES
+    """The most page-locked memory for these copies; 0 for none."""
+
     @classmethod
     def from_section(
         cls, section: object, response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
@@ -104,13 +123,20 @@ class MicroBatchingConfig:
             raise ConfigError(f"{SECTION} must be a mapping of keys, found {section!r}")
         _refuse_unknown(SECTION, keys, [field.name for field in fields(cls)])
         default = cls()
-        return cls(
+        config = cls(
             micro_batch_size=_per_stage(keys, "micro_batch_size", _size, default.micro_batch_size),
             parallelism=_per_stage(keys, "parallelism", _lanes, default.parallelism),
             on_error=_on_error(keys.get("on_error", default.on_error)),
             stage_timeout=_stage_timeout(keys, response_timeout_s),
             deadline_header=_header(keys.get("deadline_header", default.deadline_header)),
+            allowed_sizes=_allowed_sizes(keys.get("allowed_sizes")),
+            cuda_streams=_flag(keys, "cuda_streams", default.cuda_streams),
+            copy_in=_flag(keys, "copy_in", default.copy_in),
+            copy_out=_flag(keys, "copy_out", default.copy_out),
+            pinned_bytes=_bytes(keys, "pinned_bytes", default.pinned_bytes),
         )
+        _refuse_together(config)
+        return config
 
     @classmethod
     def from_model_yaml(cls, model_yaml: object) -> MicroBatchingConfig:
@@ -238,6 +264,51 @@ def _stage_timeout(section: Mapping[Any, Any], response_timeout_s: float) -> flo
             f"TorchServe ends the whole worker, found {value!r}"
         )
     return float(value)
+
+
+def _allowed_sizes(value: object) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    path = f"{SECTION}.allowed_sizes"
+    rule = "an ascending list of whole numbers >= 1, such as [1, 2, 4, 8], or null"
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{path} must be {rule}, found {_shown(value)}")
+    sizes = tuple(_count(f"{path}[{place}]", size, rule) for place, size in enumerate(value))
+    if list(sizes) != sorted(set(sizes)):
+        raise ConfigError(f"{path} must be {rule}, found {_shown(value)}")
+    return sizes
+
+
+def _flag(section: Mapping[Any, Any], name: str, default: bool) -> bool:
+    value = section.get(name, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{SECTION}.{name} must be true or false, found {_shown(value)}")
+    return value
+
+
+def _bytes(section: Mapping[Any, Any], name: str, default: int) -> int:
+    value = section.get(name, default)
+    if value == 0 and not isinstance(value, bool):
+        return 0
+    return _count(f"{SECTION}.{name}", value, "a whole number of bytes >= 0")
+
+
+def _refuse_together(config: MicroBatchingConfig) -> None:
+    """Refuse keys that are right one by one and cannot work together."""
+    if config.allowed_sizes is None:
+        return
+    if config.parallelism.inference != 1:
+        raise ConfigError(
+            f"{SECTION}.parallelism.inference must be 1 with allowed_sizes, found "
+            f"{config.parallelism.inference}: CUDA graphs, torch.compile's too, belong to the "
+            f"thread that made them"
+        )
+    size = config.micro_batch_size.inference
+    if size != AUTO and size not in config.allowed_sizes:
+        raise ConfigError(
+            f"{SECTION}.micro_batch_size.inference must be one of allowed_sizes "
+            f"{list(config.allowed_sizes)}, found {size}"
+        )
 
 
 def _header(value: object) -> str | None:

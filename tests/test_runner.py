@@ -307,20 +307,34 @@ def test_an_idle_lane_keeps_no_payload_alive():
         assert collected(lambda: not any(payload() for payload in first))
 
 
-def test_lanes_take_over_what_pytorch_keeps_per_thread():
-    """Gradients are off in the lanes if they were off in the thread that made the pipeline."""
-    seen = []
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (torch.enable_grad, (True, False, False, torch.bfloat16)),
+        (torch.no_grad, (False, False, False, torch.bfloat16)),
+        (torch.inference_mode, (False, True, False, torch.bfloat16)),
+        (
+            lambda: torch.autocast("cpu", dtype=torch.float16),
+            (True, False, True, torch.float16),
+        ),
+    ],
+)
+def test_lanes_take_over_what_pytorch_keeps_per_thread(context, expected):
+    """Gradients, inference mode and autocast are in the lanes as where the pipeline was made."""
+    seen = set()
 
     def note(payload):
-        seen.append(torch.is_grad_enabled())
+        mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+        seen.add((*mode, *autocast))
         return payload
 
-    with torch.no_grad():
+    with context():
         state = ThreadState.capture()
     with Pipeline(stages(note), PerStage(1, 1, 1), lane_setup=state.apply) as pipeline:
         pipeline.run([1, 2], plan(1))
 
-    assert [False, False] == seen
+    assert {expected} == seen
 
 
 def test_a_lane_survives_a_failing_setup(caplog):

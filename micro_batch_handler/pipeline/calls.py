@@ -44,7 +44,16 @@ class _Attempt:
 
 
 class Caller:
-    """Makes the calls of all stages; knows no threads but the one it is called in."""
+    """Makes the calls of all stages; knows no threads but the one it is called in.
+
+    Args:
+        stages: in order.
+        policy: how faults are met.
+        stage_timeout_s: the longest that one call may take; None for any time.
+        clock: the time.
+        streams: of the device that the stages use.
+        one_thread: whether inference must always be called in the same lane.
+    """
 
     def __init__(
         self,
@@ -53,13 +62,25 @@ class Caller:
         stage_timeout_s: float | None,
         clock: Clock,
         streams: Streams | NoStreams,
+        *,
+        one_thread: bool,
     ) -> None:
         self._stages = stages
         self._streams = streams
+        self._one_thread = one_thread
         self._policy = policy
         self._stage_timeout_s = stage_timeout_s
         self._clock = clock
         self._ceilings = [Ceiling() for _ in stages]
+
+    def lane_for(self, position: int, batch: MicroBatch) -> int:
+        """The stage in whose lanes a micro-batch passes the stage at `position`: mostly that one.
+
+        Where inference belongs to one thread, what starts again before it does so there.
+        """
+        inference = STAGES.index("inference")
+        moves = self._one_thread and position > inference and not batch.parts
+        return inference if moves else position
 
     def take(
         self, run: Run, position: int, todo: list[MicroBatch], *, interrupt: bool = False
@@ -165,8 +186,15 @@ class Caller:
         if again:
             if batch.planned:
                 run.note_retry(stage, error, batch.indices)
-            attempt.todo += reversed(again)
-            return []
+            return self._repeat(attempt, again)
         if out_of_memory and len(batch) == 1:
             ceiling.failed_alone()
         return run.fail(attempt.position, batch.indices, stage, error)
+
+    def _repeat(self, attempt: _Attempt, again: list[MicroBatch]) -> Ready:
+        """Let this thread do it next, or a lane that may call the stages it needs."""
+        position = attempt.position
+        if self.lane_for(position, again[0]) != self.lane_for(position, attempt.batch):
+            return [(position, batch) for batch in again]
+        attempt.todo += reversed(again)
+        return []

@@ -29,6 +29,7 @@ __all__ = [
     "count",
     "cut",
     "join",
+    "pad",
     "rows_of",
 ]
 
@@ -200,6 +201,18 @@ class PayloadOps:
     rows_of: Callable[[Payload], int | None]
     cut: Callable[[Payload, int, int], Payload]
     join: Callable[[Sequence[Payload]], Payload]
+
+
+def pad(payload: Payload, rows: int, size: int, ops: PayloadOps) -> Payload:
+    """A payload of `rows` rows, filled up to `size` with copies of its last one.
+
+    A real row, so that nothing the model computes from it can be strange.
+
+    Raises:
+        Uncuttable: see `cut` and `join`.
+    """
+    last = ops.cut(payload, rows - 1, rows)
+    return ops.join([payload] + [last] * (size - rows))
 
 
 CUT_AND_JOIN = PayloadOps(count, rows_of, cut, join)

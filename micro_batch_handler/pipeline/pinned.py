@@ -10,6 +10,8 @@ import logging
 import threading
 from typing import Any
 
+import torch
+
 from micro_batch_handler.pipeline.accelerator import Accelerator
 
 __all__ = ["PinnedBuffers"]
@@ -48,7 +50,9 @@ class PinnedBuffers:
                 return None
             self._left_bytes -= size
         try:
-            buffer = self._device.pinned_buffer(size)
+            # An inference tensor could not be written to outside inference mode.
+            with torch.inference_mode(False):
+                buffer = self._device.pinned_buffer(size)
         except RuntimeError as error:
             logger.warning("no page-locked memory: %s. Copies go on without it", error)
             with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Size
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 
 __all__ = ["Plan", "fixed_plan"]
 
@@ -36,7 +36,13 @@ def fixed_plan(config: MicroBatchingConfig, batch_size: int) -> Plan:
     """
     auto = max(1, -(-batch_size // AUTO_MICRO_BATCHES))
 
-    def rows(size: Size) -> int:
-        return auto if size == AUTO else int(size)
+    def rows(stage: Stage) -> int:
+        size = config.micro_batch_size[stage]
+        if size != AUTO:
+            return int(size)
+        if stage == "inference" and config.allowed_sizes:
+            fitting = [size for size in config.allowed_sizes if size <= auto]
+            return max(fitting, default=config.allowed_sizes[0])
+        return auto
 
-    return Plan(PerStage(*(rows(config.micro_batch_size[stage]) for stage in STAGES)))
+    return Plan(PerStage(*(rows(stage) for stage in STAGES)))

@@ -57,6 +57,8 @@ class Pipeline:
         stage_timeout_s: the longest that one call of one stage may take; None for any time.
         clock: the time.
         streams: of the device that the functions use; None for a CPU.
+        allowed_sizes: the row counts that inference may be called with, ascending; none for any.
+            With them it is called in its one lane only: CUDA graphs belong to a thread.
     """
 
     def __init__(
@@ -69,11 +71,24 @@ class Pipeline:
         stage_timeout_s: float | None = None,
         clock: Clock | None = None,
         streams: Streams | NoStreams | None = None,
+        allowed_sizes: Sequence[int] = (),
     ) -> None:
         self._clock = clock or Clock()
         self._stage_timeout_s = stage_timeout_s
-        stages = [StageRunner(name, functions[name], ops, lanes[name]) for name in STAGES]
-        self._caller = Caller(stages, policy, stage_timeout_s, self._clock, streams or NoStreams())
+        self._one_thread = bool(allowed_sizes)
+        sizes: dict[Stage, Sequence[int]] = {"inference": allowed_sizes}
+        stages = [
+            StageRunner(name, functions[name], ops, lanes[name], sizes.get(name, ()))
+            for name in STAGES
+        ]
+        self._caller = Caller(
+            stages,
+            policy,
+            stage_timeout_s,
+            self._clock,
+            streams or NoStreams(),
+            one_thread=self._one_thread,
+        )
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold
         # little more than their lanes need, so that a fast stage cannot pile up payloads.
         self._pools = [
@@ -88,6 +103,8 @@ class Pipeline:
         plan: Plan,
         tag: Any = None,
         deadlines_s: Sequence[float | None] | None = None,
+        *,
+        bounded: bool = True,
     ) -> Outcomes:
         """Take a batch through the stages.
 
@@ -100,6 +117,7 @@ class Pipeline:
             plan: the sizes to cut it into.
             tag: handed to every stage function.
             deadlines_s: when each request is no longer worth a call, on the pipeline's clock.
+            bounded: False for calls that may take any time, to compile a model perhaps.
 
         Raises:
             RuntimeError: the pipeline is closed.
@@ -107,12 +125,13 @@ class Pipeline:
         if self._closed:
             raise RuntimeError("this pipeline is closed")
         run = Run(rows, plan, tag, deadlines_s)
-        if plan.fits(len(rows)) and (self._stage_timeout_s is None or alarm_works_here()):
+        inline = not self._one_thread and plan.fits(len(rows))
+        if inline and (self._stage_timeout_s is None or alarm_works_here()):
             self._run_inline(run)
         else:
             self._submit(run, run.first())
             if len(rows):
-                self._wait(run)
+                self._wait(run, self._stage_timeout_s if bounded else None)
         return run.outcomes()
 
     def close(self) -> None:
@@ -141,7 +160,9 @@ class Pipeline:
 
     def _submit(self, run: Run, ready: Ready) -> None:
         for position, batch in ready:
-            self._pools[position].submit(partial(self._work, run, position, [batch]))
+            lane = self._caller.lane_for(position, batch)
+            task = partial(self._work, run, position, [batch])
+            self._pools[lane].submit(task, wait=lane == position)
 
     def _work(
         self, run: Run, position: int, todo: list[MicroBatch], ready: Ready | None = None
@@ -171,21 +192,21 @@ class Pipeline:
             except BaseException as error:
                 run.stop(STAGES[position], error)
 
-    def _wait(self, run: Run) -> None:
-        """Wait for the batch; meanwhile give up calls that take too long."""
-        while not self._clock.wait(run.finished, self._next_timeout_s(run)):
+    def _wait(self, run: Run, timeout_s: float | None) -> None:
+        """Wait for the batch; meanwhile give up calls that take longer than `timeout_s`."""
+        while not self._clock.wait(run.finished, self._next_look_s(run, timeout_s)):
             now_s = self._clock.now_s()
             for call in run.calls():
-                if self._stage_timeout_s and now_s >= call.started_s + self._stage_timeout_s:
-                    self._give_up(run, call, self._stage_timeout_s)
+                if timeout_s and now_s >= call.started_s + timeout_s:
+                    self._give_up(run, call, timeout_s)
 
-    def _next_timeout_s(self, run: Run) -> float | None:
-        if self._stage_timeout_s is None:
+    def _next_look_s(self, run: Run, timeout_s: float | None) -> float | None:
+        if timeout_s is None:
             return None
         now_s = self._clock.now_s()
         # A call that begins later than now ends later than this.
         starts_s = [now_s, *(call.started_s for call in run.calls())]
-        return max(0.0, min(starts_s) + self._stage_timeout_s - now_s)
+        return max(0.0, min(starts_s) + timeout_s - now_s)
 
     def _give_up(self, run: Run, call: Call, timeout_s: float) -> None:
         """Answer the requests of a call that hangs, and let a new lane do what its was to do."""
@@ -197,6 +218,7 @@ class Pipeline:
         ready = run.fail(call.position, call.batch.indices, call.stage, error)
         # The new lane also hands on what this frees: here, a full inbox would stop the watch.
         task = partial(self._work, run, call.position, call.rest, ready)
-        self._pools[call.position].replace(call.thread, task)
+        pool = next(pool for pool in self._pools if call.thread in pool)
+        pool.replace(call.thread, task)
         if sum(pool.lost for pool in self._pools) >= MOST_LOST_LANES:
             run.stop(call.stage, error, fatal=True)

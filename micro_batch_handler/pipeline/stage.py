@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
 from micro_batch_handler.pipeline.batches import Part, gather
-from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable
+from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, pad
 
 __all__ = ["Keep", "LanePool", "StageFunction", "StageRunner"]
 
@@ -53,9 +53,18 @@ class LanePool:
         self._finalizer = weakref.finalize(self, self._inbox.end)
         self._finalizer.atexit = False  # daemon threads end with the process anyway
 
-    def submit(self, task: Task) -> None:
-        """Give a task to the next free lane; waits while the inbox is full. It must not raise."""
-        self._inbox.put(task)
+    def submit(self, task: Task, *, wait: bool = True) -> None:
+        """Give a task to the next free lane; it must not raise.
+
+        Args:
+            task: what the lane does.
+            wait: while the inbox is full. A lane of a later stage must not: an earlier one may be
+                waiting for it.
+        """
+        self._inbox.put(task, wait=wait)
+
+    def __contains__(self, thread: threading.Thread) -> bool:
+        return thread in self._threads
 
     def replace(self, thread: threading.Thread, task: Task) -> None:
         """Start a new lane for one that hangs; it does `task` first."""
@@ -103,25 +112,26 @@ class _Inbox:
     def __init__(self, capacity: int | None) -> None:
         # Not queue.Queue, which is bounded by itself: its lock is not reentrant, and `end` may be
         # called by the garbage collector in any thread, a lane inside `get` too.
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[Task | None, bool]] = queue.SimpleQueue()
         self._room = None if capacity is None else threading.Semaphore(capacity)
 
-    def put(self, task: Task) -> None:
-        if self._room is not None:
+    def put(self, task: Task, *, wait: bool) -> None:
+        takes_room = wait and self._room is not None
+        if takes_room and self._room is not None:
             self._room.acquire()
-        self._tasks.put(task)
+        self._tasks.put((task, takes_room))
 
     def get(self) -> Task | None:
         """The next task; None when there will be no more."""
-        task = self._tasks.get()
+        task, takes_room = self._tasks.get()
         if task is None:
             self.end()  # for the next lane
-        elif self._room is not None:
+        elif takes_room and self._room is not None:
             self._room.release()
         return task
 
     def end(self) -> None:
-        self._tasks.put(None)
+        self._tasks.put((None, False))
 
     @property
     def waiting(self) -> int:
@@ -148,17 +158,30 @@ HOW_TO_REGROUP = (
     "join_payloads(payloads) in the handler"
 )
 
+HOW_TO_FILL = (
+    "Remove allowed_sizes, or override cut_payload(payload, start, stop) and "
+    "join_payloads(payloads) in the handler"
+)
+
 
 class StageRunner:
     """One stage of a pipeline: checks what goes in and comes out around the user's function."""
 
-    def __init__(self, name: Stage, function: StageFunction, ops: PayloadOps, lanes: int) -> None:
+    def __init__(
+        self,
+        name: Stage,
+        function: StageFunction,
+        ops: PayloadOps,
+        lanes: int,
+        allowed_sizes: Sequence[int] = (),
+    ) -> None:
         self.name = name
         self.permits = threading.Semaphore(lanes)
         """Held during a call. Not only this stage's lanes call it: where rows start again, those of
         a later stage do. `parallelism` is a promise to functions that stand no more threads."""
         self._function = function
         self._ops = ops
+        self._allowed_sizes = allowed_sizes
         position = STAGES.index(name)
         self._before = STAGES[position - 1] if position else None
         self._last = position == len(STAGES) - 1
@@ -198,12 +221,25 @@ class StageRunner:
 
         Raises:
             LengthError: the function returned another number of rows than it got.
+            PayloadError: what goes in or comes out cannot be filled up to an allowed size.
             StageError: postprocess returned something else than a list.
             BaseException: whatever the function raises.
         """
-        result, keep = self._function(tag, indices, payload)
-        self._check(result, len(indices))
-        return result, keep
+        rows = len(indices)
+        size = next((size for size in self._allowed_sizes if size >= rows), rows)
+        if size == rows:
+            result, keep = self._function(tag, indices, payload)
+            self._check(result, rows)
+            return result, keep
+        try:
+            filled = pad(payload, rows, size, self._ops)
+            result, keep = self._function(tag, indices, filled)
+            self._check(result, size)
+            return self._ops.cut(result, 0, rows), keep
+        except Uncuttable as error:
+            raise PayloadError(
+                self.name, f"cannot be filled up to {size} rows: {error}. {HOW_TO_FILL}"
+            ) from None
 
     def _check(self, result: Payload, rows: int) -> None:
         if self._last:

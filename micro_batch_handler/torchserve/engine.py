@@ -16,17 +16,20 @@ from ts.context import Context
 from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, Stage
+from micro_batch_handler.pipeline.accelerator import TorchAccelerator, accelerator_of
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
 from micro_batch_handler.pipeline.planner import fixed_plan
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
+from micro_batch_handler.pipeline.streams import NoStreams, Streams
 from micro_batch_handler.pipeline.thread_state import ThreadState
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.torchserve.codec import encode
 from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
+from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
 
 __all__ = ["Engine"]
@@ -53,15 +56,23 @@ class Engine:
         self._plan = fixed_plan(self._config, batch_size)
         self._clock = Clock()
         self._ends = False
+        device = accelerator_of(getattr(handler, "device", None))
         self._pipeline = Pipeline(
             {stage: _stage_function(handler, stage) for stage in STAGES},
             self._config.parallelism,
             ops=ops,
-            lane_setup=ThreadState.capture().apply,
+            lane_setup=ThreadState.capture(device.device.type if device else None).apply,
             policy=Policy(self._config.on_error == "isolate", deliberate=(PredictionException,)),
             stage_timeout_s=self._config.stage_timeout,
             clock=self._clock,
+            streams=_streams(self._config, device),
+            allowed_sizes=self._config.allowed_sizes or (),
         )
+        try:
+            warm_up(handler, self._pipeline, self._config.allowed_sizes or (), context)
+        except BaseException:
+            self.close()
+            raise
         _warn_if_serial(self._config, self._plan.fits(batch_size), batch_size, model_yaml or {})
         logger.info("micro-batching %s, parallelism %s", self._plan.sizes, self._config.parallelism)
 
@@ -95,6 +106,17 @@ class Engine:
         if self._config.on_error == "fail_batch":
             raise_first(outcomes)
         return answer_failures(outcomes, context)
+
+
+def _streams(config: MicroBatchingConfig, device: TorchAccelerator | None) -> Streams | NoStreams:
+    if device is None or not config.cuda_streams:
+        return NoStreams()
+    return Streams(
+        device,
+        copy_in=config.copy_in,
+        copy_out=config.copy_out,
+        pinned_bytes=config.pinned_bytes,
+    )
 
 
 def _stage_function(handler: Any, stage: Stage) -> StageFunction:

@@ -126,6 +126,14 @@ class MicroBatchMixin:
         """One payload from several that a stage returned, in order (to pad them, for example)."""
         return join(payloads)
 
+    def example_row(self) -> Any:
+        """One request as `preprocess` gets it, `{"body": …}`; None for none.
+
+        Override it together with `allowed_sizes`: every size is then called once when the model
+        loads, so that no request waits for a compiler.
+        """
+        return None
+
     def close(self) -> None:
         """End the lanes. A second call does nothing; the next batch starts them again."""
         engine: Engine | None = self.__dict__.pop("_micro_batch_engine", None)

@@ -1,0 +1,63 @@
+"""Calling inference with every allowed size when the model loads, so that no request has to wait.
+
+A compiler, a CUDA graph and cuDNN's search prepare each size when it first comes, for seconds or
+minutes, and a CUDA graph belongs to the thread that made it: so the calls go through the lanes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ts.context import Context, RequestProcessor
+
+from micro_batch_handler.config import PerStage
+from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.pipeline.planner import Plan
+from micro_batch_handler.pipeline.runner import Pipeline
+
+__all__ = ["warm_up"]
+
+logger = logging.getLogger(__name__)
+
+
+def warm_up(handler: Any, pipeline: Pipeline, sizes: Sequence[int], context: Context) -> None:
+    """Answer the handler's `example_row()` in batches of each size, the largest first.
+
+    Raises:
+        ConfigError: the handler cannot answer its own example.
+    """
+    if not sizes:
+        return
+    row = handler.example_row()
+    if row is None:
+        logger.info(
+            "micro_batching.allowed_sizes %s: each is slow when it first comes. Override "
+            "example_row() in the handler to have them called when the model loads",
+            list(sizes),
+        )
+        return
+    for size in reversed(sizes):
+        outcomes = pipeline.run(
+            [copy.deepcopy(row) for _ in range(size)],
+            Plan(PerStage.of(size)),
+            (_context_of_requests(context, size), False),
+            bounded=False,
+        )
+        if outcomes.failures:
+            failure = next(iter(outcomes.failures.values()))
+            raise ConfigError(
+                f"example_row() fails in a batch of {size}: {failure.stage} raised "
+                f"{failure.error!r}. Mend the example or the stage"
+            ) from failure.error
+        logger.info("inference is warm for %d rows", size)
+
+
+def _context_of_requests(context: Context, rows: int) -> Context:
+    """The load's context with requests that have no headers."""
+    batch = copy.copy(context)
+    batch.request_ids = dict.fromkeys(range(rows), "example_row")
+    batch.request_processor = [RequestProcessor({}) for _ in range(rows)]
+    return batch
