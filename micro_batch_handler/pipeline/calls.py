@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
@@ -148,18 +147,26 @@ class Caller:
             stage.permits.release()
             raise _RunStopped
         try:
-            with nullcontext() if timeout_s is None else alarm(stage.name, timeout_s):
-                rows = len(batch)
-                with self._streams.work(stage.name, parts, rows) as work:
-                    payload = work.take_in(stage.gather(parts))
-                    result, keep = stage.call(run.tag, batch.indices, payload)
-                    if attempt.stage == attempt.position and run.regroups(attempt.position):
-                        stage.check_regroups(result)
-                    result = work.hand_over(result)
-                return Part(result, rows, 0, rows, work.done), keep
+            if timeout_s is None:
+                return self._work(attempt, stage, parts)
+            with alarm(stage.name, timeout_s):
+                return self._work(attempt, stage, parts)
         finally:
             if not self.end(run, call):
                 raise GivenUp
+
+    def _work(
+        self, attempt: _Attempt, stage: StageRunner, parts: Sequence[Part]
+    ) -> tuple[Part, Keep | None]:
+        run, indices = attempt.run, attempt.batch.indices
+        rows = len(indices)
+        with self._streams.work(stage.name, parts, rows) as work:
+            payload = work.take_in(stage.gather(parts))
+            result, keep = stage.call(run.tag, indices, payload)
+            if attempt.stage == attempt.position and run.regroups(attempt.position):
+                stage.check_regroups(result)
+            result = work.hand_over(result)
+        return Part(result, rows, 0, rows, work.done), keep
 
     def end(self, run: Run, call: Call) -> bool:
         """The call has returned or is given up; False if it was the other before."""

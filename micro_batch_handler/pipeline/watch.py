@@ -12,9 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 from micro_batch_handler.config import Stage
 from micro_batch_handler.errors import StageTimeout
@@ -43,15 +41,17 @@ class _Alarm(BaseException):
 
 
 def alarm_works_here() -> bool:
-    """Whether this thread can be interrupted by an alarm that nobody else uses."""
+    """Make this thread one that an alarm can interrupt; False if it is not, or another uses it."""
     if threading.current_thread() is not threading.main_thread():
         return False
-    return signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, _ring)
+    found = signal.getsignal(signal.SIGALRM)
+    if found == signal.SIG_DFL:
+        signal.signal(signal.SIGALRM, _ring)
+    return found in (signal.SIG_DFL, _ring)
 
 
-@contextmanager
-def alarm(stage: Stage, timeout_s: float) -> Iterator[None]:
-    """Interrupt the body after `timeout_s`.
+class alarm:  # noqa: N801  (a context manager reads as a verb's object)
+    """Interrupt the body of a `with` statement after `timeout_s`, where `alarm_works_here()`.
 
     Only Python code and what Python waits for can be interrupted. A call that hangs in native code
     is ended by TorchServe, which kills the worker after `responseTimeout`.
@@ -59,19 +59,34 @@ def alarm(stage: Stage, timeout_s: float) -> Iterator[None]:
     Raises:
         StageTimeout: the body took longer.
     """
-    signal.signal(signal.SIGALRM, _ring)
-    outer_s, _ = signal.setitimer(signal.ITIMER_REAL, timeout_s, min(timeout_s, RING_AGAIN_S))
-    started_s = time.monotonic()
-    try:
+
+    __slots__ = ("_outer_s", "_stage", "_started_s", "_timeout_s")
+
+    def __init__(self, stage: Stage, timeout_s: float) -> None:
+        self._stage = stage
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> None:
+        self._started_s = time.monotonic()
+        again_s = min(self._timeout_s, RING_AGAIN_S)
+        self._outer_s, _ = signal.setitimer(signal.ITIMER_REAL, self._timeout_s, again_s)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         try:
-            yield
-        finally:
             # An alarm of an outer call goes on with what is left of it.
-            left_s = outer_s and max(outer_s - (time.monotonic() - started_s), 1e-6)
+            took_s = time.monotonic() - self._started_s
+            left_s = self._outer_s and max(self._outer_s - took_s, 1e-6)
             signal.setitimer(signal.ITIMER_REAL, left_s, RING_AGAIN_S if left_s else 0)
             _let_a_late_alarm_ring()
-    except _Alarm as error:
-        raise StageTimeout(stage, timeout_s) from error
+        except _Alarm as late:
+            raise StageTimeout(self._stage, self._timeout_s) from late
+        if isinstance(error, _Alarm):
+            raise StageTimeout(self._stage, self._timeout_s) from error
 
 
 def _ring(_signal: int, _frame: FrameType | None) -> None:

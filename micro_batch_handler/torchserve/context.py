@@ -9,8 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
@@ -31,15 +30,20 @@ def current_view(handler: object) -> Context | None:
     return view if caller is handler else None
 
 
-@contextmanager
-def viewed_by(handler: object, view: Context) -> Iterator[None]:
+class viewed_by:  # noqa: N801  (a context manager reads as a verb)
     """In the body, `current_view(handler)` is this view; a call of another handler may nest."""
-    outer = getattr(_here, "view", (None, None))
-    _here.view = (handler, view)
-    try:
-        yield
-    finally:
-        _here.view = outer
+
+    __slots__ = ("_mine", "_outer")
+
+    def __init__(self, handler: object, view: Context) -> None:
+        self._mine = (handler, view)
+
+    def __enter__(self) -> None:
+        self._outer = getattr(_here, "view", (None, None))
+        _here.view = self._mine
+
+    def __exit__(self, *_: object) -> None:
+        _here.view = self._outer
 
 
 class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from ts.context import Context
@@ -38,5 +39,12 @@ def _header(headers: dict[str, Any], name: str) -> Any:
     """Names of headers come in the client's own spelling, and mean the same in any case."""
     if name in headers:
         return headers[name]
-    name = name.lower()
-    return next((value for key, value in headers.items() if key.lower() == name), None)
+    spelling = _spelling(tuple(headers), name)
+    return None if spelling is None else headers[spelling]
+
+
+@lru_cache(maxsize=256)
+def _spelling(names: tuple[str, ...], wanted: str) -> str | None:
+    """Clients send the same headers again and again; so this is asked once for each kind."""
+    wanted = wanted.lower()
+    return next((name for name in names if name.lower() == wanted), None)

@@ -9,7 +9,7 @@ answers(data, context)   TorchServe's worker thread
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ts.context import Context
@@ -127,8 +127,7 @@ def _stage_function(handler: Any, stage: Stage) -> StageFunction:
         view = MicroBatchContext(batch_context, indices)
         with viewed_by(handler, view):
             # Looked up at each call, since handlers may replace a stage on the instance.
-            method: Callable[[Payload], Payload] = getattr(handler, stage)
-            result = method(payload)
+            result = getattr(handler, stage)(payload)
         if encoded and stage == STAGES[-1] and isinstance(result, list):
             result = [encode(answer) for answer in result]
         return result, view.keep

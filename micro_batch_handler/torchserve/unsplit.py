@@ -30,13 +30,14 @@ ASKED_BY_HEADER = ("describe", "explain")
 
 def asking(context: Context, rows: int) -> dict[int, str]:
     """Which requests ask for something else than a prediction, and for what."""
-    if context.request_processor is None or len(context.request_processor) != rows:
+    processors = context.request_processor
+    if processors is None or len(processors) != rows:
         return {}
     return {
         index: header
-        for index in range(rows)
+        for index, processor in enumerate(processors)
         for header in ASKED_BY_HEADER
-        if context.get_request_header(index, header) == "True"
+        if processor.get_request_property(header) == "True"
     }
 
 
