@@ -86,7 +86,8 @@ class Caller:
     ) -> Ready:
         """Take the last micro-batch of `todo` through the stage at `position`.
 
-        What must be called again or is too large for the memory goes back to `todo`, in parts.
+        What must be called again, is too large for the memory or has to wait while something is
+        handed on goes back to `todo`, in parts.
 
         Args:
             run: the batch.
@@ -104,6 +105,10 @@ class Caller:
             return ready
         if not len(batch):
             return ready
+        if ready:
+            # First hand on what has become free: it would wait for this call, and be lost with it.
+            todo.append(batch)
+            return ready
         # Rows that start again pass all stages before this one too.
         attempt = _Attempt(run, position, batch, todo, stage=position if batch.parts else 0)
         try:
@@ -111,10 +116,10 @@ class Caller:
         except GivenUp:
             raise
         except _RunStopped:
-            return ready
+            return []
         except BaseException as error:
-            return ready + self._recover(attempt, inspectable(error))
-        return ready + run.accept(position, batch.indices, result)
+            return self._recover(attempt, inspectable(error))
+        return run.accept(position, batch.indices, result)
 
     def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Part:
         run, batch = attempt.run, attempt.batch
