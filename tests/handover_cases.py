@@ -56,6 +56,10 @@ CASES: dict[str, tuple[Case, set[tuple[int, ...]]]] = {
         Case(rows=6, sizes=(2, 3, 2), bad=frozenset({(2, 3)})),
         {(1, 1, 1, 2, 1, 1)},
     ),
+    "1, 1 and 3 rows, a bad row": (
+        Case(sizes=(1, 1, 3), bad=frozenset({(0, 1)})),
+        {(1, 2, 1)},
+    ),
     "a call hangs": (Case(hangs=1), either(3)),
     "a call hangs, one fails, inboxes of 1": (
         Case(hangs=1, faults=1, capacity=1, lanes=ONE),

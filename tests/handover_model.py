@@ -27,6 +27,7 @@ MISTAKES = {
     "lane lost": "a hung lane is not replaced",
     "watch hands on": "the watch itself puts what a given-up call frees into the next inbox",
     "group waits for ever": "a row that failed is not settled for the groups of later stages",
+    "later groups wait for ever": "it is settled for the groups of the next stage only",
     "freed late": "what a deadline frees is handed on after the call, not before it",
     "stopped runs begin calls": "a call begins though its batch was stopped",
     "stop does not wait": "a stopped batch ends though its calls run",
@@ -422,7 +423,8 @@ class Handover:
             return state, ()
         ready: Ready = ()
         if self.case.mistake != "group waits for ever":
-            for later in range(position, len(state.slots)):
+            next_only = self.case.mistake == "later groups wait for ever"
+            for later in range(position, len(state.slots))[: 1 if next_only else None]:
                 state, more = self._settle(state, later, rows, GONE)
                 ready += more
         return self._outcome(state, rows, GONE), ready

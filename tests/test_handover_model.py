@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import permutations, product
 
 import pytest
@@ -14,6 +15,7 @@ from tests.device_model import DEVICE_MISTAKES, Device, DeviceCase
 from tests.explore import explore
 from tests.handover_cases import CASES, DEVICE_CASES, ONE
 from tests.handover_model import MISTAKES, Batch, Case, Handover, retries, settle
+from tests.handover_replay import Replay
 
 FOUND = {
     "retry into the first inbox": (
@@ -37,6 +39,10 @@ FOUND = {
         "the caller waits for ever",
     ),
     "group waits for ever": (Case(sizes=(1, 3, 1), faults=2), "the caller waits for ever"),
+    "later groups wait for ever": (
+        Case(sizes=(1, 1, 3), bad=frozenset({(0, 1)})),
+        "the caller waits for ever",
+    ),
     "freed late": (
         Case(rows=4, sizes=(2, 3, 3), lanes=ONE, expires=frozenset({2}), hangs=1),
         "the caller waits for ever",
@@ -158,3 +164,16 @@ def test_the_model_retries_as_the_code_does(rows, alone):
 
     pieces = [(tuple(piece.indices), bool(piece.parts), piece.failed_alone) for piece in real]
     assert pieces == [tuple(piece) for piece in retries(Batch(indices, parts=True, alone=alone))]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_run_of_the_model_does_as_the_code_does(name):
+    """On random ways through the model, a real run settles, stops, ends and hands on the same."""
+    case, _ = CASES[name]
+    model, chance = Handover(case), random.Random(name)
+    for _ in range(30):
+        state, replay = model.start(), Replay(case)
+        while steps := list(model.steps(state)):
+            step, after = chance.choice(steps)
+            replay.do(state, step, after)
+            state = after
