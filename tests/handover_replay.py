@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import chain
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.batches import MicroBatch
+from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from tests.fakes import plan
 from tests.handover_model import Case, State
@@ -60,7 +60,7 @@ class Replay:
         elif does in ("returns from", "fails in", "loses the device in"):
             assert self.run.end(self._calls[rows])
         elif does == "tells of":
-            return self.run.accept(position, rows, list(rows))
+            return self.run.accept(position, rows, Part(list(rows), len(rows), 0, len(rows)))
         elif does in ("gives up", "finds expired"):
             return self.run.fail(position, rows, STAGES[position], ERROR)
         elif does == "stops the batch":

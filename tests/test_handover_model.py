@@ -147,7 +147,8 @@ def test_the_model_regroups_as_the_code_does(before, size):
         for fates in product((1, 2), repeat=len(groups)):
             regroup, slots = Regroup(rows, before, size), (0,) * rows
             for group, how in zip(order, fates, strict=True):
-                real = regroup.add(group, list(group)) if how == 1 else regroup.drop(group)
+                came = Part(list(group), len(group), 0, len(group))
+                real = regroup.add(group, came) if how == 1 else regroup.drop(group)
                 slots, ready = settle(slots, group, how, size)
 
                 assert [tuple(batch.indices) for batch in real] == [b.rows for b in ready]
