@@ -7,6 +7,7 @@
         ├── LengthError (ValueError)  k rows went in, another number came out
         ├── PayloadError (TypeError)  a payload cannot be cut or joined where the plan needs it
         │   └── RegroupError          found before the call of the stage that needs it
+        ├── BodyError (ValueError)    a request's body is not what it says; no stage was called
         ├── StageTimeout (TimeoutError)   one call of the stage took too long
         └── DeadlinePassed (TimeoutError) the client no longer waits
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "ArchiveError",
+    "BodyError",
     "ConfigError",
     "DeadlinePassed",
     "LengthError",
@@ -70,6 +72,10 @@ class PayloadError(StageError, TypeError):
 
 class RegroupError(PayloadError):
     """Rows cannot be put together for a stage, which was therefore not called."""
+
+
+class BodyError(StageError, ValueError):
+    """A request's body is not what its content type says; no stage was called with it."""
 
 
 class StageTimeout(StageError, TimeoutError):  # noqa: N818  (as TimeoutError itself)

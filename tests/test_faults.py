@@ -9,9 +9,14 @@ import torch
 from ts.protocol.otf_message_handler import create_predict_response
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.errors import LengthError
+from micro_batch_handler.errors import BodyError, DeadlinePassed, LengthError
 from micro_batch_handler.pipeline.run import Failure, Outcomes
-from micro_batch_handler.torchserve.faults import answer_failures, clean_phrase, log_retried
+from micro_batch_handler.torchserve.faults import (
+    answer_failures,
+    clean_phrase,
+    log_retried,
+    raise_first,
+)
 from tests.fakes import fake_context
 
 
@@ -34,6 +39,7 @@ def answered(stage: str, error: BaseException, *indices: int):
         ("preprocess", ValueError("secret"), 400, "Bad Request", "preprocess failed"),
         ("inference", ValueError("secret"), 500, "Internal Server Error", "inference failed"),
         ("postprocess", SystemExit(3), 500, "Internal Server Error", "postprocess failed"),
+        ("preprocess", BodyError("preprocess", "not JSON"), 400, None, "preprocess: not JSON"),
         ("preprocess", LengthError("preprocess", 1, 2), 500, None, "preprocess failed"),
         ("inference", MemoryError("secret"), 507, "Insufficient Storage", "Out of resources"),
         ("inference", torch.OutOfMemoryError("secret"), 507, None, "Out of resources"),
@@ -58,6 +64,19 @@ def test_each_fault_has_its_status_and_body(stage, error, code, phrase, message)
     assert code == status
     assert found == phrase or phrase is None
     assert "application/json" == context.get_response_content_type(1)
+
+
+def test_what_the_client_did_alone_fails_no_batch():
+    """With `on_error: fail_batch` too, a bad body or a passed deadline is its request's own."""
+    own = [Failure("preprocess", BodyError("preprocess", "not JSON"), [0])]
+    own.append(Failure("preprocess", DeadlinePassed("preprocess"), [1]))
+    outcomes = Outcomes([None] * 3, dict(enumerate(own)), [])
+
+    raise_first(outcomes)
+
+    outcomes.failures[2] = Failure("inference", KeyError("a"), [2])
+    with pytest.raises(KeyError):
+        raise_first(outcomes)
 
 
 def test_neighbours_keep_their_answers_and_statuses():

@@ -2,6 +2,7 @@
 
     the request's error                      status                body's message
     PredictionException(message, code)       its code              its message
+    its body is not the JSON that it says    400                   where it is not
     preprocess failed on it, alone           400                   "preprocess failed"
     inference or postprocess failed on it    500                   "<stage> failed"
     a stage broke the contract               500                   "<stage> failed"
@@ -23,7 +24,7 @@ from typing import Any
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.errors import DeadlinePassed, StageError, StageTimeout
+from micro_batch_handler.errors import BodyError, DeadlinePassed, StageError, StageTimeout
 from micro_batch_handler.pipeline.isolation import device_is_lost
 from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY
 from micro_batch_handler.pipeline.run import Failure, Outcomes
@@ -70,10 +71,11 @@ def log_retried(outcomes: Outcomes, context: Context) -> None:
 def raise_first(outcomes: Outcomes) -> None:
     """Raise what the first failed request ended with, for TorchServe to map by its type.
 
-    A request whose deadline has passed fails alone, whatever the setting.
+    A request whose deadline has passed or whose body cannot be read fails alone, whatever the
+    setting.
     """
     for _, failure in sorted(outcomes.failures.items()):
-        if not isinstance(failure.error, DeadlinePassed):
+        if not isinstance(failure.error, (BodyError, DeadlinePassed)):
             raise failure.error
 
 
@@ -101,6 +103,8 @@ def _status(failure: Failure) -> tuple[int, str]:
         return OUT_OF_RESOURCES, "Out of resources"
     if isinstance(error, (StageTimeout, DeadlinePassed)):
         return TIMED_OUT, str(error)
+    if isinstance(error, BodyError):
+        return CLIENT_ERROR, str(error)
     # A broken contract is the handler's fault, whatever the client sent.
     blame_client = failure.stage == "preprocess" and not isinstance(error, StageError)
     code = CLIENT_ERROR if blame_client else SERVER_ERROR
