@@ -48,6 +48,29 @@ def test_what_is_set_reaches_the_right_requests_when_it_counts(batch, view):
     assert [(200, None)] * 5 == [batch.get_response_status(i) for i in (0, 1, 2, 3, 5)]
 
 
+def test_json_says_that_it_is_unless_a_stage_says_otherwise(batch, view):
+    """A content type that is set, in any spelling, stays; the other answers get JSON's."""
+    view.set_response_header(0, "Content-Type", "text/csv")
+    view.answers_json([0, 2])
+    assert {} == batch.get_response_headers(5)
+
+    view.keep()
+
+    assert {"Content-Type": "text/csv"} == batch.get_response_headers(2)
+    assert {} == batch.get_response_headers(4)
+    assert {"content-type": "application/json"} == batch.get_response_headers(5)
+
+
+def test_json_is_said_without_copies(batch):
+    """A stage that has set nothing is not made to look at what its requests have set."""
+    view = MicroBatchContext(batch, [3])
+    view.answers_json([0])
+    view.keep()
+
+    assert {"content-type": "application/json"} == batch.get_response_headers(3)
+    assert "_request_processor" not in vars(view)
+
+
 def test_what_one_stage_set_is_seen_and_changed_by_the_next(batch, view):
     """A later stage starts from what an earlier one left."""
     view.set_response_status(202, "wait", 0)

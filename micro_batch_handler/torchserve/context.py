@@ -62,6 +62,7 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         # see the next batch's requests in it, nor write to them.
         self.__dict__["_batch_processors"] = batch.request_processor
         self.__dict__["_batch_ids"] = batch.request_ids
+        self.__dict__["_json_places"] = ()
 
     def __getattr__(self, name: str) -> Any:
         if name == "_request_processor":
@@ -81,8 +82,21 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
             ValueError: one of them would break the worker protocol, and so the whole batch.
         """
         processors = self.__dict__.get("_request_processor")
-        if processors is None:
-            return  # never asked for, so nothing was set
+        if processors is not None:  # else never asked for, so nothing was set
+            self._keep_responses(processors)
+        if self._batch_processors is not None:
+            for place in self._json_places:
+                _declare_json(self._batch_processors[self._indices[place]])
+
+    def answers_json(self, places: Sequence[int]) -> None:
+        """Let these rows' answers say that they are JSON, unless a stage has set a content type.
+
+        TorchServe sends none of itself. Cheaper than setting it here, which needs a copy of all
+        that the requests have set.
+        """
+        self.__dict__["_json_places"] = places
+
+    def _keep_responses(self, processors: Sequence[RequestProcessor]) -> None:
         checked = [(mine, _checked_phrase(mine)) for mine in processors]
         for index, (mine, phrase) in zip(self._indices, checked, strict=True):
             theirs = self._batch_processors[index]
@@ -113,6 +127,12 @@ def _copy(processor: RequestProcessor) -> RequestProcessor:
     copy.report_status(processor.get_response_status_code(), processor.get_response_status_phrase())
     copy.get_response_headers().update(processor.get_response_headers())
     return copy
+
+
+def _declare_json(processor: RequestProcessor) -> None:
+    headers = processor.get_response_headers()
+    if not any(name.lower() == "content-type" for name in headers):
+        headers["content-type"] = "application/json"
 
 
 def _checked_phrase(processor: RequestProcessor) -> str | None:
