@@ -108,6 +108,11 @@ class MicroBatchingConfig:
     pinned_bytes: int = DEFAULT_PINNED_BYTES
     """The most page-locked memory for these copies; 0 for none."""
 
+    decode_input_request: bool = True
+    """Whether bodies reach the handler decoded where the server leaves them as they came
+    (`decode_input_request=false` in config.properties); False for a handler that takes bytes.
+    """
+
     @classmethod
     def from_section(
         cls, section: object, response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
@@ -134,6 +139,7 @@ class MicroBatchingConfig:
             copy_in=_flag(keys, "copy_in", default.copy_in),
             copy_out=_flag(keys, "copy_out", default.copy_out),
             pinned_bytes=_bytes(keys, "pinned_bytes", default.pinned_bytes),
+            decode_input_request=_flag(keys, "decode_input_request", default.decode_input_request),
         )
         _refuse_together(config)
         return config

@@ -62,6 +62,10 @@ def test_stages_that_are_not_named_keep_their_default():
             "micro_batching.parallelism.decode is not a known key; known are preprocess, inference",
         ),
         ("micro_batching: {parallelism: null}", "found None"),
+        (
+            "micro_batching: {decode_input_request: 1}",
+            "micro_batching.decode_input_request must be true or false, found 1",
+        ),
         ("asyncCommunication: true", "asyncCommunication: True cannot work with micro-batching"),
         ("continuousBatching: true", "continuousBatching: True cannot work with micro-batching"),
         ("parallelType: PP", "parallelType: 'PP' cannot work with micro-batching"),
