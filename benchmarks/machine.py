@@ -14,7 +14,7 @@ import micro_batch_handler
 
 __all__ = ["describe"]
 
-PACKAGES = ("torchserve", "torch", "numpy", "pillow")
+PACKAGES = ("torchserve", "torch", "numpy", "orjson", "pillow")
 
 
 def describe() -> dict[str, str]:
