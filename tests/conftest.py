@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 
 from micro_batch_handler.config import MicroBatchingConfig
 
 pytest_plugins = ["tests.server.fixtures"]
+
+settings.register_profile("no timing is asserted", deadline=None)
+settings.load_profile("no timing is asserted")
 
 
 def lanes() -> set[threading.Thread]:

@@ -11,6 +11,7 @@ import datetime as dt
 import gc
 import json
 import math
+import os
 import re
 import string
 from collections import OrderedDict, UserDict, namedtuple
@@ -44,6 +45,9 @@ SIZES = {
     "equal": {"preprocess": 3, "inference": 3, "postprocess": 3},
     "inline": {"preprocess": 32, "inference": 32, "postprocess": 32},
 }
+DECODES = "TS_DECODE_INPUT_REQUEST"
+"""What the frontend calls `decode_input_request` for its workers."""
+
 ERROR = "an error"
 """Stands for the body of an error, which is checked by itself."""
 
@@ -68,13 +72,18 @@ class Handler(MicroBatchHandler):
 
 
 def encoded(value):
-    """The body that TorchServe makes of an answer, or an error if there is none."""
+    """The body that TorchServe makes of an answer, as `read` if JSON; an error if there is none."""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     try:
-        return value.encode() if isinstance(value, str) else json.dumps(value, indent=2).encode()
+        return value.encode() if isinstance(value, str) else read(json.dumps(value, indent=2))
     except Exception:
         return ERROR
+
+
+def read(body):
+    """What a client reads in JSON, with the difference between 1, 1.0, -0.0 and NaN."""
+    return repr(json.loads(body))
 
 
 class Echo(Handler):
@@ -164,11 +173,18 @@ def collecting_is_quick():
     gc.unfreeze()
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=[*SIZES, "raw"])
 def services(request):
-    """A service for each handler, all with the same sizes."""
+    """A service for each handler, all with the same sizes; with `raw` we decode the bodies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(DECODES, str(request.param != "raw").lower())
+        sizes = SIZES.get(request.param, SIZES["regrouped"])
+        yield from handlers_with({"micro_batch_size": sizes, "parallelism": {"preprocess": 2}})
+
+
+def handlers_with(section):
+    """The services, and their end."""
     kinds = (Echo, Arithmetic, Obedient, Refusing)
-    section = {"micro_batch_size": SIZES[request.param], "parallelism": {"preprocess": 2}}
     handlers = {kind: kind() for kind in kinds}
     with quiet():
         yield {
@@ -208,7 +224,7 @@ def check(answer, codes, body):
     """The answer is what it must be; an error has the common body and nothing but."""
     assert answer.code in codes
     if body is not ERROR:
-        assert body == answer.body
+        assert body == (read(answer.body) if isinstance(body, str) else answer.body)
         return
     error = json.loads(answer.body)
     assert ["code", "message", "type"] == sorted(error)
@@ -309,21 +325,32 @@ HOSTILE = st.builds(Request, st.just(""), BODIES, content_type=TYPES, headers=HE
 PLAIN = st.builds(Request, st.just(""), BODIES)
 
 
+def type_of(request):
+    """The body's content type, which the handler has to look for if TorchServe does not decode."""
+    headers = dict(request.headers)
+    if os.environ[DECODES] == "true" or request.name not in headers:
+        return request.content_type
+    types = [value for name, value in headers.items() if name.lower() == "content-type"]
+    return types[0].split(";")[0] if types and request.name == "body" else ""
+
+
 def value_of(request):
-    """What TorchServe makes of a body."""
+    """What TorchServe makes of a body; an error if it is no JSON, and refused for that."""
     try:
-        if request.content_type == "application/json":
+        if type_of(request) == "application/json":
             return json.loads(request.body.decode())
-        if request.content_type.startswith("text"):
+        if type_of(request).startswith("text"):
             return request.body.decode()
     except Exception:
-        return request.body
+        refused = os.environ[DECODES] == "false" and type_of(request) == "application/json"
+        return ERROR if refused and request.body else request.body
     return request.body
 
 
 def due(kind, request):
     """The statuses that a request may end with, and its body."""
-    codes, body = kind.due(value_of(request))
+    value = value_of(request)
+    codes, body = ({400}, ERROR) if value is ERROR else kind.due(value)
     if request.name != "body":
         codes, body = {400}, ERROR
     try:

@@ -525,3 +525,81 @@ def test_copies_of_a_context_can_be_made():
     Copying().handle([{"body": 1}], fake_context(1))
 
     assert "id-0" == copies[0].get_request_id(0)
+
+
+class Bodies(Numbers):
+    """Keeps which rows each call of preprocess has got, and raises on a body of zeros."""
+
+    def initialize(self, context):
+        super().initialize(context)
+        self.calls = []
+
+    def preprocess(self, data):
+        self.calls.append([row["body"] for row in data])
+        if [0, 0, 0] in self.calls[-1]:
+            raise ValueError
+        return super().preprocess([{"body": row.pop("body")} for row in data])
+
+    def inference(self, data):
+        return data.sum(dim=1)
+
+
+def raw_batch(*bodies: bytes):
+    """Rows and context of a batch whose bodies say that they are JSON, as they came."""
+    described = {"body": {"content-type": "application/json"}}
+    context = fake_context(len(bodies), headers=[described] * len(bodies))
+    return [{"body": bytearray(body)} for body in bodies], context
+
+
+@pytest.mark.parametrize("on_error", ["isolate", "fail_batch"])
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_a_body_that_is_not_json_costs_nobody_a_call(monkeypatch, size, on_error):
+    """It is answered 400; preprocess is called once for what is left of each micro-batch."""
+    monkeypatch.setenv("TS_DECODE_INPUT_REQUEST", "false")
+    handler = micro_batched(Bodies, micro_batch_size=size, on_error=on_error)
+    data, context = raw_batch(b"[1, 1, 1]", b"{", b"[2, 2, 2]", b"[3, 3, 3]", b"]")
+
+    answers = handler.handle(data, context)
+
+    assert [answers[0], *answers[2:4]] == [3, 6, 9]
+    codes = [context.get_response_status(index)[0] for index in range(5)]
+    assert codes == [200, 400, 200, 200, 400]
+    assert answers[4]["type"] == "BodyError"
+    left = [[[1] * 3], [[2] * 3], [[3] * 3]]
+    expected = {1: left, 2: [left[0], left[1] + left[2]]}.get(
+        size, [[row for call in left for row in call]]
+    )
+    assert sorted(handler.calls) == expected
+
+
+def test_a_repeated_call_decodes_again(monkeypatch):
+    """Rows whose call failed start again from what came, though their bodies were taken out."""
+    monkeypatch.setenv("TS_DECODE_INPUT_REQUEST", "false")
+    handler = micro_batched(Bodies, micro_batch_size=4)
+    data, context = raw_batch(b"[1, 1, 1]", b"[2, 2, 2]", b"{", b"[0, 0, 0]")
+
+    answers = handler.handle(data, context)
+
+    assert answers[:2] == [3, 6]
+    assert [each["message"] for each in answers[2:]] == [
+        "preprocess: the body is not valid JSON: Expecting property name enclosed in double "
+        "quotes: line 1 column 2 (char 1)",
+        "preprocess failed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("server", "section"), [("true", {}), ("false", {"decode_input_request": False})]
+)
+def test_bodies_stay_as_they_came_where_they_should(monkeypatch, server, section):
+    """Nothing is decoded twice, nor for a handler that wants the bytes."""
+    monkeypatch.setenv("TS_DECODE_INPUT_REQUEST", server)
+    handler = micro_batched(Bodies, **section)
+    handler.inference = lambda batch: batch
+    handler.preprocess = lambda data: [repr(row) for row in data]
+    handler.postprocess = list
+
+    assert handler.handle(*raw_batch(b"[1]", b"{")) == [
+        "{'body': bytearray(b'[1]')}",
+        "{'body': bytearray(b'{')}",
+    ]

@@ -220,7 +220,9 @@ def check_right(answer: Answer, number: int) -> None:
     made = number % 11 == 0
     expect((answer.code, answer.phrase), (201, "Made  it") if made else (OK, ""), answer.id)
     headers = {"x-n": str(number)} if number % 3 == 0 else {}
-    expect((answer.content_type, answer.headers), ("", headers), answer.id)
+    kind = "" if isinstance(due, (bytes, str)) else "application/json"
+    headers |= {"content-type": kind} if kind else {}
+    expect((answer.content_type, answer.headers), (kind, headers), answer.id)
 
 
 def check_error(answer: Answer, outcomes: set[tuple[int, str]]) -> None:

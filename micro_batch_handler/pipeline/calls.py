@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from micro_batch_handler.config import STAGES
@@ -27,7 +28,7 @@ class _RunStopped(BaseException):
 class _Attempt:
     """One micro-batch on its way through one stage, and how far it came."""
 
-    __slots__ = ("batch", "position", "run", "stage", "todo")
+    __slots__ = ("batch", "position", "read_s", "run", "stage", "todo")
 
     def __init__(
         self, run: Run, position: int, batch: MicroBatch, todo: list[MicroBatch], stage: int
@@ -40,6 +41,8 @@ class _Attempt:
         """What the same thread does next."""
         self.stage = stage
         """The stage whose call is being made: that one, or one before it."""
+        self.read_s = 0.0
+        """How long it took to decode the rows, which is a part of preprocess."""
 
 
 class Caller:
@@ -103,6 +106,13 @@ class Caller:
         if len(batch) > limit:
             todo += reversed(batch.pieces(limit))
             return ready
+        parts, read_s = batch.parts, 0.0
+        if not parts:
+            started_s = time.perf_counter()
+            batch, rows, freed = run.leave_unreadable(position, batch)
+            read_s = time.perf_counter() - started_s
+            parts = [Part(rows, len(rows), 0, len(rows))]
+            ready += freed
         if not len(batch):
             return ready
         if ready:
@@ -111,8 +121,9 @@ class Caller:
             return ready
         # Rows that start again pass all stages before this one too.
         attempt = _Attempt(run, position, batch, todo, stage=position if batch.parts else 0)
+        attempt.read_s = read_s
         try:
-            result = self._call_stages(attempt, interrupt=interrupt)
+            result = self._call_stages(attempt, parts, interrupt=interrupt)
         except GivenUp:
             raise
         except _RunStopped:
@@ -121,11 +132,8 @@ class Caller:
             return self._recover(attempt, inspectable(error))
         return run.accept(position, batch.indices, result)
 
-    def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Part:
+    def _call_stages(self, attempt: _Attempt, parts: Sequence[Part], *, interrupt: bool) -> Part:
         run, batch = attempt.run, attempt.batch
-        parts: Sequence[Part] = batch.parts
-        if not parts:
-            parts = [Part(run.rows.take(batch.indices), len(batch), 0, len(batch))]
         while True:
             result, keep = self._call(attempt, parts, interrupt=interrupt)
             if keep is not None:
@@ -134,6 +142,7 @@ class Caller:
             if attempt.stage == attempt.position:
                 return result
             attempt.stage += 1
+            attempt.read_s = 0.0
             parts = [result]
 
     def _call(
@@ -165,7 +174,7 @@ class Caller:
     ) -> tuple[Part, Keep | None]:
         run, indices = attempt.run, attempt.batch.indices
         rows = len(indices)
-        with self._streams.work(stage.name, parts, rows) as work:
+        with self._streams.work(stage.name, parts, rows, attempt.read_s) as work:
             payload = work.take_in(stage.gather(parts))
             result, keep = stage.call(run.tag, indices, payload)
             if attempt.stage == attempt.position and run.regroups(attempt.position):

@@ -34,16 +34,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def take(self, indices: Sequence[int]) -> list[Any]:
-        """The rows of these requests; each index is in one thread at a time.
+    def take(self, indices: Sequence[int]) -> tuple[list[Any], dict[int, Exception]]:
+        """The rows of these requests, without those that cannot be decoded, and why these cannot.
 
-        Raises:
-            Exception: one cannot be decoded.
+        Each index is in one thread at a time.
         """
-        return [self._take(index) for index in indices]
-
-    def readable(self, indices: Sequence[int]) -> tuple[list[Any], dict[int, Exception]]:
-        """The same without the rows that cannot be decoded, and why these cannot."""
         rows = []
         errors: dict[int, Exception] = {}
         for index in indices:

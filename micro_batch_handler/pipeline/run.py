@@ -81,7 +81,7 @@ class Run:
 
     def __init__(
         self,
-        rows: Sequence[Any],
+        rows: Sequence[Any] | Rows,
         plan: Plan,
         tag: Any,
         deadlines_s: Sequence[float | None] | None = None,
@@ -90,7 +90,7 @@ class Run:
         self.finished = threading.Event()
         self.stopped = False
         """Whether every request was settled at once by `stop`; lanes then leave the rest."""
-        self.rows = Rows(rows)
+        self.rows = rows if isinstance(rows, Rows) else Rows(rows)
         self._plan = plan
         self._deadlines_s = deadlines_s
         self._lock = threading.Lock()
@@ -216,6 +216,23 @@ class Run:
         gone = [index for index in batch.indices if index not in left.indices]
         stage = STAGES[position]
         return left, self.fail(position, gone, stage, DeadlinePassed(stage))
+
+    def leave_unreadable(
+        self, position: int, batch: MicroBatch
+    ) -> tuple[MicroBatch, list[Any], Ready]:
+        """Take out the requests whose row cannot be decoded, for which nothing is called.
+
+        Gives back what is left, its rows, and the micro-batches that waited only for the others.
+        """
+        rows, errors = self.rows.take(batch.indices)
+        if not errors:
+            return batch, rows, []
+        left = batch.only([at for at, index in enumerate(batch.indices) if index not in errors])
+        left.planned = batch.planned
+        ready: Ready = []
+        for index, error in errors.items():
+            ready += self.fail(position, [index], STAGES[0], error)
+        return left, rows, ready
 
     def outcomes(self) -> Outcomes:
         """What each request ended with, once the run is finished."""

@@ -25,6 +25,7 @@ from micro_batch_handler.pipeline.calls import Caller, GivenUp
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN, PayloadOps
 from micro_batch_handler.pipeline.planner import Plan
+from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Outcomes, Ready, Run
 from micro_batch_handler.pipeline.stage import LanePool, StageFunction, StageRunner
 from micro_batch_handler.pipeline.streams import NoStreams, Streams
@@ -99,7 +100,7 @@ class Pipeline:
 
     def run(
         self,
-        rows: Sequence[Any],
+        rows: Sequence[Any] | Rows,
         plan: Plan,
         tag: Any = None,
         deadlines_s: Sequence[float | None] | None = None,
@@ -113,7 +114,7 @@ class Pipeline:
         calls are bounded in time and cannot be interrupted here.
 
         Args:
-            rows: one entry a request.
+            rows: one entry a request; `Rows` if they are to be decoded.
             plan: the sizes to cut it into.
             tag: handed to every stage function.
             deadlines_s: when each request is no longer worth a call, on the pipeline's clock.

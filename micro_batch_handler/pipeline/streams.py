@@ -53,14 +53,15 @@ Observe: TypeAlias = Callable[[Stage, int, float], None]
 class Work:
     """One call of one stage, as a `with` statement; this one is for a device without streams."""
 
-    __slots__ = ("_observe", "_rows", "_stage", "_started_s", "done")
+    __slots__ = ("_before_s", "_observe", "_rows", "_stage", "_started_s", "done")
 
-    def __init__(self, stage: Stage, rows: int, observe: Observe | None) -> None:
+    def __init__(self, stage: Stage, rows: int, observe: Observe | None, before_s: float) -> None:
         self.done: Any = None
         """The event after which the result may be used; None if it may be at once."""
         self._stage = stage
         self._rows = rows
         self._observe = observe
+        self._before_s = before_s
 
     def take_in(self, payload: Payload) -> Payload:
         """What the stage is called with."""
@@ -71,7 +72,7 @@ class Work:
         return result
 
     def __enter__(self) -> Work:  # noqa: PYI034  (typing.Self needs Python 3.11)
-        self._started_s = time.perf_counter()
+        self._started_s = time.perf_counter() - self._before_s
         return self
 
     def __exit__(
@@ -90,9 +91,9 @@ class NoStreams:
     def __init__(self, observe: Observe | None = None) -> None:
         self._observe = observe
 
-    def work(self, stage: Stage, _parts: Sequence[Part], rows: int) -> Work:
-        """A call of the stage on so many rows."""
-        return Work(stage, rows, self._observe)
+    def work(self, stage: Stage, _parts: Sequence[Part], rows: int, before_s: float = 0.0) -> Work:
+        """A call of the stage on so many rows, for which so much time was spent before."""
+        return Work(stage, rows, self._observe, before_s)
 
     def release(self) -> None:
         """Nothing is kept."""
@@ -129,9 +130,9 @@ class Streams:
         self._inference = deque[_Stream]()
         device.synchronize()  # rule 4
 
-    def work(self, stage: Stage, parts: Sequence[Part], rows: int) -> Work:
+    def work(self, stage: Stage, parts: Sequence[Part], rows: int, before_s: float = 0.0) -> Work:
         """A call of the stage on so many rows, which come from these parts; it has a permit."""
-        return _DeviceWork(self, stage, parts, rows)
+        return _DeviceWork(self, stage, parts, rows, before_s)
 
     def stream_for(self, stage: Stage) -> _Stream:
         """The stage's stream; for inference, one that nobody else has until it is given back."""
@@ -197,8 +198,10 @@ class _DeviceWork(Work):
 
     __slots__ = ("_began", "_buffers", "_parts", "_stream", "_streams", "_using")
 
-    def __init__(self, streams: Streams, stage: Stage, parts: Sequence[Part], rows: int) -> None:
-        super().__init__(stage, rows, streams.observe)
+    def __init__(
+        self, streams: Streams, stage: Stage, parts: Sequence[Part], rows: int, before_s: float
+    ) -> None:
+        super().__init__(stage, rows, streams.observe, before_s)
         self._streams = streams
         self._parts = parts
         self._buffers: list[Any] = []

@@ -20,14 +20,16 @@ from micro_batch_handler.pipeline.accelerator import TorchAccelerator, accelerat
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
 from micro_batch_handler.pipeline.planner import fixed_plan
+from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.pipeline.streams import NoStreams, Streams
 from micro_batch_handler.pipeline.thread_state import ThreadState
 from micro_batch_handler.pipeline.watch import Clock
-from micro_batch_handler.torchserve.codec import encode
 from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
 from micro_batch_handler.torchserve.deadlines import deadlines_s
+from micro_batch_handler.torchserve.decode import decode_rows, decoder
+from micro_batch_handler.torchserve.encode import encode, is_json
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
@@ -80,6 +82,10 @@ class Engine:
         """End the lanes."""
         self._pipeline.close()
 
+    def decoded(self, data: list[Any], context: Context) -> list[Any]:
+        """The rows for a handler that knows no micro-batches: what TorchServe would have made."""
+        return decode_rows(data, context) if self._config.decode_input_request else data
+
     def answers(self, data: list[Any], context: Context, *, encoded: bool) -> list[Any]:
         """The answers of a batch, one for each row; statuses and headers are set in `context`.
 
@@ -97,7 +103,9 @@ class Engine:
         deadlines = deadlines_s(
             context, len(data), self._config.deadline_header, self._clock.now_s()
         )
-        outcomes = self._pipeline.run(data, self._plan, (context, encoded), deadlines)
+        decode = decoder(context, len(data)) if self._config.decode_input_request else None
+        rows = Rows(data, decode)
+        outcomes = self._pipeline.run(rows, self._plan, (context, encoded), deadlines)
         if outcomes.fatal:
             self._ends = end_at_next_batch(context)
         log_retried(outcomes, context)
@@ -129,6 +137,7 @@ def _stage_function(handler: Any, stage: Stage) -> StageFunction:
             # Looked up at each call, since handlers may replace a stage on the instance.
             result = getattr(handler, stage)(payload)
         if encoded and stage == STAGES[-1] and isinstance(result, list):
+            view.answers_json([at for at, answer in enumerate(result) if is_json(answer)])
             result = [encode(answer) for answer in result]
         return result, view.keep
 

@@ -98,11 +98,11 @@ class MicroBatchMixin:
         started = time.time()
         self.context = context
         asked = asking(context, len(data))
-        unsplit = getattr(super(), "handle", None)  # none beside a class that is no handler
-        if unsplit is not None and is_for_all(context, len(data), asked):
-            answers: list[Any] = unsplit(data, context)
-            return answers
         engine = self._micro_batch_engine_for(context)
+        beside = getattr(super(), "handle", None)  # none beside a class that is no handler
+        unsplit = None if beside is None else partial(_decode_first, engine, beside)
+        if unsplit is not None and is_for_all(context, len(data), asked):
+            return unsplit(data, context)
         # An envelope around the handler, or a `handle` of the user's, reads the answers first.
         encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
         usual = partial(engine.answers, encoded=encoded)
@@ -162,6 +162,13 @@ class MicroBatchMixin:
 
 class MicroBatchHandler(MicroBatchMixin, BaseHandler):  # type: ignore[misc]  # ts is untyped
     """`BaseHandler` with micro-batching: subclass it as you would subclass `BaseHandler`."""
+
+
+def _decode_first(
+    engine: Engine, handle: Callable[..., list[Any]], data: list[Any], context: Context
+) -> list[Any]:
+    """What the class beside the mixin answers to the rows that it expects."""
+    return handle(engine.decoded(data, context), context)
 
 
 def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
