@@ -81,7 +81,7 @@ class Run:
 
     def __init__(
         self,
-        rows: Sequence[Any] | Rows,
+        rows: Rows,
         plan: Plan,
         tag: Any,
         deadlines_s: Sequence[float | None] | None = None,
@@ -90,7 +90,7 @@ class Run:
         self.finished = threading.Event()
         self.stopped = False
         """Whether every request was settled at once by `stop`; lanes then leave the rest."""
-        self.rows = rows if isinstance(rows, Rows) else Rows(rows)
+        self.rows = rows
         self._plan = plan
         self._deadlines_s = deadlines_s
         self._lock = threading.Lock()
@@ -213,6 +213,7 @@ class Run:
         if len(places) == len(batch):
             return batch, []
         left = batch.only(places)
+        left.planned = batch.planned
         gone = [index for index in batch.indices if index not in left.indices]
         stage = STAGES[position]
         return left, self.fail(position, gone, stage, DeadlinePassed(stage))

@@ -125,14 +125,14 @@ class Pipeline:
         """
         if self._closed:
             raise RuntimeError("this pipeline is closed")
-        run = Run(rows, plan, tag, deadlines_s)
+        rows = rows if isinstance(rows, Rows) else Rows(rows)
         inline = not self._one_thread and plan.fits(len(rows))
         if inline and (self._stage_timeout_s is None or alarm_works_here()):
-            self._run_inline(run)
-        else:
-            self._submit(run, run.first())
-            if len(rows):
-                self._wait(run, self._stage_timeout_s if bounded else None)
+            return self._run_inline(rows, plan, tag, deadlines_s)
+        run = Run(rows, plan, tag, deadlines_s)
+        self._submit(run, run.first())
+        if len(rows):
+            self._wait(run, self._stage_timeout_s if bounded else None)
         return run.outcomes()
 
     def close(self) -> None:
@@ -183,15 +183,24 @@ class Pipeline:
             run.stop(STAGES[position], error)
         return True
 
-    def _run_inline(self, run: Run) -> None:
-        ready = run.first()
-        for position, batch in ready:
-            todo = [batch]
+    def _run_inline(
+        self, rows: Rows, plan: Plan, tag: Any, deadlines_s: Sequence[float | None] | None
+    ) -> Outcomes:
+        fault = None
+        if deadlines_s is None and len(rows):
+            answers, fault = self._caller.pass_whole(rows, tag)
+            if answers is not None:
+                return Outcomes(answers, {}, [])
+        run = Run(rows, plan, tag, deadlines_s)
+        ready = run.first() if fault is None else self._caller.recover_whole(run, fault)
+        while ready and not run.stopped:
+            position, *todo = ready.pop(0)  # nobody else holds what a call takes in
             try:
                 while todo and not run.stopped:
                     ready += self._caller.take(run, position, todo, interrupt=True)
             except BaseException as error:
                 run.stop(STAGES[position], error)
+        return run.outcomes()
 
     def _wait(self, run: Run, timeout_s: float | None) -> None:
         """Wait for the batch; meanwhile give up calls that take longer than `timeout_s`."""
