@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union
 
 from micro_batch_handler.errors import ConfigError
@@ -15,11 +16,13 @@ __all__ = [
     "AUTO",
     "SECTION",
     "STAGES",
+    "Lanes",
     "MicroBatchingConfig",
     "OnError",
     "PerStage",
     "Size",
     "Stage",
+    "Threads",
 ]
 
 SECTION = "micro_batching"
@@ -29,6 +32,8 @@ STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess")
 
 AUTO: Literal["auto"] = "auto"
 Size = Union[int, Literal["auto"]]
+Lanes = Union[int, Literal["auto"]]
+Threads = Union[int, Literal["auto"]]
 
 OnError = Literal["isolate", "fail_batch"]
 
@@ -73,8 +78,11 @@ class MicroBatchingConfig:
     micro_batch_size: PerStage[Size] = PerStage("auto", "auto", "auto")
     """Rows that travel together through each stage, or `auto`."""
 
-    parallelism: PerStage[int] = PerStage(1, 1, 1)
-    """Lanes (threads) of each stage."""
+    parallelism: PerStage[Lanes] = PerStage(1, 1, 1)
+    """Lanes (threads) of each stage, or `auto`: as many as the machine has use for."""
+
+    intra_op_threads: Threads = "auto"
+    """Threads that PyTorch may use inside one call on the CPU; `auto` shares the cores out."""
 
     on_error: OnError = "isolate"
     """`isolate`: a fault costs the request that caused it; `fail_batch`: TorchServe's own way."""
@@ -128,9 +136,14 @@ class MicroBatchingConfig:
             raise ConfigError(f"{SECTION} must be a mapping of keys, found {section!r}")
         _refuse_unknown(SECTION, keys, [field.name for field in fields(cls)])
         default = cls()
+        sizes = _per_stage(keys, "micro_batch_size", _count_or_auto, default.micro_batch_size)
         config = cls(
-            micro_batch_size=_per_stage(keys, "micro_batch_size", _size, default.micro_batch_size),
-            parallelism=_per_stage(keys, "parallelism", _lanes, default.parallelism),
+            micro_batch_size=sizes,
+            parallelism=_per_stage(keys, "parallelism", _count_or_auto, default.parallelism),
+            intra_op_threads=_count_or_auto(
+                f"{SECTION}.intra_op_threads",
+                keys.get("intra_op_threads", default.intra_op_threads),
+            ),
             on_error=_on_error(keys.get("on_error", default.on_error)),
             stage_timeout=_stage_timeout(keys, response_timeout_s),
             deadline_header=_header(keys.get("deadline_header", default.deadline_header)),
@@ -232,14 +245,35 @@ def _shown(value: object) -> str:
         return "a number that is too long to show"
 
 
-def _size(path: str, value: object) -> Size:
+def _count_or_auto(path: str, value: object) -> Union[int, Literal["auto"]]:
     if value == AUTO:
         return AUTO
     return _count(path, value, "a whole number >= 1 or 'auto'")
 
 
-def _lanes(path: str, value: object) -> int:
-    return _count(path, value, "a whole number >= 1")
+def _allowed_sizes(value: object) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    path = f"{SECTION}.allowed_sizes"
+    rule = "a list of whole numbers >= 1, each above the one before, or null"
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ConfigError(f"{path} must be {rule}, found {_shown(value)}")
+    sizes = tuple(
+        _count(f"{path}[{at}]", size, "a whole number >= 1") for at, size in enumerate(value)
+    )
+    if any(size >= after for size, after in pairwise(sizes)):
+        raise ConfigError(f"{path} must be {rule}, found {_shown(value)}")
+    return sizes
+
+
+def _refuse_too_large(sizes: PerStage[Size], allowed: tuple[int, ...]) -> None:
+    """No call of inference may be larger than all sizes it can be padded up to."""
+    found = sizes.inference
+    if found != AUTO and found > allowed[-1]:
+        raise ConfigError(
+            f"{SECTION}.micro_batch_size.inference must be at most {allowed[-1]}, the largest of "
+            f"allowed_sizes, found {found}"
+        )
 
 
 def _on_error(value: object) -> OnError:
@@ -272,19 +306,6 @@ def _stage_timeout(section: Mapping[Any, Any], response_timeout_s: float) -> flo
     return float(value)
 
 
-def _allowed_sizes(value: object) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    path = f"{SECTION}.allowed_sizes"
-    rule = "an ascending list of whole numbers >= 1, such as [1, 2, 4, 8], or null"
-    if not isinstance(value, list) or not value:
-        raise ConfigError(f"{path} must be {rule}, found {_shown(value)}")
-    sizes = tuple(_count(f"{path}[{place}]", size, rule) for place, size in enumerate(value))
-    if list(sizes) != sorted(set(sizes)):
-        raise ConfigError(f"{path} must be {rule}, found {_shown(value)}")
-    return sizes
-
-
 def _flag(section: Mapping[Any, Any], name: str, default: bool) -> bool:
     value = section.get(name, default)
     if not isinstance(value, bool):
@@ -303,18 +324,13 @@ def _refuse_together(config: MicroBatchingConfig) -> None:
     """Refuse keys that are right one by one and cannot work together."""
     if config.allowed_sizes is None:
         return
-    if config.parallelism.inference != 1:
+    if config.parallelism.inference not in (1, AUTO):
         raise ConfigError(
             f"{SECTION}.parallelism.inference must be 1 with allowed_sizes, found "
             f"{config.parallelism.inference}: CUDA graphs, torch.compile's too, belong to the "
             f"thread that made them"
         )
-    size = config.micro_batch_size.inference
-    if size != AUTO and size not in config.allowed_sizes:
-        raise ConfigError(
-            f"{SECTION}.micro_batch_size.inference must be one of allowed_sizes "
-            f"{list(config.allowed_sizes)}, found {size}"
-        )
+    _refuse_too_large(config.micro_batch_size, config.allowed_sizes)
 
 
 def _header(value: object) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from ts.context import Context, RequestProcessor
 
 from micro_batch_handler.config import PerStage
-from micro_batch_handler.pipeline.planner import Plan
+from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.watch import Clock
 
 

@@ -55,7 +55,7 @@ def test_stages_that_are_not_named_keep_their_default():
         ("micro_batching: {micro_batch_size: yes}", "found True"),
         (
             "micro_batching: {parallelism: {inference: 0}}",
-            "micro_batching.parallelism.inference must be a whole number >= 1, found 0",
+            "micro_batching.parallelism.inference must be a whole number >= 1 or 'auto', found 0",
         ),
         (
             "micro_batching: {parallelism: {decode: 1}}",
@@ -65,6 +65,28 @@ def test_stages_that_are_not_named_keep_their_default():
         (
             "micro_batching: {decode_input_request: 1}",
             "micro_batching.decode_input_request must be true or false, found 1",
+        ),
+        (
+            "micro_batching: {intra_op_threads: 0}",
+            "intra_op_threads must be a whole number >= 1 or",
+        ),
+        ("micro_batching: {intra_op_threads: null}", "found None"),
+        (
+            "micro_batching: {allowed_sizes: 8}",
+            "micro_batching.allowed_sizes must be a list of whole numbers >= 1, each above the one "
+            "before, or null, found 8",
+        ),
+        ("micro_batching: {allowed_sizes: []}", r"or null, found \[\]"),
+        ("micro_batching: {allowed_sizes: [8, 4]}", r"found \[8, 4\]"),
+        ("micro_batching: {allowed_sizes: [4, 4]}", r"found \[4, 4\]"),
+        (
+            "micro_batching: {allowed_sizes: [yes]}",
+            r"allowed_sizes\[0\] must be a whole number >= 1",
+        ),
+        ("micro_batching: {allowed_sizes: [1, 2.5]}", r"allowed_sizes\[1\] .*, found 2.5"),
+        (
+            "micro_batching: {allowed_sizes: [1, 8], micro_batch_size: 16}",
+            "micro_batch_size.inference must be at most 8, the largest of allowed_sizes, found 16",
         ),
         ("asyncCommunication: true", "asyncCommunication: True cannot work with micro-batching"),
         ("continuousBatching: true", "continuousBatching: True cannot work with micro-batching"),
@@ -77,6 +99,27 @@ def test_what_cannot_work_is_refused_with_key_rule_and_value(text, says):
         config(text)
 
     assert isinstance(refused.value, RuntimeError)
+
+
+def test_what_may_be_auto_or_listed():
+    """Lanes may be `auto`, for one stage or all; sizes may be limited, threads numbered."""
+    text = """
+    micro_batching:
+      parallelism: {preprocess: auto, postprocess: 2}
+      allowed_sizes: [1, 4, 16]
+      micro_batch_size: {preprocess: 64, inference: 16}
+      intra_op_threads: 2
+    """
+
+    expected = MicroBatchingConfig(
+        PerStage(64, 16, "auto"),
+        PerStage("auto", 1, 2),
+        allowed_sizes=(1, 4, 16),
+        intra_op_threads=2,
+    )
+    assert expected == config(text)
+    assert PerStage.of("auto") == config("micro_batching: {parallelism: auto}").parallelism
+    assert config("micro_batching: {allowed_sizes: null}").allowed_sizes is None
 
 
 def test_checking_a_config_needs_neither_torch_nor_torchserve():

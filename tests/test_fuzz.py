@@ -33,7 +33,7 @@ from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads import Uncuttable, count, cut, join, rows_of
-from micro_batch_handler.pipeline.planner import Plan
+from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.runner import Pipeline
 from tests.fakes import FakeMetrics, plan, stages
 
@@ -778,6 +778,7 @@ YAML_KEYS = st.one_of(
             *("micro_batch_size", "parallelism", "on_error", "stage_timeout", "deadline_header"),
             *("preprocess", "inference", "postprocess", "micro_batching", "responseTimeout"),
             *("asyncCommunication", "continuousBatching", "parallelType", "handler"),
+            *("allowed_sizes", "intra_op_threads"),
         ]
     ),
     YAML_SCALARS.filter(lambda key: key == key),  # noqa: PLR0124  (not NaN)
@@ -797,7 +798,9 @@ def check_config(model_yaml):
         return
     sizes = [config.micro_batch_size[stage] for stage in STAGES]
     assert all(size == "auto" or (type(size) is int and size >= 1) for size in sizes)
-    assert all(config.parallelism[stage] >= 1 for stage in STAGES)
+    lanes = [config.parallelism[stage] for stage in STAGES]
+    assert all(count == "auto" or count >= 1 for count in lanes)
+    assert config.allowed_sizes is None or config.allowed_sizes[0] >= 1
     assert config.stage_timeout is None or config.stage_timeout > 0
     assert config.on_error in {"isolate", "fail_batch"}
 

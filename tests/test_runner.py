@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import LengthError, PayloadError, StageError
 from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN
-from micro_batch_handler.pipeline.planner import fixed_plan
 from micro_batch_handler.pipeline.regroup import bounds
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.thread_state import ThreadState
@@ -331,7 +330,9 @@ def test_lanes_take_over_what_pytorch_keeps_per_thread(context, expected):
 
     with context():
         state = ThreadState.capture()
-    with Pipeline(stages(note), PerStage(1, 1, 1), lane_setup=state.apply) as pipeline:
+    with Pipeline(
+        stages(note), PerStage(1, 1, 1), lane_setup=lambda _stage: state.apply()
+    ) as pipeline:
         pipeline.run([1, 2], plan(1))
 
     assert {expected} == seen
@@ -340,7 +341,7 @@ def test_lanes_take_over_what_pytorch_keeps_per_thread(context, expected):
 def test_a_lane_survives_a_failing_setup(caplog):
     """A lane that cannot be set up says so and works, rather than leave its batch waiting."""
 
-    def broken():
+    def broken(_stage):
         raise RuntimeError("no such device")
 
     with Pipeline(stages(), PerStage(1, 1, 1), lane_setup=broken) as pipeline:
@@ -357,11 +358,3 @@ def test_a_pipeline_shows_its_state():
             "<Pipeline preprocess: 2 lanes, 0 waiting | inference: 1 lanes, 0 waiting"
             " | postprocess: 1 lanes, 0 waiting>"
         )
-
-
-def test_auto_is_a_quarter_of_the_batch(config_of):
-    """`auto` cuts a full batch into four, and leaves sizes that the user gave alone."""
-    sizes = config_of(micro_batch_size={"preprocess": 3, "inference": "auto"})
-
-    assert PerStage(3, 8, 8) == fixed_plan(sizes, 32).sizes
-    assert PerStage(3, 1, 1) == fixed_plan(sizes, 1).sizes

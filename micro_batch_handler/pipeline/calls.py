@@ -10,6 +10,7 @@ from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
 from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY, Ceiling, free_memory
+from micro_batch_handler.pipeline.planner import Planner
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
@@ -60,6 +61,7 @@ class Caller:
         stage_timeout_s: the longest that one call may take; None for any time.
         clock: the time.
         streams: of the device that the stages use.
+        planner: is told which payloads can be regrouped, as long as it asks.
         one_thread: whether inference must always be called in the same lane.
     """
 
@@ -70,11 +72,13 @@ class Caller:
         stage_timeout_s: float | None,
         clock: Clock,
         streams: Streams | NoStreams,
+        planner: Planner | None,
         *,
         one_thread: bool,
     ) -> None:
         self._stages = stages
         self._streams = streams
+        self._planner = planner
         self._one_thread = one_thread
         self._policy = policy
         self._stage_timeout_s = stage_timeout_s
@@ -237,6 +241,8 @@ class Caller:
             result, keep = stage.call(tag, indices, payload)
             if regroups:
                 stage.check_regroups(result)
+            if self._planner is not None and self._planner.asks_for_payloads:
+                self._planner.payload(stage.name, cuttable=stage.regroups(result))
             result = work.hand_over(result)
         return Part(result, rows, 0, rows, work.done), keep
 

@@ -1,48 +1,286 @@
-"""How large the micro-batches of each stage are, for a batch of n."""
+"""How large the micro-batches of each stage are, for a batch of n.
+
+plan(n)             of what is known, the sizes that finish earliest; unsplit unless splitting
+                    is faster by more than the prediction may err
+observe, finished   what calls and whole batches really took
+learned anew        when that has changed noticeably, and then no more often than costs little
+trials              now and then a batch runs the other way, or the error would never be seen
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
+from micro_batch_handler.pipeline.choices import Choices
+from micro_batch_handler.pipeline.decision import Decision, decide
+from micro_batch_handler.pipeline.experience import Experience, Model
+from micro_batch_handler.pipeline.plans import Plan, plan_of, sizes_of
+from micro_batch_handler.pipeline.schedule import Sizes
+from micro_batch_handler.pipeline.trials import Ledger, Trials
 
-__all__ = ["Plan", "fixed_plan"]
+__all__ = ["Planner"]
 
-AUTO_MICRO_BATCHES = 4
-"""Micro-batches that `auto` cuts a full batch into.
+logger = logging.getLogger(__name__)
 
-With m micro-batches, three equally long stages take (m + 2) / (3 m) of the serial time: half of
-it for m = 4. More would gain little and make each call smaller, which costs on accelerators.
-"""
+HAND_OVER_S = 70e-6
+"""What a micro-batch costs in each stage beside the call, on a small virtual machine."""
+
+WARM_UP_BATCHES = 3
+"""Batches that run unsplit first: what there is to compare with, and the least to learn from."""
+
+GRANTED_BATCHES = 4
+"""What trials may cost at the start, in unsplit batches."""
+
+THINKING = 0.01
+"""Of all time, what learning and searching may take."""
+
+MOST_THOUGHTS_S = 0.05
+"""What they may take at once, at the start too."""
+
+LEARN_EVERY = 4
+"""Batches between two times of learning; at the start, every batch."""
+
+LOG_EVERY_S = 30.0
+LOG_FROM_BATCH = 16
+FORGIVEN = 1.1
+"""If unsplit batches take so much longer than was thought, splits have lost nothing by that."""
+
+MOST_CALLS = 4096
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The most rows of one micro-batch, for each stage."""
-
-    sizes: PerStage[int]
-
-    def fits(self, rows: int) -> bool:
-        """Whether so many rows are one micro-batch in every stage: then they run inline."""
-        return all(rows <= self.sizes[stage] for stage in STAGES)
-
-
-def fixed_plan(config: MicroBatchingConfig, batch_size: int) -> Plan:
-    """The same plan for every batch; `auto` is a quarter of the batch size TorchServe allows.
+class Planner:
+    """Plans batches, and learns from each. Every method may be called from any thread.
 
     Args:
-        config: the user's sizes, which are never changed.
+        config: the user's sizes, which are never changed, and the sizes allowed.
         batch_size: the most requests of one batch (TorchServe's `batchSize`), at least 1.
+        lanes: of each stage.
+        hand_over_s: what a micro-batch costs in each stage beside the call.
+        regroups: whether all that stages return is known to be made of rows. If not, stages whose
+            size is free get the same until `payload` has told of each.
+        now_s: the time, to bound what learning and searching take, and the log.
     """
-    auto = max(1, -(-batch_size // AUTO_MICRO_BATCHES))
 
-    def rows(stage: Stage) -> int:
-        size = config.micro_batch_size[stage]
-        if size != AUTO:
-            return int(size)
-        if stage == "inference" and config.allowed_sizes:
-            fitting = [size for size in config.allowed_sizes if size <= auto]
-            return max(fitting, default=config.allowed_sizes[0])
-        return auto
+    def __init__(
+        self,
+        config: MicroBatchingConfig,
+        batch_size: int,
+        lanes: PerStage[int],
+        *,
+        hand_over_s: float = HAND_OVER_S,
+        regroups: bool = False,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._batch_size = batch_size
+        self._now_s = now_s
+        self._choices = Choices(config, together=not regroups)
+        self.tunes = any(config.micro_batch_size[stage] == AUTO for stage in STAGES)
+        """Whether there is a size to choose, and so anything to learn."""
+        self._asked: set[Stage] = set() if regroups else set(STAGES[:-1])
+        self._experience = Experience(
+            [lanes[stage] for stage in STAGES], hand_over_s, self._choices.padded
+        )
+        self._calls: dict[Stage, deque[tuple[int, float]]] = {
+            stage: deque(maxlen=MOST_CALLS) for stage in STAGES
+        }
+        self._lock = threading.Lock()
+        self._model: Model | None = None
+        self._version = 0
+        self._searched = 0
+        self._plans: dict[int, Decision] = {}
+        self._begun = 0
+        self._ended = 0
+        self._thoughts_s = MOST_THOUGHTS_S
+        self._trials = Trials(WARM_UP_BATCHES)
+        self._ledger = Ledger()
+        self._seen: Counter[int] = Counter()
+        self._logged: Plan | None = None
+        self._looked_at = -1
+        self._logged_s = -LOG_EVERY_S
 
-    return Plan(PerStage(*(rows(stage) for stage in STAGES)))
+    def plan(self, rows: int) -> Plan:
+        """The sizes for a batch of so many rows."""
+        for calls in self._calls.values():
+            calls.clear()  # what a batch with failures has left tells little
+        choice = self._plans.get(rows)
+        if choice is None or choice.version != self._version:
+            choice = self._choose(rows, choice)
+        self._begun += 1
+        if self._trials.due(self._begun - 1):
+            return self._try(rows, choice)
+        if choice.splits and self._ledger.owes:
+            return plan_of(choice.whole)
+        return choice.plan
+
+    def observe(self, stage: Stage, rows: int, seconds: float) -> None:
+        """A call of a stage on so many rows succeeded and took so long."""
+        self._calls[stage].append((rows, seconds))
+
+    def finished(self, rows: int, plan: Plan, seconds: float) -> None:
+        """A batch without failures took so long, from its cut to its last outcome."""
+        choice = self._plans.get(rows)
+        if choice is None or seconds <= 0 or not self.tunes:
+            return
+        with self._lock:
+            self._ended += 1
+            self._seen[rows] += 1
+            sizes = sizes_of(plan)
+            split = sizes != choice.whole
+            self._experience.batch(rows, sizes, seconds, self._taken(), split=split)
+            self._account(choice, seconds, split=split)
+            self._thoughts_s = min(self._thoughts_s + THINKING * seconds, MOST_THOUGHTS_S)
+            early = self._ended <= WARM_UP_BATCHES + 2 * LEARN_EVERY
+            if self._thoughts_s > 0 and (early or self._ended % LEARN_EVERY == 0):
+                began_s = self._now_s()
+                self._learn()
+                self._thoughts_s -= self._now_s() - began_s
+        self._log(rows)
+
+    def payload(self, stage: Stage, *, cuttable: bool) -> None:
+        """Whether what a stage has returned can be cut and joined."""
+        with self._lock:
+            if stage == STAGES[-1]:
+                return  # nothing comes after it
+            if not cuttable:
+                self._asked = set()
+            elif stage in self._asked:
+                self._asked.discard(stage)
+                if not self._asked:
+                    self._regroup(True)
+
+    @property
+    def asks_for_payloads(self) -> bool:
+        """Whether `payload` still has to be told."""
+        return bool(self._asked)
+
+    def keep_together(self) -> None:
+        """What a stage returned could not be cut or joined: never plan that again."""
+        with self._lock:
+            self._asked = set()
+            if not self._choices.together:
+                logger.warning("micro-batching stages alike, since payloads cannot be regrouped")
+                self._regroup(False)
+
+    def __repr__(self) -> str:
+        rows = self._usual()
+        choice = self._plans.get(rows)
+        shown = "unplanned" if choice is None else choice.told(rows)
+        return f"<Planner {rows} requests: {shown}; a call costs {self._model or 'as yet unknown'}>"
+
+    def _regroup(self, allowed: bool) -> None:
+        self._choices = Choices(self._choices.config, together=not allowed)
+        self._searched += 1
+        self._version += 1
+
+    def _usual(self) -> int:
+        """The number of rows that most batches have."""
+        return max(self._seen, key=lambda rows: (self._seen[rows], rows), default=self._batch_size)
+
+    def _choose(self, rows: int, before: Decision | None) -> Decision:
+        with self._lock:
+            if before is not None and self._thoughts_s < 0:
+                return before
+            began_s = self._now_s()
+            choice = decide(
+                rows,
+                self._choices,
+                self._model,
+                before,
+                version=self._version,
+                searched=self._searched,
+            )
+            self._thoughts_s -= self._now_s() - began_s
+            self._plans[rows] = choice
+            if before is not None and before.splits != choice.splits:
+                self._trials.restart(self._begun)
+            return choice
+
+    def _try(self, rows: int, choice: Decision) -> Plan:
+        """The plan that is not in force, if it is worth a trial now."""
+        with self._lock:
+            model = self._model
+            if model is None:
+                return choice.plan
+            other = choice.whole if choice.splits else self._alternative(rows, choice, model)
+            if other is None:
+                return choice.plan
+            if choice.splits:
+                loss_s = choice.whole_s - choice.split_s
+            else:
+                expected_s = model.calls_s(rows, other) * model.correction(rows, split=True)
+                loss_s = expected_s - choice.whole_s
+            return plan_of(other) if self._trials.begin(self._begun - 1, loss_s) else choice.plan
+
+    def _alternative(self, rows: int, choice: Decision, model: Model) -> Sizes | None:
+        """What to try instead of the whole batch; None if it cannot be cut.
+
+        The best known, or halves where it is not known what a row adds to a call: there the model
+        takes calls to cost the same for any number of rows, which is the worst that can be.
+        """
+        free = self._choices.free
+        if choice.split is not None and model.knows_slopes(free):
+            return choice.split
+        return self._choices.halves(rows)
+
+    def _account(self, choice: Decision, seconds: float, *, split: bool) -> None:
+        """Charge what a batch has lost against what it would have taken the other way."""
+        if self._ended == WARM_UP_BATCHES:
+            self._trials.grant(GRANTED_BATCHES * seconds)
+        if not choice.whole_s:
+            return
+        stopped = not split and self._ledger.owes
+        tried = split != choice.splits and not stopped
+        other_s = choice.whole_s if split else choice.split_s
+        self._trials.account(seconds, max(0.0, seconds - other_s) if tried else 0.0)
+        self._ledger.account(seconds, choice.whole_s, split=split and choice.splits)
+
+    def _learn(self) -> None:
+        model = self._experience.model()
+        if model is None or self._ended < WARM_UP_BATCHES:
+            return
+        counts = sorted({-(-self._batch_size // 8), self._batch_size})
+        if self._model is None or model.costs_differ(self._model, counts):
+            self._model = model
+            self._searched += 1
+            self._version += 1
+            return
+        model = self._experience.corrected(self._model)
+        if model.corrections_differ(self._model):
+            usual = self._usual()
+            whole = (each.correction(usual, split=False) for each in (model, self._model))
+            if next(whole) > FORGIVEN * next(whole):
+                self._ledger.forgive()
+            self._model = model
+            self._version += 1
+
+    def _taken(self) -> list[list[tuple[int, float]]]:
+        taken = [list(calls) for calls in self._calls.values()]
+        for calls in self._calls.values():
+            calls.clear()
+        return taken
+
+    def _log(self, rows: int) -> None:
+        """One line when the plan for the usual batch has changed, and not often."""
+        if self._version == self._looked_at or self._model is None or rows != self._usual():
+            return
+        choice = self._plans[rows]
+        if choice.version != self._version:
+            return  # it is planned anew when the next such batch comes
+        alike = self._logged is not None and choice.plan.is_like(self._logged, rows)
+        now_s = self._now_s()
+        if alike or now_s < self._logged_s + LOG_EVERY_S or self._ended < LOG_FROM_BATCH:
+            self._looked_at = self._version if alike else -1
+            return
+        self._looked_at = self._version
+        self._logged, self._logged_s = choice.plan, now_s
+        logger.info(
+            "micro-batching %d requests as %s (a call costs %s)",
+            rows,
+            choice.told(rows),
+            self._model,
+        )

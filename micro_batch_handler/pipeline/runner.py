@@ -24,7 +24,8 @@ from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.calls import Caller, GivenUp
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN, PayloadOps
-from micro_batch_handler.pipeline.planner import Plan
+from micro_batch_handler.pipeline.planner import Planner
+from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Outcomes, Ready, Run
 from micro_batch_handler.pipeline.stage import LanePool, StageFunction, StageRunner
@@ -53,13 +54,14 @@ class Pipeline:
         functions: what each stage calls.
         lanes: the threads of each stage.
         ops: how payloads are counted, cut and joined.
-        lane_setup: called once in each new lane.
+        lane_setup: called once in each new lane, with its stage.
         policy: how faults are met.
         stage_timeout_s: the longest that one call of one stage may take; None for any time.
         clock: the time.
         streams: of the device that the functions use; None for a CPU.
         allowed_sizes: the row counts that inference may be called with, ascending; none for any.
             With them it is called in its one lane only: CUDA graphs belong to a thread.
+        planner: is told which payloads can be regrouped, as long as it asks.
     """
 
     def __init__(
@@ -67,12 +69,13 @@ class Pipeline:
         functions: Mapping[Stage, StageFunction],
         lanes: PerStage[int],
         ops: PayloadOps = CUT_AND_JOIN,
-        lane_setup: Callable[[], None] | None = None,
+        lane_setup: Callable[[Stage], None] | None = None,
         policy: Policy = Policy(),  # noqa: B008  (frozen)
         stage_timeout_s: float | None = None,
         clock: Clock | None = None,
         streams: Streams | NoStreams | None = None,
         allowed_sizes: Sequence[int] = (),
+        planner: Planner | None = None,
     ) -> None:
         self._clock = clock or Clock()
         self._stage_timeout_s = stage_timeout_s
@@ -88,12 +91,18 @@ class Pipeline:
             stage_timeout_s,
             self._clock,
             streams or NoStreams(),
+            planner,
             one_thread=self._one_thread,
         )
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold
         # little more than their lanes need, so that a fast stage cannot pile up payloads.
         self._pools = [
-            LanePool(name, lanes[name], 2 * lanes[name] if position else None, lane_setup)
+            LanePool(
+                name,
+                lanes[name],
+                2 * lanes[name] if position else None,
+                None if lane_setup is None else partial(lane_setup, name),
+            )
             for position, name in enumerate(STAGES)
         ]
         self._closed = False

@@ -231,6 +231,14 @@ class StageRunner:
                 self.name, f"returned what cannot be regrouped: {error}. {HOW_TO_REGROUP}"
             ) from None
 
+    def regroups(self, result: Payload) -> bool:
+        """Whether a result could be cut and joined."""
+        try:
+            self._ops.rows_of(result)
+        except Uncuttable:
+            return False
+        return True
+
     def call(
         self, tag: Any, indices: Sequence[int], payload: Payload
     ) -> tuple[Payload, Keep | None]:

@@ -9,21 +9,25 @@ answers(data, context)   TorchServe's worker thread
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.config import STAGES, MicroBatchingConfig, Stage
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
+from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.pipeline.accelerator import TorchAccelerator, accelerator_of
+from micro_batch_handler.pipeline.cores import intra_op_threads, lanes_for, usable_cores
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
-from micro_batch_handler.pipeline.planner import fixed_plan
+from micro_batch_handler.pipeline.planner import Planner
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
-from micro_batch_handler.pipeline.streams import NoStreams, Streams
+from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
 from micro_batch_handler.pipeline.thread_state import ThreadState
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
@@ -55,28 +59,32 @@ class Engine:
         model_yaml = getattr(context, "model_yaml_config", None)
         self._config = MicroBatchingConfig.from_model_yaml(model_yaml)
         batch_size = context.system_properties.get("batch_size") or 1
-        self._plan = fixed_plan(self._config, batch_size)
+        cores = usable_cores()
+        lanes = lanes_for(self._config.parallelism, cores)
+        self._planner = Planner(self._config, batch_size, lanes)
+        observe = self._planner.observe if self._planner.tunes else None
         self._clock = Clock()
         self._ends = False
         device = accelerator_of(getattr(handler, "device", None))
         self._pipeline = Pipeline(
             {stage: _stage_function(handler, stage) for stage in STAGES},
-            self._config.parallelism,
+            lanes,
             ops=ops,
-            lane_setup=ThreadState.capture(device.device.type if device else None).apply,
+            lane_setup=_lane_setup(self._config, lanes, cores, device),
             policy=Policy(self._config.on_error == "isolate", deliberate=(PredictionException,)),
             stage_timeout_s=self._config.stage_timeout,
             clock=self._clock,
-            streams=_streams(self._config, device),
+            streams=_streams(self._config, device, observe),
             allowed_sizes=self._config.allowed_sizes or (),
+            planner=self._planner,
         )
         try:
             warm_up(handler, self._pipeline, self._config.allowed_sizes or (), context)
         except BaseException:
             self.close()
             raise
-        _warn_if_serial(self._config, self._plan.fits(batch_size), batch_size, model_yaml or {})
-        logger.info("micro-batching %s, parallelism %s", self._plan.sizes, self._config.parallelism)
+        _warn_if_serial(self._config, batch_size, model_yaml or {})
+        logger.info("micro-batching %s, lanes %s", self._config.micro_batch_size, lanes)
 
     def close(self) -> None:
         """End the lanes."""
@@ -104,8 +112,14 @@ class Engine:
             context, len(data), self._config.deadline_header, self._clock.now_s()
         )
         decode = decoder(context, len(data)) if self._config.decode_input_request else None
-        rows = Rows(data, decode)
-        outcomes = self._pipeline.run(rows, self._plan, (context, encoded), deadlines)
+        plan = self._planner.plan(len(data))
+        started_s = time.perf_counter()
+        outcomes = self._pipeline.run(Rows(data, decode), plan, (context, encoded), deadlines)
+        if not outcomes.failures:
+            if not outcomes.retried:
+                self._planner.finished(len(data), plan, time.perf_counter() - started_s)
+        elif any(isinstance(each.error, PayloadError) for each in outcomes.failures.values()):
+            self._planner.keep_together()
         if outcomes.fatal:
             self._ends = end_at_next_batch(context)
         log_retried(outcomes, context)
@@ -116,14 +130,41 @@ class Engine:
         return answer_failures(outcomes, context)
 
 
-def _streams(config: MicroBatchingConfig, device: TorchAccelerator | None) -> Streams | NoStreams:
+def _lane_setup(
+    config: MicroBatchingConfig,
+    lanes: PerStage[int],
+    cores: int,
+    device: TorchAccelerator | None,
+) -> Callable[[Stage], None]:
+    """What each lane begins with; sets the threads of this one, too, where small batches run."""
+    state = ThreadState.capture(device.device.type if device else None)
+    if config.intra_op_threads == AUTO:
+        threads = intra_op_threads(lanes, cores)
+        torch.set_num_threads(min(torch.get_num_threads(), cores))
+    else:
+        threads = PerStage.of(config.intra_op_threads)
+        torch.set_num_threads(config.intra_op_threads)
+    logger.info("threads of PyTorch in each lane %s, %d cores", threads, cores)
+
+    def setup(stage: Stage) -> None:
+        state.apply()
+        # Here, since it counts for the thread that says it.
+        torch.set_num_threads(threads[stage])
+
+    return setup
+
+
+def _streams(
+    config: MicroBatchingConfig, device: TorchAccelerator | None, observe: Observe | None
+) -> Streams | NoStreams:
     if device is None or not config.cuda_streams:
-        return NoStreams()
+        return NoStreams(observe)
     return Streams(
         device,
         copy_in=config.copy_in,
         copy_out=config.copy_out,
         pinned_bytes=config.pinned_bytes,
+        observe=observe,
     )
 
 
@@ -145,9 +186,11 @@ def _stage_function(handler: Any, stage: Stage) -> StageFunction:
 
 
 def _warn_if_serial(
-    config: MicroBatchingConfig, fits: bool, batch_size: int, model_yaml: dict[str, Any]
+    config: MicroBatchingConfig, batch_size: int, model_yaml: dict[str, Any]
 ) -> None:
     """Say at load which settings leave nothing to overlap."""
+    sizes = [config.micro_batch_size[stage] for stage in STAGES]
+    fits = all(size != AUTO and size >= batch_size for size in sizes)
     if batch_size == 1:
         logger.warning("batchSize is 1: nothing can overlap. Set batchSize in model-config.yaml")
     elif fits:

@@ -1,0 +1,71 @@
+"""The command: plays each case in turn, writes .run/plans.json, prints a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import median
+
+RESULT = Path(__file__).parents[2] / ".run" / "plans.json"
+
+
+def main() -> int:
+    """Run; gives back 0."""
+    options = _parser().parse_args()
+    # Imported late, so that --help needs nothing installed.
+    from benchmarks.machine import describe
+    from benchmarks.plans.cases import draw
+    from benchmarks.plans.rounds import Result, play
+
+    about = describe()
+    results: list[Result] = []
+    say = sys.stdout.write
+    say(
+        "| rows | lanes | unsplit ms | quarters ms | best ms | auto ms | auto / best "
+        "| auto / unsplit | |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    for number in range(options.cases):
+        case = draw(options.seed, number)
+        result = play(case, options.warm_up, options.rounds)
+        results.append(result)
+        lanes = "/".join(str(count) for count in vars(case.lanes).values())
+        say(
+            f"| {case.rows} | {lanes} | {result.ms('unsplit'):.1f} | {result.ms('quarters'):.1f} | "
+            f"{result.ms(result.best):.1f} ({result.best}) | {result.ms('auto'):.1f} | "
+            f"{result.against_best:.3f} | {result.against_unsplit:.3f} | "
+            f"{'one lock' if case.locked else ''} |\n"
+        )
+        sys.stdout.flush()
+    against_best = [each.against_best for each in results]
+    summary = {
+        "auto_against_best": {"median": median(against_best), "worst": max(against_best)},
+        "auto_against_unsplit": {"worst": max(each.against_unsplit for each in results)},
+    }
+    whole = {**about, **vars(options), **summary, "cases": [each.figures() for each in results]}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    told = ", ".join(f"{key} {value}" for key, value in about.items())
+    say(
+        f"\nauto against the best plan: median {median(against_best):.3f}, "
+        f"worst {max(against_best):.3f}; against unsplit: worst "
+        f"{summary['auto_against_unsplit']['worst']:.3f}\n\n{told}\n{RESULT}\n"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Compare the planner's plans with the best there are, on emulated stages.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--cases", type=int, default=20, help="stages that are drawn")
+    parser.add_argument("--rounds", type=int, default=21, help="batches of each plan in each case")
+    parser.add_argument("--warm-up", type=int, default=60, help="batches for the planner to learn")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

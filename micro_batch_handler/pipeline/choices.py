@@ -1,0 +1,103 @@
+"""Which sizes there are to choose from, for the batches of one handler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig
+from micro_batch_handler.pipeline.schedule import Sizes
+
+__all__ = ["INFERENCE", "Choices", "even_sizes"]
+
+INFERENCE = STAGES.index("inference")
+
+MOST_MICRO_BATCHES = 64
+"""Micro-batches that a stage may be cut into; more only cost."""
+
+
+@lru_cache(maxsize=4096)
+def even_sizes(rows: int) -> tuple[int, ...]:
+    """The sizes that cut a batch evenly into some number of parts, and powers of two; descending.
+
+    >>> even_sizes(10)
+    (10, 8, 5, 4, 3, 2, 1)
+    """
+    parts = range(1, min(rows, MOST_MICRO_BATCHES) + 1)
+    even = {-(-rows // count) for count in parts}
+    powers = {1 << bits for bits in range(rows.bit_length())}
+    most = [size for size in even | powers if size * MOST_MICRO_BATCHES >= rows]
+    return tuple(sorted(most, reverse=True))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The sizes that may be chosen.
+
+    Args:
+        config: has the sizes that the user gave, which are kept.
+        together: whether stages must have the same size where the user left the choice, because
+            it is not known that what they return can be cut and joined.
+    """
+
+    config: MicroBatchingConfig
+    together: bool = False
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """The stages whose size may be chosen."""
+        sizes = self.config.micro_batch_size
+        left = tuple(at for at, stage in enumerate(STAGES) if sizes[stage] == AUTO)
+        return () if self.together and len(left) < len(STAGES) else left
+
+    def padded(self, rows: int) -> int:
+        """The size that a call of inference on so many rows has, once it is padded."""
+        allowed = self.config.allowed_sizes or ()
+        return next((size for size in allowed if size >= rows), rows)
+
+    def whole(self, rows: int) -> Sizes:
+        """No more cuts than must be."""
+        given = [self.config.micro_batch_size[stage] for stage in STAGES]
+        numbers = [int(size) for size in given if size != AUTO]
+        largest = [options[0] for options in self._options(rows)]
+        if self.together and numbers:
+            # Of the sizes given, the one that leaves most borders between stages without a cut.
+            same = int(given[INFERENCE]) if given[INFERENCE] != AUTO else numbers[0]
+            largest = [
+                min(same, size) if at == INFERENCE else same for at, size in enumerate(largest)
+            ]
+        elif self.together:
+            # Inference may be padded to more rows than there are, which cuts nothing.
+            same = min(largest)
+            largest = [size if same >= rows else same for size in largest]
+        return tuple(
+            size if wanted == AUTO else int(wanted)
+            for size, wanted in zip(largest, given, strict=True)
+        )
+
+    def options(self, rows: int) -> list[tuple[int, ...]]:
+        """The sizes to choose from, descending, for each stage; one for those that are given."""
+        whole = self.whole(rows)
+        options = self._options(rows)
+        return [options[at] if at in self.free else (whole[at],) for at in range(len(STAGES))]
+
+    def halves(self, rows: int) -> Sizes | None:
+        """As few cuts as can be; None if there are none to make."""
+        whole = self.whole(rows)
+        half = -(-rows // 2)
+        options = [
+            next((size for size in sizes if size <= half), sizes[-1])
+            for sizes in self.options(rows)
+        ]
+        if self.together and self.free:
+            options = [min(options)] * len(STAGES)
+        halves = tuple(map(min, options, whole))
+        return None if halves == whole else halves
+
+    def _options(self, rows: int) -> list[tuple[int, ...]]:
+        options = [even_sizes(max(rows, 1))] * len(STAGES)
+        allowed = self.config.allowed_sizes
+        if allowed is not None:
+            fitting = [size for size in allowed if size <= self.padded(rows)]
+            options[INFERENCE] = tuple(reversed(fitting))
+        return options

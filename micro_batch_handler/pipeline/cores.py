@@ -1,0 +1,105 @@
+"""The cores that this process may use, and what `auto` makes of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from micro_batch_handler.config import AUTO, STAGES, Lanes, PerStage
+
+__all__ = ["intra_op_threads", "lanes_for", "usable_cores"]
+
+MOST_LANES = 4
+"""Lanes that `auto` gives preprocess and postprocess. More would mostly wait for one another: for
+the interpreter, and for the single lane of inference between them."""
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """The cores that this process may keep busy, at least 1.
+
+    The least of those it may run on (`sched_getaffinity`) and the CPU quotas of its control groups,
+    which is how containers are limited; part of a core does not count. Quotas are read where
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files and, for version 1,
+    https://docs.kernel.org/scheduler/sched-bwc.html say.
+
+    Args:
+        root: where the file system begins; a test passes its own.
+    """
+    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    return max(1, int(min([cores or os.cpu_count() or 1, *_quotas(root)])))
+
+
+def lanes_for(parallelism: PerStage[Lanes], cores: int) -> PerStage[int]:
+    """The lanes of each stage; `auto` is one a core for preprocess and postprocess, at most 4.
+
+    For inference it is 1: a second call at the same time would share the device, not double it.
+    """
+
+    def lanes(stage: str, wanted: Lanes) -> int:
+        if wanted != AUTO:
+            return wanted
+        return 1 if stage == "inference" else min(cores, MOST_LANES)
+
+    return PerStage(*(lanes(stage, parallelism[stage]) for stage in STAGES))
+
+
+def intra_op_threads(lanes: PerStage[int], cores: int) -> PerStage[int]:
+    """The threads that PyTorch may use inside one call of a stage, in a lane of its own.
+
+    Each call starts as many as there are cores unless it is told otherwise, and lanes that call at
+    the same time would then have several times as many threads as cores. What preprocess and
+    postprocess compute with PyTorch is short: they get one each, and inference the rest.
+
+    Args:
+        lanes: of each stage.
+        cores: that this process may use.
+    """
+    rest = cores - lanes.preprocess - lanes.postprocess
+    return PerStage(1, max(1, rest // lanes.inference), 1)
+
+
+def _quotas(root: Path) -> list[float]:
+    """The cores that each control group of this process, and each around it, allows."""
+    quotas = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            quotas += _along(root / "sys/fs/cgroup", path, _quota_v2)
+        elif "cpu" in controllers.split(","):
+            for folder in ("cpu", "cpu,cpuacct"):
+                quotas += _along(root / "sys/fs/cgroup" / folder, path, _quota_v1)
+    return quotas
+
+
+def _along(mount: Path, path: str, quota: Callable[[Path], float | None]) -> list[float]:
+    # In a container the path may be the host's, and the group itself is what is mounted.
+    inside = PurePosixPath(path.lstrip("/"))
+    groups = [inside, *inside.parents]
+    found = [quota(mount / group) for group in groups if ".." not in group.parts]
+    return [cores for cores in found if cores is not None]
+
+
+def _quota_v2(group: Path) -> float | None:
+    words = " ".join(_lines(group / "cpu.max")).split()
+    return _cores(*words) if len(words) == 2 else None  # noqa: PLR2004  (quota and period)
+
+
+def _quota_v1(group: Path) -> float | None:
+    quota, period = (_lines(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    return _cores(quota[0], period[0]) if quota and period else None
+
+
+def _cores(quota_us: str, period_us: str) -> float | None:
+    try:
+        cores = int(quota_us) / int(period_us)
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None
+    return cores if cores > 0 else None  # version 1 says -1 for any
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []

@@ -1,0 +1,157 @@
+"""Lines and curves: what a call costs for any number of rows, from what some calls took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+__all__ = ["Curve", "Line", "Point", "curve", "fit"]
+
+SPREAD = 1.25
+"""The largest size must be so many times the smallest for the two to tell what a row adds."""
+
+OUTLIER = 0.1
+"""A size that lies so far off the line (relatively) counts half, unless most do."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Seconds of a call on k rows: `fixed_s + row_s * k`; neither is negative."""
+
+    fixed_s: float
+    row_s: float
+    slope_known: bool = True
+    """False if all calls had about the same size: then the line holds only there, and is level."""
+
+    def at(self, rows: int) -> float:
+        """Seconds of a call on so many rows."""
+        return self.fixed_s + self.row_s * rows
+
+    def __str__(self) -> str:
+        fixed = f"{self.fixed_s * 1000:.3g}"
+        return f"{fixed}+{self.row_s * 1000:.3g}k ms" if self.slope_known else f"{fixed} ms"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What calls of one size took."""
+
+    rows: int
+    seconds: float
+    """The median."""
+
+    error_s: float
+    """By how much the median may be wrong (its standard error); infinite for a few calls."""
+
+    calls: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds of a call, as last learned; does not change any more."""
+
+    line: Line
+    measured: Mapping[int, float] = field(default_factory=dict)
+    """Seconds of a call on so many rows, where there were some: see `_drawn`."""
+
+    least: Curve | None = None
+    """What a call costs at least."""
+
+    def __call__(self, rows: int) -> float:
+        """Seconds of a call on so many rows."""
+        seconds = self.measured.get(rows)
+        if seconds is None:
+            seconds = self.line.at(rows)
+        return seconds if self.least is None else max(seconds, self.least(rows))
+
+
+def fit(points: Sequence[Point]) -> Line | None:
+    """The line through the points; None without any.
+
+    Least squares of the relative errors, because long calls vary by more seconds than short ones,
+    with points far off the line counted less (iteratively reweighted least squares with Cauchy's
+    weights, https://en.wikipedia.org/wiki/M-estimator).
+    """
+    if not points:
+        return None
+    # One call alone may have been a pause; it counts only where there is nothing better.
+    sure = [point for point in points if point.calls > 1]
+    if _spread(sure) or (sure and not _spread(points)):
+        points = sure
+    weights = [point.weight * point.calls / point.seconds**2 for point in points]
+    if not _spread(points):
+        total = math.fsum(weights)
+        level = math.fsum(w * p.seconds for w, p in zip(weights, points, strict=True)) / total
+        return Line(level, 0.0, slope_known=False)
+    line = _least_squares(points, weights)
+    for _ in range(3 if len(points) > 2 else 0):  # noqa: PLR2004  (two points have no outlier)
+        # Relative to the line, since points that are too low would weigh more by themselves.
+        due_s = [line.at(point.rows) for point in points]
+        off = [abs(point.seconds / due - 1) for point, due in zip(points, due_s, strict=True)]
+        usual = max(OUTLIER, 2 * median(off))
+        weights = [
+            point.weight * point.calls / (due**2 * (1 + (each / usual) ** 2))
+            for point, due, each in zip(points, due_s, off, strict=True)
+        ]
+        line = _least_squares(points, weights)
+    return line
+
+
+def curve(own: Sequence[Point], other: Sequence[Point]) -> Curve | None:
+    """What calls cost under some circumstances; None if nothing is known at all.
+
+    Args:
+        own: calls under these circumstances.
+        other: calls under others (with or without neighbours that contend for the cores). They tell
+            how cost grows with rows where the own calls do not, not how high it is.
+    """
+    line = fit(own)
+    if line is not None and line.slope_known:
+        return _drawn(line, own)
+    if line is None:
+        shape = fit(other)
+        return None if shape is None else _drawn(shape, other)
+    shape = fit(other)
+    if shape is None or not shape.slope_known:
+        shape = fit([*own, *other])
+    if shape is None or not shape.slope_known:
+        return _drawn(line, own)
+    level = median(point.seconds / shape.at(point.rows) for point in own)
+    return _drawn(Line(shape.fixed_s * level, shape.row_s * level), own)
+
+
+def _drawn(line: Line, points: Sequence[Point]) -> Curve:
+    """The line, drawn to what was measured where that is off it by more than chance explains.
+
+    A median counts with d^2 / (d^2 + (2 e)^2), for its distance d from the line and its error e.
+    """
+    measured = {}
+    for point in points:
+        off_s = point.seconds - line.at(point.rows)
+        if off_s:
+            weight = 1 / (1 + (2 * point.error_s / off_s) ** 2)
+            measured[point.rows] = line.at(point.rows) + off_s * weight
+    return Curve(line, measured)
+
+
+def _spread(points: Sequence[Point]) -> bool:
+    sizes = [point.rows for point in points]
+    return bool(sizes) and max(sizes) >= SPREAD * min(sizes)
+
+
+def _least_squares(points: Sequence[Point], weights: Sequence[float]) -> Line:
+    """The line of least squares among those with neither part negative."""
+    total = math.fsum(weights)
+    rows = math.fsum(w * p.rows for w, p in zip(weights, points, strict=True))
+    squares = math.fsum(w * p.rows**2 for w, p in zip(weights, points, strict=True))
+    seconds = math.fsum(w * p.seconds for w, p in zip(weights, points, strict=True))
+    products = math.fsum(w * p.rows * p.seconds for w, p in zip(weights, points, strict=True))
+    spread = total * squares - rows**2
+    row_s = (total * products - rows * seconds) / spread if spread > 0 else 0.0
+    if row_s <= 0:
+        return Line(seconds / total, 0.0)
+    fixed_s = (seconds - row_s * rows) / total
+    return Line(fixed_s, row_s) if fixed_s >= 0 else Line(0.0, products / squares)

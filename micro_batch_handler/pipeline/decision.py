@@ -1,0 +1,91 @@
+"""What was decided for batches of one size, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from micro_batch_handler.config import STAGES
+from micro_batch_handler.pipeline.choices import Choices
+from micro_batch_handler.pipeline.experience import Model
+from micro_batch_handler.pipeline.plans import Plan, plan_of, sizes_of
+from micro_batch_handler.pipeline.schedule import Sizes
+from micro_batch_handler.pipeline.search import best
+
+__all__ = ["Decision", "decide"]
+
+GAIN = 0.03
+"""Splitting must be predicted to gain more than this; to go on splitting, a third of it."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A plan, and what is expected of it and of the other way."""
+
+    version: int
+    """Of what it was chosen by."""
+
+    whole: Sizes
+    split: Sizes | None
+    """The best sizes that cut; None if there are none, or nothing is known."""
+
+    searched: int
+    """Which costs they were searched by."""
+
+    calls_s: tuple[float, float]
+    """When the one and the other would be finished, if calls were all."""
+
+    whole_s: float
+    split_s: float
+    """When they are expected to be finished."""
+
+    splits: bool
+    plan: Plan
+
+    def told(self, rows: int) -> str:
+        """Sizes and expected times, for a batch of so many rows."""
+        sizes = zip(STAGES, sizes_of(self.plan), strict=True)
+        parts = ", ".join(f"{stage} {min(size, rows)}" for stage, size in sizes)
+        whole, split = f"{self.whole_s * 1000:.3g} ms", f"{self.split_s * 1000:.3g} ms"
+        if self.splits:
+            return f"{parts}: predicted {split} instead of {whole} unsplit"
+        if self.split is None:
+            return f"{parts}: no split is faster than {whole}"
+        return f"{parts}: predicted {whole} unsplit instead of {split} split"
+
+
+def decide(
+    rows: int,
+    choices: Choices,
+    model: Model | None,
+    before: Decision | None,
+    *,
+    version: int,
+    searched: int,
+) -> Decision:
+    """The plan for batches of so many rows.
+
+    Args:
+        rows: of a batch.
+        choices: the sizes that there are.
+        model: what is expected; None while nothing is.
+        before: what was decided before; its sizes stay if they were searched by the same costs.
+        version: of the model, with its corrections.
+        searched: of its costs alone.
+    """
+    whole = choices.whole(rows)
+    if model is None or not rows or not choices.free:
+        plan = plan_of(whole)
+        return Decision(version, whole, None, -1, (0.0, 0.0), 0.0, 0.0, splits=False, plan=plan)
+    if before is not None and before.searched == searched:
+        split, calls_s = before.split, before.calls_s
+    else:
+        forecast = model.forecast(rows)
+        sizes = best(forecast, choices)
+        split = None if sizes == whole else sizes
+        calls_s = model.calls_s(rows, whole, forecast), forecast.finish_s(sizes)
+    whole_s = calls_s[0] * model.correction(rows, split=False)
+    split_s = calls_s[1] * model.correction(rows, split=True)
+    margin = GAIN / 3 if before is not None and before.splits else GAIN
+    splits = split is not None and split_s < (1 - margin) * whole_s
+    plan = plan_of(split if split is not None and splits else whole)
+    return Decision(version, whole, split, searched, calls_s, whole_s, split_s, splits, plan)
