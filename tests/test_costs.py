@@ -67,6 +67,12 @@ def test_one_call_of_a_size_does_not_outweigh_many():
     assert pytest.approx(0.001 + 0.001 * 16, rel=0.01) == found.at(16)
 
 
+def test_one_call_of_another_size_does_not_tell_what_a_row_adds():
+    """It may have been a pause; until it is seen again, only the one size is known."""
+    assert not learned([*[(16, 0.01)] * 10, (32, 5.0)]).line.slope_known
+    assert learned([*[(16, 0.01)] * 10, *[(32, 0.02)] * 2]).line.slope_known
+
+
 def test_calls_of_one_size_tell_the_cost_there_and_say_that_they_tell_no_more():
     """With all calls alike the line is level, which is the worst for smaller calls, and says so."""
     found = learned([(16, 0.01)] * 20)

@@ -122,6 +122,18 @@ def test_rows_that_fill_allowed_sizes_are_not_padded(config_of):
     assert best(forecast(Machine(costs), 24), choices)[1] == 8
 
 
+def test_sizes_far_below_those_seen_are_not_chosen(config_of):
+    """However good they look: the least for each stage is kept, unless the batch is smaller."""
+    machine = Machine([linear(0, 0.001)] * 3)
+
+    sizes = best(forecast(machine, 32), Choices(config_of()), least=(8, 4, 16))
+    together = best(forecast(machine, 32), Choices(config_of(), together=True), least=(8, 4, 2))
+
+    assert all(size >= limit for size, limit in zip(sizes, (8, 4, 16), strict=True))
+    assert (8, 8, 8) == together
+    assert (3, 3, 3) == best(forecast(machine, 3), Choices(config_of()), least=(8, 4, 16))
+
+
 def test_halves_are_the_fewest_cuts(config_of):
     """Halves of what is free; nothing where there is nothing to cut."""
     assert (16, 16, 16) == Choices(config_of()).halves(32)

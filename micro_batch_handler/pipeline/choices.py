@@ -75,10 +75,20 @@ class Choices:
             for size, wanted in zip(largest, given, strict=True)
         )
 
-    def options(self, rows: int) -> list[tuple[int, ...]]:
-        """The sizes to choose from, descending, for each stage; one for those that are given."""
+    def options(self, rows: int, least: Sizes = ()) -> list[tuple[int, ...]]:
+        """The sizes to choose from, descending, for each stage; one for those that are given.
+
+        Args:
+            rows: of the batch.
+            least: for each stage, below which a size must not be chosen, unless it cuts nothing.
+        """
         whole = self.whole(rows)
+        if self.together and least:
+            least = (max(least),) * len(STAGES)
         options = self._options(rows)
+        for at, limit in enumerate(least):
+            largest, *others = options[at]
+            options[at] = (largest, *(size for size in others if size >= limit))
         return [options[at] if at in self.free else (whole[at],) for at in range(len(STAGES))]
 
     def halves(self, rows: int) -> Sizes | None:

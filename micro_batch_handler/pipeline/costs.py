@@ -77,14 +77,16 @@ class CallCosts:
 
     def points(self) -> list[Point]:
         """What is known of each size, with the calls since the last time."""
-        self._learn()
+        self.learn()
         return [
             Point(rows, size.estimate_s(), size.error_s(), len(size.seconds), size.weight)
             for rows, size in sorted(self._sizes.items())
         ]
 
-    def _learn(self) -> None:
-        """Sort the pending calls by size.
+    def learn(self) -> float | None:
+        """Sort the pending calls by size; by what factor they take longer than such calls did.
+
+        None if there were none.
 
         If calls of the sizes seen now take longer than they did, those of other sizes will too:
         else a machine that has become slower would look like one whose small calls have. What is
@@ -96,7 +98,7 @@ class CallCosts:
             if rows > 0 and seconds > 0 and math.isfinite(seconds):
                 fresh.setdefault(rows, []).append(seconds)
         if not fresh:
-            return
+            return None
         drifts = []
         for rows, seen in fresh.items():
             size = self._sizes.setdefault(rows, _Size())
@@ -112,3 +114,9 @@ class CallCosts:
             size.weight *= FADES
             if size.weight < FORGOTTEN:
                 del self._sizes[rows]
+        return drift
+
+    def follow(self, drift: float) -> None:
+        """Calls that are not seen now take longer by this factor, as others are seen to do."""
+        for size in self._sizes.values():
+            size.scale(drift)

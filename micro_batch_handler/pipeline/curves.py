@@ -78,9 +78,7 @@ def fit(points: Sequence[Point]) -> Line | None:
     if not points:
         return None
     # One call alone may have been a pause; it counts only where there is nothing better.
-    sure = [point for point in points if point.calls > 1]
-    if _spread(sure) or (sure and not _spread(points)):
-        points = sure
+    points = [point for point in points if point.calls > 1] or points
     weights = [point.weight * point.calls / point.seconds**2 for point in points]
     if not _spread(points):
         total = math.fsum(weights)

@@ -41,11 +41,19 @@ class Decision:
     splits: bool
     plan: Plan
 
-    def told(self, rows: int) -> str:
-        """Sizes and expected times, for a batch of so many rows."""
-        sizes = zip(STAGES, sizes_of(self.plan), strict=True)
+    def told(self, rows: int, *, stopped: bool = False) -> str:
+        """Sizes and expected times, for a batch of so many rows.
+
+        Args:
+            rows: of a batch.
+            stopped: whether batches stay whole, whatever was decided, since splits have lost.
+        """
+        shown = self.whole if stopped else sizes_of(self.plan)
+        sizes = zip(STAGES, shown, strict=True)
         parts = ", ".join(f"{stage} {min(size, rows)}" for stage, size in sizes)
         whole, split = f"{self.whole_s * 1000:.3g} ms", f"{self.split_s * 1000:.3g} ms"
+        if stopped:
+            return f"{parts}: splits were predicted {split}, and took longer than {whole} unsplit"
         if self.splits:
             return f"{parts}: predicted {split} instead of {whole} unsplit"
         if self.split is None:
@@ -80,7 +88,7 @@ def decide(
         split, calls_s = before.split, before.calls_s
     else:
         forecast = model.forecast(rows)
-        sizes = best(forecast, choices)
+        sizes = best(forecast, choices, model.least)
         split = None if sizes == whole else sizes
         calls_s = model.calls_s(rows, whole, forecast), forecast.finish_s(sizes)
     whole_s = calls_s[0] * model.correction(rows, split=False)

@@ -52,6 +52,13 @@ class Model:
     corrections: Mapping[tuple[bool, int], float]
     """By what factor batches take longer, for whether they were split, and how large they were."""
 
+    least: Sizes
+    """For each stage, half of the smallest size that was seen more than once.
+
+    What is known does not reach further down, where an error in what a call costs at all would
+    count most.
+    """
+
     padded: Callable[[int], int]
     lane_counts: Sequence[int]
     hand_over_s: float
@@ -79,6 +86,8 @@ class Model:
     def costs_differ(self, other: Model, rows: Sequence[int]) -> bool:
         """Whether calls of so many rows cost noticeably more or less."""
         stages = range(len(STAGES))
+        if self.least != other.least:
+            return True
         if self.knows_slopes(stages) != other.knows_slopes(stages):
             return True
         mine, theirs = [*self.inline, *self.lanes], [*other.inline, *other.lanes]
@@ -142,19 +151,35 @@ class Experience:
         self._batches[key].append((rows, sizes, seconds))
 
     def model(self) -> Model | None:
-        """What to expect; None while no call of some stage has been seen."""
+        """What to expect; None while no call of some stage has been seen.
+
+        Calls that are not made now, alone or among others, take longer as those do that are: else
+        what was seen before the machine became slower and after would not fit together.
+        """
+        for alone, among in zip(self._costs[True], self._costs[False], strict=True):
+            drifts = alone.learn(), among.learn()
+            if drifts[0] is None and drifts[1] is not None:
+                alone.follow(drifts[1])
+            elif drifts[1] is None and drifts[0] is not None:
+                among.follow(drifts[0])
         inline, lanes = (
             [costs.points() for costs in self._costs[inline]] for inline in (True, False)
         )
         pairs = list(zip(inline, lanes, strict=True))
-        alone = [known for own, other in pairs if (known := curve(own, other)) is not None]
-        among = [known for other, own in pairs if (known := curve(own, other)) is not None]
-        if len(alone) < len(STAGES) or len(among) < len(STAGES):
+        least = [known for own, other in pairs if (known := curve(own, other)) is not None]
+        found = [known for other, own in pairs if (known := curve(own, other)) is not None]
+        if len(least) < len(STAGES) or len(found) < len(STAGES):
             return None
         # Neighbours do not make a call cheaper. Without this, the few sizes that ran in lanes may
         # look as if small calls cost nothing, just where stages contend.
-        among = [replace(costs, least=least) for costs, least in zip(among, alone, strict=True)]
-        return self.corrected(Model(alone, among, {}, self._padded, self._lanes, self._hand_over_s))
+        found = [replace(own, least=alone) for own, alone in zip(found, least, strict=True)]
+        sizes = [
+            [point.rows for point in (*own, *other) if point.calls > 1] or [(own or other)[0].rows]
+            for own, other in pairs
+        ]
+        smallest = tuple(-(-min(seen) // 2) for seen in sizes)
+        model = Model(least, found, {}, smallest, self._padded, self._lanes, self._hand_over_s)
+        return self.corrected(model)
 
     def corrected(self, model: Model) -> Model:
         """The same costs, corrected by what batches have taken since."""

@@ -100,7 +100,7 @@ class Planner:
         self._ledger = Ledger()
         self._seen: Counter[int] = Counter()
         self._logged: Plan | None = None
-        self._looked_at = -1
+        self._looked_at: tuple[int, bool] | None = None
         self._logged_s = -LOG_EVERY_S
 
     def plan(self, rows: int) -> Plan:
@@ -113,9 +113,7 @@ class Planner:
         self._begun += 1
         if self._trials.due(self._begun - 1):
             return self._try(rows, choice)
-        if choice.splits and self._ledger.owes:
-            return plan_of(choice.whole)
-        return choice.plan
+        return self._in_force(choice)
 
     def observe(self, stage: Stage, rows: int, seconds: float) -> None:
         """A call of a stage on so many rows succeeded and took so long."""
@@ -169,7 +167,8 @@ class Planner:
     def __repr__(self) -> str:
         rows = self._usual()
         choice = self._plans.get(rows)
-        shown = "unplanned" if choice is None else choice.told(rows)
+        stopped = choice is not None and self._in_force(choice) != choice.plan
+        shown = "unplanned" if choice is None else choice.told(rows, stopped=stopped)
         return f"<Planner {rows} requests: {shown}; a call costs {self._model or 'as yet unknown'}>"
 
     def _regroup(self, allowed: bool) -> None:
@@ -204,17 +203,23 @@ class Planner:
         """The plan that is not in force, if it is worth a trial now."""
         with self._lock:
             model = self._model
+            usual = self._in_force(choice)
             if model is None:
-                return choice.plan
-            other = choice.whole if choice.splits else self._alternative(rows, choice, model)
+                return usual
+            splits = sizes_of(usual) != choice.whole
+            other = choice.whole if splits else self._alternative(rows, choice, model)
             if other is None:
-                return choice.plan
-            if choice.splits:
+                return usual
+            if splits:
                 loss_s = choice.whole_s - choice.split_s
             else:
                 expected_s = model.calls_s(rows, other) * model.correction(rows, split=True)
                 loss_s = expected_s - choice.whole_s
-            return plan_of(other) if self._trials.begin(self._begun - 1, loss_s) else choice.plan
+            return plan_of(other) if self._trials.begin(self._begun - 1, loss_s) else usual
+
+    def _in_force(self, choice: Decision) -> Plan:
+        """What was decided, unless splitting has lost."""
+        return plan_of(choice.whole) if choice.splits and self._ledger.owes else choice.plan
 
     def _alternative(self, rows: int, choice: Decision, model: Model) -> Sizes | None:
         """What to try instead of the whole batch; None if it cannot be cut.
@@ -233,30 +238,36 @@ class Planner:
             self._trials.grant(GRANTED_BATCHES * seconds)
         if not choice.whole_s:
             return
-        stopped = not split and self._ledger.owes
-        tried = split != choice.splits and not stopped
+        owed = self._ledger.owes
+        tried = split != (choice.splits and not owed)
         other_s = choice.whole_s if split else choice.split_s
         self._trials.account(seconds, max(0.0, seconds - other_s) if tried else 0.0)
         self._ledger.account(seconds, choice.whole_s, split=split and choice.splits)
+        if self._ledger.owes and not owed:
+            self._trials.restart(self._begun)
 
     def _learn(self) -> None:
         model = self._experience.model()
         if model is None or self._ended < WARM_UP_BATCHES:
             return
+        known = self._model
         counts = sorted({-(-self._batch_size // 8), self._batch_size})
-        if self._model is None or model.costs_differ(self._model, counts):
-            self._model = model
-            self._searched += 1
-            self._version += 1
-            return
-        model = self._experience.corrected(self._model)
-        if model.corrections_differ(self._model):
-            usual = self._usual()
-            whole = (each.correction(usual, split=False) for each in (model, self._model))
-            if next(whole) > FORGIVEN * next(whole):
-                self._ledger.forgive()
-            self._model = model
-            self._version += 1
+        searched = known is None or model.costs_differ(known, counts)
+        if known is not None and not searched:
+            model = self._experience.corrected(known)  # by the same costs as sizes were
+            if not model.corrections_differ(known):
+                return
+        if known is not None and self._unsplit_s(model) > FORGIVEN * self._unsplit_s(known):
+            self._ledger.forgive()
+        self._model = model
+        self._version += 1
+        self._searched += searched
+
+    def _unsplit_s(self, model: Model) -> float:
+        """What the usual batch is expected to take unsplit."""
+        rows = self._usual()
+        calls_s = model.calls_s(rows, self._choices.whole(rows))
+        return calls_s * model.correction(rows, split=False)
 
     def _taken(self) -> list[list[tuple[int, float]]]:
         taken = [list(calls) for calls in self._calls.values()]
@@ -266,16 +277,18 @@ class Planner:
 
     def _log(self, rows: int) -> None:
         """One line when the plan for the usual batch has changed, and not often."""
-        if self._version == self._looked_at or self._model is None or rows != self._usual():
+        state = (self._version, self._ledger.owes)
+        if state == self._looked_at or self._model is None or rows != self._usual():
             return
         choice = self._plans[rows]
         if choice.version != self._version:
             return  # it is planned anew when the next such batch comes
-        alike = self._logged is not None and choice.plan.is_like(self._logged, rows)
+        plan = self._in_force(choice)
+        alike = self._logged is not None and plan.is_like(self._logged, rows)
         now_s = self._now_s()
-        if alike or now_s < self._logged_s + LOG_EVERY_S or self._ended < LOG_FROM_BATCH:
-            self._looked_at = self._version if alike else -1
+        if not alike and (now_s < self._logged_s + LOG_EVERY_S or self._ended < LOG_FROM_BATCH):
             return
+<<<<<<< ours
         self._looked_at = self._version
         self._logged, self._logged_s = choice.plan, now_s
         logger.info(
@@ -284,3 +297,18 @@ class Planner:
             choice.told(rows),
             self._model,
         )
+=======
+        self._looked_at = state
+        if alike:
+            return
+        self._logged, self._logged_s = plan, now_s
+        told = choice.told(rows, stopped=plan != choice.plan)
+        logger.info("micro-batching %d requests as %s (a call costs %s)", rows, told, self._model)
+
+
+def fixed_plan(config: MicroBatchingConfig, batch_size: int) -> Plan:
+    """The same plan for every batch; `auto` is a quarter of the batch size TorchServe allows."""
+    auto = max(1, -(-batch_size // 4))
+    sizes = [config.micro_batch_size[stage] for stage in STAGES]
+    return Plan(PerStage(*(auto if size == AUTO else int(size) for size in sizes)))
+>>>>>>> theirs

@@ -26,15 +26,20 @@ REACH = 2
 """How many sizes away two are changed at once, where changing one alone would not help."""
 
 
-def best(forecast: Forecast, choices: Choices) -> Sizes:
+def best(forecast: Forecast, choices: Choices, least: Sizes = ()) -> Sizes:
     """The sizes that finish earliest, by coordinate descent from a few good plans.
 
     Where it is cut at all, a start has one size. Then one stage's size after the other is set to
     the best, until none can be bettered alone.
+
+    Args:
+        forecast: tells when sizes would finish.
+        choices: the sizes that there are.
+        least: the smallest that may be chosen now, for each stage; none for any.
     """
     whole = choices.whole(forecast.rows)
     free = choices.free
-    options = choices.options(forecast.rows)
+    options = choices.options(forecast.rows, least)
     worth: dict[Sizes, float] = {}
 
     def cost_s(sizes: Sizes) -> float:
