@@ -288,27 +288,9 @@ class Planner:
         now_s = self._now_s()
         if not alike and (now_s < self._logged_s + LOG_EVERY_S or self._ended < LOG_FROM_BATCH):
             return
-<<<<<<< ours
-        self._looked_at = self._version
-        self._logged, self._logged_s = choice.plan, now_s
-        logger.info(
-            "micro-batching %d requests as %s (a call costs %s)",
-            rows,
-            choice.told(rows),
-            self._model,
-        )
-=======
         self._looked_at = state
         if alike:
             return
         self._logged, self._logged_s = plan, now_s
         told = choice.told(rows, stopped=plan != choice.plan)
         logger.info("micro-batching %d requests as %s (a call costs %s)", rows, told, self._model)
-
-
-def fixed_plan(config: MicroBatchingConfig, batch_size: int) -> Plan:
-    """The same plan for every batch; `auto` is a quarter of the batch size TorchServe allows."""
-    auto = max(1, -(-batch_size // 4))
-    sizes = [config.micro_batch_size[stage] for stage in STAGES]
-    return Plan(PerStage(*(auto if size == AUTO else int(size) for size in sizes)))
->>>>>>> theirs

@@ -6,7 +6,7 @@ settings.py     the server's own files: config.properties, log4j2.xml
 processes.py    process groups, ports, and what is left of them
 torchserve.py   TorchServe: starts and stops one server in a private folder
 model.py        Model: one handler, packed and registered while it is used
-archives.py     packs a handler of handlers/ as a user of torch-model-archiver would
+archives.py     packs a handler as a user of torch-model-archiver would
 rest.py         RestClient
 grpc_client.py  GrpcClient
 crowd.py        many clients at once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -26,8 +27,9 @@ class Model:
 
     Args:
         server: where.
-        handler: a file in handlers/, without `.py`.
+        handler: a file in handlers/, without `.py`; or the path of any file.
         config: the content of model-config.yaml.
+        helpers: as for `tests.server.archives.pack`.
         registration: parameters of the management API: batch_size, max_batch_delay,
             initial_workers, response_timeout.
     """
@@ -35,15 +37,16 @@ class Model:
     def __init__(
         self,
         server: TorchServe,
-        handler: str,
+        handler: str | Path,
         config: Mapping[str, Any] | None = None,
+        helpers: Mapping[str, Path] | None = None,
         **registration: Any,
     ) -> None:
         self.server = server
         # The process is part of the name because the archiver stages in <tmp>/<name>.
-        self.name = f"{handler}-{os.getpid()}-{next(_serial)}"
+        self.name = f"{Path(handler).stem}-{os.getpid()}-{next(_serial)}"
         self._registration = registration
-        self.archive = pack(self.name, handler, config, server.model_store)
+        self.archive = pack(self.name, handler, config, server.model_store, helpers=helpers)
 
     def __enter__(self) -> Model:  # noqa: PYI034  (typing.Self needs Python 3.11)
         answer = self.register()

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LOG4J2", "Ports", "config_properties"]
+__all__ = ["LOG4J2", "ROOT", "Ports", "config_properties", "shipped_properties"]
+
+ROOT = Path(__file__).parents[2]
+"""The repository, whose own config.properties and log4j2.xml a server may be started with."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,7 @@ class Ports:
 def config_properties(ports: Ports, model_store: Path, extra: Mapping[str, str]) -> str:
     """The text of config.properties; `extra` beats what stands here."""
     settings = {
-        "inference_address": f"http://127.0.0.1:{ports.inference}",
-        "management_address": f"http://127.0.0.1:{ports.management}",
-        "metrics_address": f"http://127.0.0.1:{ports.metrics}",
-        "grpc_inference_address": "127.0.0.1",
-        "grpc_management_address": "127.0.0.1",
-        "grpc_inference_port": str(ports.grpc_inference),
-        "grpc_management_port": str(ports.grpc_management),
-        "model_store": str(model_store),
+        **_places(ports, model_store),
         "metrics_mode": "prometheus",
         # Without this a Python process measures the machine once a minute.
         "disable_system_metrics": "true",
@@ -39,6 +35,29 @@ def config_properties(ports: Ports, model_store: Path, extra: Mapping[str, str])
         "vmargs": "-Xmx512m -XX:+UseSerialGC",
         **extra,
     }
+    return _lines(settings)
+
+
+def shipped_properties(ports: Ports, model_store: Path, extra: Mapping[str, str]) -> str:
+    """The repository's config.properties on these ports; of two equal keys the last wins."""
+    shipped = (ROOT / "config.properties").read_text(encoding="utf-8")
+    return f"{shipped}\n{_lines({**_places(ports, model_store), **extra})}"
+
+
+def _places(ports: Ports, model_store: Path) -> dict[str, str]:
+    return {
+        "inference_address": f"http://127.0.0.1:{ports.inference}",
+        "management_address": f"http://127.0.0.1:{ports.management}",
+        "metrics_address": f"http://127.0.0.1:{ports.metrics}",
+        "grpc_inference_address": "127.0.0.1",
+        "grpc_management_address": "127.0.0.1",
+        "grpc_inference_port": str(ports.grpc_inference),
+        "grpc_management_port": str(ports.grpc_management),
+        "model_store": str(model_store),
+    }
+
+
+def _lines(settings: Mapping[str, str]) -> str:
     return "".join(f"{key}={value}\n" for key, value in settings.items())
 
 

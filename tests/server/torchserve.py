@@ -19,7 +19,7 @@ from tests.server.java import java_home
 from tests.server.model import Model
 from tests.server.processes import alive, free_ports, group, is_free, kill, wait_gone
 from tests.server.rest import RestClient
-from tests.server.settings import LOG4J2, Ports, config_properties
+from tests.server.settings import LOG4J2, ROOT, Ports, config_properties, shipped_properties
 from tests.server.wait import until
 
 __all__ = ["LOGS", "TorchServe"]
@@ -41,15 +41,20 @@ class TorchServe:
     Args:
         properties: more lines for config.properties; they beat the ones of settings.py.
         environment: more environment variables for the frontend and its workers.
+        shipped: whether to serve with the repository's config.properties and log4j2.xml, which are
+            made for production, instead of those of settings.py.
     """
 
     def __init__(
         self,
         properties: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        *,
+        shipped: bool = False,
     ) -> None:
         self._properties = dict(properties or {})
         self._environment = dict(environment or {})
+        self._shipped = shipped
         self._launcher: subprocess.Popen[bytes] | None = None
         self._ports: Ports | None = None
         # Worker sockets lie here and Unix limits the length of their paths: a short name.
@@ -105,8 +110,10 @@ class TorchServe:
         """A client for one thread; use it in a `with` statement."""
         return RestClient(self.ports)
 
-    def model(self, handler: str, config: Mapping[str, Any] | None = None, **kwargs: Any) -> Model:
-        """A handler of tests/server/handlers that is registered inside a `with` statement."""
+    def model(
+        self, handler: str | Path, config: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Model:
+        """A handler that is registered inside a `with` statement; arguments as for Model."""
         return Model(self, handler, config, **kwargs)
 
     def is_healthy(self) -> bool:
@@ -168,11 +175,11 @@ class TorchServe:
 
     def _launch(self, ports: Ports) -> subprocess.Popen[bytes]:
         properties = self.folder / "config.properties"
-        properties.write_text(
-            config_properties(ports, self.model_store, self._properties), encoding="utf-8"
-        )
-        log4j2 = self.folder / "log4j2.xml"
-        log4j2.write_text(LOG4J2, encoding="utf-8")
+        text = shipped_properties if self._shipped else config_properties
+        properties.write_text(text(ports, self.model_store, self._properties), encoding="utf-8")
+        log4j2 = ROOT / "log4j2.xml" if self._shipped else self.folder / "log4j2.xml"
+        if not self._shipped:
+            log4j2.write_text(LOG4J2, encoding="utf-8")
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
         command += ["--disable-token-auth", "--enable-model-api"]
         command += ["--ts-config", str(properties), "--log-config", str(log4j2)]

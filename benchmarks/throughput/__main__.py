@@ -1,0 +1,126 @@
+"""The command: plays the workloads, writes .run/throughput.json and .md, prints the tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+RESULT = Path(__file__).parents[2] / ".run" / "throughput.json"
+
+NAMES = (
+    "vector",
+    "vector-one-client",
+    "image-launch",
+    "image-launch-one-client",
+    "image-preprocess",
+    "text",
+)
+CONTENDERS = ("ours", "base", "stock", "constant")
+
+QUICK = {"rounds": 1, "seconds": 1.0, "warm_up": 1.0, "probe": 1.0, "candidates": 2}
+FULL = {"rounds": 5, "seconds": 5.0, "warm_up": 2.0, "probe": 2.0, "candidates": None}
+
+ABOUT = """\
+Requests per second and latencies of this package on a real TorchServe, beside TorchServe's own
+BaseHandler and MicroBatching with the same three methods, the same config.properties and the same
+log4j2.xml. Each contender has a server of its own; all are started first, then loaded in turn; the
+first round is thrown away.
+"""
+
+WORKLOADS = """\
+workloads:
+  vector             384 floats through one linear layer, 64 clients, CPU; also against a handler
+                     that returns constant bytes, which no handler can beat
+  image-launch       JPEGs, and an EMULATED accelerator of 5 ms + 0.4 ms per image
+  image-preprocess   JPEGs decoded in full, and an EMULATED accelerator of 1 ms + 0.1 ms per image
+  text               a sentence encoder (MiniLM) on the CPU
+  …-one-client       the median latency of single requests
+
+TorchServe's MicroBatching has one size for all stages, and which is best depends on the model: it
+gets the best of a search over sizes and threads, which short probes make before the rounds and
+.run/throughput.json records. For text, both handlers get the better of one and two threads.
+
+Answers are checked before anything is timed. Ends with 1 if a timed request failed. wrk makes the
+load (Debian, Ubuntu: apt-get install wrk); without it, slower clients in Python, and the result
+says so.
+"""
+
+
+def main() -> int:
+    """Run; gives back 1 if a request failed."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Imported late, so that --help needs nothing installed.
+    from benchmarks.machine import describe
+    from benchmarks.throughput.load import generator
+    from benchmarks.throughput.report import markdown, write
+    from benchmarks.throughput.rounds import Lengths, play
+    from benchmarks.throughput.workloads import WORKLOADS
+
+    usual = QUICK if options.quick else FULL
+    chosen = {
+        key: value if getattr(options, key) is None else getattr(options, key)
+        for key, value in usual.items()
+    }
+    lengths = Lengths(
+        rounds=chosen["rounds"],
+        seconds=chosen["seconds"],
+        warm_up_s=chosen["warm_up"],
+        probe_s=chosen["probe"],
+        candidates=chosen["candidates"],
+    )
+    about = {
+        **describe(),
+        "load": generator(),
+        "load average before": f"{os.getloadavg()[0]:.1f}",
+    }
+    played = []
+    for name in options.workloads:
+        workload = WORKLOADS[name]
+        contenders = [each for each in workload.contenders if each.key in options.contenders]
+        played.append((workload, play(replace(workload, contenders=contenders), lengths)))
+        # After each workload, so that a run that is cut short leaves what it has.
+        files = write(options.result, about, lengths, played)
+    sys.stdout.write(f"\n{markdown(about, lengths, played)}\n")
+    sys.stdout.writelines(f"{file}\n" for file in files)
+    return 1 if any(entry.failed for _, entries in played for entry in entries) else 0
+
+
+def _interrupt(*_: object) -> None:
+    """End as Ctrl-C does, by way of every `with`: servers must not stay behind."""
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/benchmark",
+        description=ABOUT,
+        epilog=WORKLOADS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--workloads", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="see below")
+    add(
+        "--contenders",
+        nargs="+",
+        choices=CONTENDERS,
+        default=CONTENDERS,
+        metavar="NAME",
+        help=f"of {', '.join(CONTENDERS)}",
+    )
+    add("--rounds", type=int, metavar="N", help="turns of each contender (5; quick: 1)")
+    add("--seconds", type=float, metavar="S", help="of a sample (5; quick: 1)")
+    add("--warm-up", type=float, metavar="S", help="of load before a sample (2; quick: 1)")
+    add("--probe", type=float, metavar="S", help="of a probe in a search (2; quick: 1)")
+    add("--candidates", type=int, metavar="N", help="settings a search tries (all; quick: 2)")
+    add("--quick", action="store_true", help="a smoke run: whether it works, not what it gives")
+    add("--result", type=Path, default=RESULT, metavar="FILE", help=".run/throughput.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""No handler at all: the same bytes for every request, which is all that the rest can serve."""
+
+from typing import Any
+
+from stages import CONSTANT_ANSWER
+
+
+class Constant:
+    """Answers without looking."""
+
+    def initialize(self, context: Any) -> None:
+        """Load nothing."""
+        self.context = context
+
+    def handle(self, data: list[Any], _context: Any) -> list[bytes]:
+        """The same answer for each row, encoded before."""
+        return [CONSTANT_ANSWER] * len(data)

@@ -1,0 +1,170 @@
+"""Samples as figures, ratios and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from benchmarks.throughput.load import Sample
+from benchmarks.throughput.search import Found
+from benchmarks.throughput.workload import Config, Contender, Measure, Target, Workload
+
+__all__ = ["Entry", "Ratio", "ratio", "reached", "settings_of", "table", "targets_table"]
+
+HEAD = (
+    "contender",
+    "settings",
+    "requests/s (range)",
+    "ours to it (range of rounds)",
+    "p50 / p99 (ms)",
+    "not 2xx",
+)
+TARGETS_HEAD = ("workload", "measure", "ours to", "target", "measured (range of rounds)", "reached")
+
+MEASURES = {"rate": "requests/s", "p50_ms": "median latency"}
+
+
+@dataclass
+class Entry:
+    """A contender in its settings, and what was measured."""
+
+    contender: Contender
+    measure: Measure
+    found: Found
+    samples: list[Sample] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    """For each sample, the share of the time in which the emulated accelerator computed."""
+
+    def add(self, sample: Sample, busy: float = 0.0) -> None:
+        """Take one more sample."""
+        self.samples.append(sample)
+        self.busy.append(busy)
+
+    @property
+    def values(self) -> list[float]:
+        """What contenders are compared by, for each sample."""
+        return [getattr(sample, self.measure) for sample in self.samples]
+
+    @property
+    def failed(self) -> int:
+        """Requests with an error status, or without an answer."""
+        return sum(sample.refused + sample.lost for sample in self.samples)
+
+    def figures(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return {
+            "contender": self.contender.title,
+            "decode_input_request": self.contender.decode,
+            "settings": self.found.candidate,
+            "search": self.found.record,
+            "samples": [
+                {**sample.figures(), "accelerator_busy": round(busy, 3)}
+                for sample, busy in zip(self.samples, self.busy, strict=True)
+            ],
+        }
+
+    def cells(self, ours: Entry | None) -> list[str]:
+        """For a row of the table; without the ratio for ours itself."""
+        rates = [sample.rate for sample in self.samples]
+        p50_ms, p99_ms = (
+            median(getattr(sample, name) for sample in self.samples)
+            for name in ("p50_ms", "p99_ms")
+        )
+        refused, lost = (
+            sum(getattr(sample, name) for sample in self.samples) for name in ("refused", "lost")
+        )
+        decoded = "" if self.contender.decode else "; decode_input_request=false"
+        return [
+            self.contender.title,
+            settings_of(self.found.candidate) + decoded,
+            f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
+            "" if ours is None or ours is self else str(ratio(ours, self)),
+            f"{p50_ms:,.2f} / {p99_ms:,.2f}",
+            f"{refused:,}" + (f", {lost:,} lost" if lost else ""),
+        ]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Ours to another: of the medians, and the lowest and highest of a single round."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def ratio(ours: Entry, other: Entry) -> Ratio:
+    """Ours to another, in what the workload measures; both with as many samples."""
+    rounds = list(map(_quotient, ours.values, other.values))
+    return Ratio(_quotient(median(ours.values), median(other.values)), min(rounds), max(rounds))
+
+
+def _quotient(ours: float, other: float) -> float:
+    """A sample too short for one answer must not cost a run its report."""
+    return ours / other if other else math.inf
+
+
+def reached(target: Target, found: Ratio, measure: Measure) -> bool:
+    """Whether the ratio, as it is printed, is as good as the target: high rates, low latencies."""
+    value = round(found.value, 2)
+    return value >= target.ratio if measure == "rate" else value <= target.ratio
+
+
+def settings_of(candidate: Config) -> str:
+    """A candidate in a few words."""
+    section = candidate.get("micro_batching", {})
+    words = [f"threads {candidate['handler']['threads']}"] if "handler" in candidate else []
+    if "micro_batch_size" in section:
+        words.append(f"micro_batch_size {section['micro_batch_size']}")
+    if "parallelism" in section:
+        stages = ("preprocess", "inference", "postprocess")
+        lanes = "/".join(str(section["parallelism"].get(stage, 1)) for stage in stages)
+        words.append(f"parallelism {lanes}")
+    return ", ".join(words) or "defaults"
+
+
+def table(entries: Sequence[Entry]) -> str:
+    """A workload's contenders, in Markdown."""
+    ours = _ours(entries)
+    return _markdown(HEAD, [entry.cells(ours) for entry in entries])
+
+
+def targets_table(played: Sequence[tuple[Workload, Sequence[Entry]]]) -> str:
+    """What was to be reached, and was it, in Markdown."""
+    rows = []
+    for workload, entries in played:
+        ours = _ours(entries)
+        others = {entry.contender.key: entry for entry in entries}
+        for target in workload.targets:
+            if ours is None or target.against not in others:
+                continue
+            other = others[target.against]
+            found = ratio(ours, other)
+            sign = "at least" if workload.measure == "rate" else "at most"
+            emulated = " (emulated)" if workload.accelerator else ""
+            rows.append(
+                [
+                    workload.name + emulated,
+                    MEASURES[workload.measure],
+                    other.contender.title,
+                    f"{sign} {target.ratio:g}",
+                    str(found),
+                    "yes" if reached(target, found, workload.measure) else "no",
+                ]
+            )
+    return _markdown(TARGETS_HEAD, rows)
+
+
+def _ours(entries: Sequence[Entry]) -> Entry | None:
+    return next((entry for entry in entries if entry.contender.key == "ours"), None)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

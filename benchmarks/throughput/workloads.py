@@ -1,0 +1,123 @@
+"""The workloads: what is sent, who answers, in which settings, and what we want to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+from benchmarks.throughput import inputs
+from benchmarks.throughput.workload import Config, Contender, Target, Workload
+
+__all__ = ["WORKLOADS"]
+
+OURS_DECODED = False
+"""`decode_input_request` for ours; false once the package decodes bodies in its lanes."""
+
+OURS = Contender("ours", "MicroBatchHandler", decode=OURS_DECODED)
+BASE = Contender("base", "TorchServe's BaseHandler")
+
+
+def _threads(*parallelism: int) -> dict[str, int]:
+    return dict(zip(("preprocess", "inference", "postprocess"), parallelism, strict=True))
+
+
+def _stock(sizes: Sequence[int], parallelisms: Sequence[dict[str, int]]) -> Contender:
+    candidates: list[Config] = [
+        {"micro_batching": {"micro_batch_size": size, "parallelism": parallelism}}
+        for parallelism, size in product(parallelisms, sizes)
+    ]
+    return Contender("stock", "TorchServe's MicroBatching", candidates)
+
+
+VECTOR = Workload(
+    name="vector",
+    title="JSON list of 384 floats, one linear layer, JSON list of 384 floats; CPU",
+    stages="vector",
+    clients=64,
+    bodies=inputs.vectors,
+    content_type="application/json",
+    config={"batchSize": 32, "maxBatchDelay": 2},
+    contenders=[
+        OURS,
+        BASE,
+        _stock([1, 2, 4, 8, 16, 32], [_threads(1, 1, 1), _threads(2, 1, 1), _threads(2, 1, 2)]),
+        Contender("constant", "constant bytes (upper bound)", decode=False),
+    ],
+    targets=[Target("base", 3.0), Target("stock", 4.0), Target("constant", 0.5)],
+)
+
+LAUNCH_BOUND = Workload(
+    name="image-launch",
+    title="JPEG of 68 kB, decoded small and resized, EMULATED accelerator of 5 ms + 0.4 ms per "
+    "image, top five",
+    stages="image",
+    clients=128,
+    bodies=inputs.photos,
+    content_type="image/jpeg",
+    config={"batchSize": 64, "maxBatchDelay": 5},
+    contenders=[
+        replace(OURS, candidates=[{"micro_batching": {"parallelism": {"preprocess": 2}}}]),
+        BASE,
+        _stock([1, 2, 4, 8, 16, 32, 64], [_threads(1, 1, 1), _threads(2, 1, 1), _threads(2, 2, 1)]),
+    ],
+    targets=[Target("base", 1.7), Target("stock", 1.1)],
+    accelerator={"launch_ms": 5.0, "row_ms": 0.4},
+    # The decoder scales while it decodes: about half the time, so that the device counts.
+    handler={"draft": True},
+)
+
+PREPROCESS_BOUND = replace(
+    LAUNCH_BOUND,
+    name="image-preprocess",
+    title="JPEG of 68 kB, decoded in full and resized, EMULATED accelerator of 1 ms + 0.1 ms per "
+    "image, top five",
+    targets=[Target("base", 1.9)],
+    accelerator={"launch_ms": 1.0, "row_ms": 0.1},
+    handler={"draft": False},
+)
+
+TEXT = Workload(
+    name="text",
+    title="sentence of 5 to 20 words, all-MiniLM-L6-v2, JSON list of 384 floats; CPU",
+    stages="text",
+    clients=32,
+    bodies=inputs.sentences,
+    content_type="application/json",
+    config={"batchSize": 16, "maxBatchDelay": 5},
+    contenders=[
+        replace(each, candidates=[{"handler": {"threads": 1}}, {"handler": {"threads": 2}}])
+        for each in (OURS, BASE)
+    ],
+    targets=[Target("base", 1.0)],
+)
+
+
+def _one_client(workload: Workload) -> Workload:
+    """One client, so that every batch is one request: what the machinery itself costs."""
+    return replace(
+        workload,
+        name=f"{workload.name}-one-client",
+        title=f"one client; {workload.title}",
+        clients=1,
+        # With room for more, TorchServe would wait for them, which hides what is compared; and
+        # it takes a maxBatchDelay of 0 for its default of 100 ms.
+        config={**workload.config, "batchSize": 1},
+        contenders=[each for each in workload.contenders if each.key in {"ours", "base"}],
+        targets=[Target("base", 1.03)],
+        measure="p50_ms",
+    )
+
+
+WORKLOADS = {
+    each.name: each
+    for each in (
+        VECTOR,
+        _one_client(VECTOR),
+        LAUNCH_BOUND,
+        _one_client(LAUNCH_BOUND),
+        PREPROCESS_BOUND,
+        TEXT,
+    )
+}
+"""By name, in the order of a run."""

