@@ -11,10 +11,7 @@ from benchmarks.throughput.workload import Config, Contender, Target, Workload
 
 __all__ = ["WORKLOADS"]
 
-OURS_DECODED = False
-"""`decode_input_request` for ours; false once the package decodes bodies in its lanes."""
-
-OURS = Contender("ours", "MicroBatchHandler", decode=OURS_DECODED)
+OURS = Contender("ours", "MicroBatchHandler", decode=False)
 BASE = Contender("base", "TorchServe's BaseHandler")
 
 
