@@ -232,12 +232,16 @@ class _DeviceWork(Work):
         try:
             self._using = self._streams.device.using(self._stream.queue)
             self._using.__enter__()
+        except BaseException:
+            self._streams.give_back(self._stage, self._stream)
+            raise
+        try:
             for part in self._parts:
                 if part.done is not None:
                     self._stream.queue.wait_event(part.done)  # rule 1
             self._began = self._record()
-        except BaseException:
-            self._streams.give_back(self._stage, self._stream)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 

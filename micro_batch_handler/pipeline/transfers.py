@@ -10,6 +10,7 @@ is left) is copied without, and waited for.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from micro_batch_handler.pipeline.accelerator import Accelerator
@@ -92,15 +93,28 @@ def _transfer(
     buffer = buffers.take(end) if end else None
     places: dict[int, Any] = {}
     copies: dict[int, Any] = {}
-    for key, leaf in leaves.items():
-        if not is_meant(leaf):
-            copies[key] = leaf
-        elif buffer is None or key not in starts:
-            copies[key] = copy_without(leaf)
-        else:
-            place = device.place(leaf, buffer, starts[key])
-            places[id(place)] = place
-            copies[key] = copy(leaf, place)
+    try:
+        for key, leaf in leaves.items():
+            if not is_meant(leaf):
+                copies[key] = leaf
+            elif buffer is None or key not in starts:
+                copies[key] = copy_without(leaf)
+            else:
+                place = device.place(leaf, buffer, starts[key])
+                places[id(place)] = place
+                copies[key] = copy(leaf, place)
+    except BaseException:
+        # Out of memory, perhaps. The buffer is used again once no copy is on its way any more;
+        # if the device is lost, never.
+        if buffer is not None:
+            with suppress(RuntimeError):
+                device.synchronize()
+                buffers.give_back(buffer)
+        raise
     return Transfer(
-        change_leaves(payload, lambda leaf: copies[id(leaf)]), buffer, places, device.copy_of
+        # A mapping may make its values anew each time; `leaves` keeps the ids of the first apart.
+        change_leaves(payload, lambda leaf: copies.get(id(leaf), leaf)),
+        buffer,
+        places,
+        device.copy_of,
     )
