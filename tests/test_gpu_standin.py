@@ -67,9 +67,9 @@ def test_copies_and_compute_take_place_at_once(bench, monkeypatch):
     def of(kind, number):
         return [span for span in spans if (span.kind, span.number) == (kind, number)]
 
-    assert {(kind, number) for kind in ("copy in", "compute", "copy out") for number in range(3)} == {
-        (span.kind, span.number) for span in spans
-    }
+    assert {
+        (kind, number) for kind in ("copy in", "compute", "copy out") for number in range(3)
+    } == {(span.kind, span.number) for span in spans}
     assert together_ms(of("copy in", 2), of("compute", 1), of("copy out", 0)) > 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
-from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY, Ceiling, free_memory
+from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
 from micro_batch_handler.pipeline.streams import NoStreams, Streams
@@ -189,7 +189,7 @@ class Caller:
             run.stop(stage, error, fatal=lost)
             return []
         ceiling = self._ceilings[attempt.stage]
-        out_of_memory = isinstance(error, OUT_OF_MEMORY)
+        out_of_memory = is_out_of_memory(error)
         if out_of_memory:
             free_memory(error, self._streams.release)
             if len(batch) > 1:

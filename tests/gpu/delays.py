@@ -70,14 +70,10 @@ def late_answers(
 
     handler = Late()
     section = {"micro_batch_size": 2, "stage_timeout": None, **section}
-    handler.initialize(
-        fake_context(1, batch_size=ROWS, model_yaml={"micro_batching": section})
-    )
+    handler.initialize(fake_context(1, batch_size=ROWS, model_yaml={"micro_batching": section}))
     try:
         return [
-            handler.handle(
-                [{"body": number} for number in _numbers(batch)], fake_context(ROWS)
-            )
+            handler.handle([{"body": number} for number in _numbers(batch)], fake_context(ROWS))
             for batch in range(batches)
         ]
     finally:

@@ -112,8 +112,7 @@ def test_memory_that_runs_out_costs_no_answer(bench, monkeypatch, note, little_m
     little_memory(600 * MIB)
     try:
         batches = [
-            handler.handle([{"body": row} for row in range(32)], fake_context(32))
-            for _ in range(3)
+            handler.handle([{"body": row} for row in range(32)], fake_context(32)) for _ in range(3)
         ]
         first = list(handler.calls)
         handler.calls.clear()

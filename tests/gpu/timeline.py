@@ -57,9 +57,7 @@ def intersection(first: Iterable[Interval], second: Iterable[Interval]) -> list[
     [(1, 2), (3, 4)]
     """
     ones, others = union(first), union(second)
-    return union(
-        (max(one[0], other[0]), min(one[1], other[1])) for one in ones for other in others
-    )
+    return union((max(one[0], other[0]), min(one[1], other[1])) for one in ones for other in others)
 
 
 def busy_ms(spans: Iterable[Span]) -> float:
