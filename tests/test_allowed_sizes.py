@@ -199,3 +199,30 @@ def test_auto_takes_the_largest_size_within_a_quarter_of_the_batch(config_of):
 
     assert PerStage(8, 6, 8) == sizes
     assert 4 == fixed_plan(config_of(allowed_sizes=[4, 8]), 1).sizes["inference"]
+
+
+def test_a_graphs_output_is_not_overwritten_by_the_next_call():
+    """A CUDA graph writes every result to the same memory, and each request gets its own.
+
+    So do the graphs of `torch.compile(mode="reduce-overhead")`, without a word once they are made.
+    """
+    static = {size: torch.empty(size) for size in (1, 2)}
+    called_again = threading.Event()
+
+    def replay(batch):
+        if len(calls) == 1:
+            called_again.set()
+        calls.append(len(batch))
+        return static[len(batch)].copy_(batch + 1)
+
+    def read(outputs):
+        assert called_again.wait(10)
+        return outputs.tolist()
+
+    calls: list[int] = []
+    with Pipeline(
+        stages(torch.tensor, replay, read), PerStage(1, 1, 1), allowed_sizes=[1, 2]
+    ) as pipeline:
+        outcomes = pipeline.run([float(row) for row in range(7)], plan(2))
+
+    assert [row + 1.0 for row in range(7)] == outcomes.answers

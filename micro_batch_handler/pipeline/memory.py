@@ -21,8 +21,8 @@ OUT_OF_MEMORY_TEXTS = ("cublas_status_alloc_failed", "cudnn_status_alloc_failed"
 """How libraries that take memory of the device by themselves say it, in a plain RuntimeError."""
 
 OUT_OF_MEMORY_CODE = 2
-"""Of `torch.AcceleratorError`: cudaErrorMemoryAllocation, where another than PyTorch's allocator has
-asked: for an event, page-locked memory or a kernel that is loaded when first used.
+"""Of `torch.AcceleratorError`: cudaErrorMemoryAllocation, where another than PyTorch's allocator
+has asked: for an event, page-locked memory or a kernel that is loaded when first used.
 https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html"""
 
 PATIENCE_CALLS = 64
