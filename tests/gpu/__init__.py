@@ -3,5 +3,5 @@
     scripts/test-gpu     all of it on one GPU, with a report
     scripts/test         these tests too, skipped where there is no GPU
 
-The parts that need none (the stand-in's own runs, reports, figures) are tested in tests/test_gpu_*.py.
+The parts that need none (the stand-in, reports, figures) are tested in tests/test_gpu_*.py.
 """

@@ -1,4 +1,4 @@
-"""Where the tests of streams run: a GPU, or a stand-in that shows whether the tests themselves work.
+"""Where the tests of streams run: a GPU, or a stand-in that shows whether the tests work.
 
 A bench is what a handler's methods use in place of torch.cuda: work that goes to the current
 stream, and delays in it. On the stand-in (standin.py) it is done later, by a thread for each

@@ -43,7 +43,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def note() -> Any:
-    """note(title, **figures): a row of figures for the report."""
+    """Writes a row of figures into the report's table of this title."""
 
     def note(title: str, **figures: object) -> None:
         if entries is not None:

@@ -45,13 +45,16 @@ class Entries:
 
 def read(path: Path) -> list[Entry]:
     """All entries so far; a line that was cut short by the end of its process is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [entry for line in lines if (entry := _decoded(line)) is not None]
+
+
+def _decoded(line: str) -> Entry | None:
+    try:
+        entry: Entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry
 
 
 def failed(entries: Sequence[Entry]) -> bool:
@@ -107,7 +110,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> str:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"  # noqa: PLR2004
+        return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value).replace("|", "\\|").replace("\n", " ")

@@ -9,6 +9,12 @@ from micro_batch_handler.pipeline.pinned import PinnedBuffers
 from micro_batch_handler.pipeline.transfers import download, upload
 from tests.gpu.delays import NO_DELAYS, late_answers, right_answers
 
+
+def _in_inference_mode():
+    with torch.inference_mode():
+        return torch.randn(3, 5)
+
+
 KINDS = {
     "floats": lambda: torch.randn(3, 5),
     "halves": lambda: torch.randn(3, 5).half(),
@@ -25,13 +31,8 @@ KINDS = {
     "one number": lambda: torch.tensor(3.5),
     "none": lambda: torch.empty(0, 5),
     "sparse": lambda: torch.eye(4).to_sparse(),
-    "made in inference mode": lambda: _in_inference_mode(),
+    "made in inference mode": _in_inference_mode,
 }
-
-
-def _in_inference_mode():
-    with torch.inference_mode():
-        return torch.randn(3, 5)
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 2**20])

@@ -1,4 +1,4 @@
-"""The device's memory: what lanes cost, that it does not grow, and what happens when it runs out."""
+"""The device's memory: what lanes cost, that it does not grow, and that it may run out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 2**20
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 4])
 def test_memory_for_each_number_of_lanes_does_not_grow(bench, note, lanes):
-    """Blocks are kept per stream, so each lane of inference costs; from batch to batch none does."""
+    """Blocks are kept per stream, so each lane of inference costs; a batch more does not."""
     section = {
         "micro_batch_size": {"preprocess": 4, "inference": 8, "postprocess": 8},
         "parallelism": {"preprocess": 4, "inference": lanes},
@@ -67,7 +67,7 @@ def little_memory(bench):
 
 
 class Hungry(MicroBatchMixin, BaseHandler):
-    """Needs 64 MiB of the device for each row, in inference or for its copy in."""
+    """Needs 16 MiB of the device for each row, in inference or for its copy in."""
 
     where = "inference"
     calls: list[int]
@@ -78,13 +78,13 @@ class Hungry(MicroBatchMixin, BaseHandler):
 
     def preprocess(self, data):
         numbers = torch.tensor([float(row["body"]) for row in data])
-        width = 16 * MIB if self.where == "copy in" else 1
+        width = 4 * MIB if self.where == "copy in" else 1
         return numbers[:, None].repeat(1, width)
 
     def inference(self, batch):
         self.calls.append(len(batch))
         if self.where == "inference":
-            batch = batch.repeat(1, 16 * MIB)
+            batch = batch.repeat(1, 4 * MIB)
         return batch.amax(dim=1)
 
     def postprocess(self, outputs):
@@ -107,9 +107,9 @@ def test_memory_that_runs_out_costs_no_answer(bench, monkeypatch, note, little_m
     )
     handler = Hungry()
     handler.where = where
-    section = {"micro_batch_size": 16, "pinned_bytes": 2**31, "stage_timeout": None}
+    section = {"micro_batch_size": 16, "pinned_bytes": 2**30, "stage_timeout": None}
     handler.initialize(fake_context(1, batch_size=32, model_yaml={"micro_batching": section}))
-    little_memory(600 * MIB)
+    little_memory(150 * MIB)
     try:
         batches = [
             handler.handle([{"body": row} for row in range(32)], fake_context(32)) for _ in range(3)

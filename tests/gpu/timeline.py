@@ -88,7 +88,7 @@ class Timeline:
         self._marks: list[tuple[str, int, Any, Any]] = []
 
     def number(self, kind: str) -> int:
-        """How often this was asked for this kind before: 0, 1, …"""
+        """How often this was asked for this kind before."""
         with self._lock:
             number = self._counts.get(kind, 0)
             self._counts[kind] = number + 1

@@ -62,7 +62,9 @@ def _convolution(channels, out, size, stride=1):
 
 
 class PhotoStages:
-    """One class for all handlers that are compared. Keys of `handler:` in model-config.yaml:
+    """One class for all handlers that are compared.
+
+    Keys of `handler:` in model-config.yaml:
 
     tiny: a network that a CPU computes in no time.
     to_device: whether preprocess copies to the device by itself, as TorchServe's handlers do.
