@@ -165,7 +165,7 @@ def test_without_a_gpu_the_command_says_so():
     )
 
     assert done.returncode == 2
-    assert done.stderr.startswith("test-gpu: ")
+    assert done.stderr.startswith("test-gpu: no GPU: torch ")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -18,11 +18,16 @@ __all__ = ["main"]
 ROOT = Path(__file__).parent.parent.parent
 REPORT = ROOT / ".run" / "gpu"
 
+ADVICE = (
+    "Needs a machine with a GPU, its driver, and a build of torch for it in .venv; "
+    "if that has a CPU build, remove .venv and call again"
+)
+
 BUDGET_S = 590
 """For everything but installing."""
 
 STEPS: Mapping[str, tuple[int, list[str]]] = {
-    "tests": (330, ["-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]),
+    "tests": (360, ["-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]),
     "throughput": (150, ["-m", "tests.gpu.throughput"]),
     "served": (180, ["-m", "tests.gpu.served"]),
 }
@@ -35,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     missing = lack()
     if missing:
-        sys.stderr.write(f"test-gpu: {missing}\n")
+        sys.stderr.write(f"test-gpu: {missing}. {ADVICE}\n")
         return 2
     REPORT.parent.mkdir(exist_ok=True)
     path = REPORT.with_suffix(".jsonl")

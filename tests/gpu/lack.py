@@ -9,17 +9,14 @@ __all__ = ["lack"]
 
 
 def lack() -> str | None:
-    """What is missing, in one line that says what to do; None if a GPU can be used."""
+    """What is missing, in one line; None if a GPU can be used."""
     if importlib.util.find_spec("torch") is None:
-        return "torch is not installed: scripts/test-gpu installs it"
+        return "no GPU: torch is not installed"
     import torch
 
     build = f"torch {torch.__version__}"
     if not torch.backends.cuda.is_built():
-        return (
-            f"{build} is a CPU build: install one for CUDA into .venv "
-            f"(python -m pip install --force-reinstall torch=={torch.__version__.split('+')[0]})"
-        )
+        return f"no GPU: {build} is a CPU build"
     # A driver that is too old is told as a warning only.
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

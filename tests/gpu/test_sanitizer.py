@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.delays import CASES
-
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -24,7 +22,7 @@ def run(how: str, case: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["as it comes", "copies out too", "two lanes of inference"])
 def test_the_sanitizer_finds_nothing(note, case):
     """It watches kernels in all lanes, and each access is ordered after the one before."""
     told = run("as-it-is", case)
