@@ -230,18 +230,15 @@ class _DeviceWork(Work):
         super().__enter__()
         self._stream = self._streams.stream_for(self._stage)
         try:
-            self._using = self._streams.device.using(self._stream.queue)
-            self._using.__enter__()
-        except BaseException:
-            self._streams.give_back(self._stage, self._stream)
-            raise
-        try:
             for part in self._parts:
                 if part.done is not None:
                     self._stream.queue.wait_event(part.done)  # rule 1
             self._began = self._record()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
+            # Last, since what fails in here must leave the thread in the stream that it was in.
+            self._using = self._streams.device.using(self._stream.queue)
+            self._using.__enter__()
+        except BaseException:
+            self._streams.give_back(self._stage, self._stream)
             raise
         return self
 
