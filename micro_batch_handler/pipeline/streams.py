@@ -127,6 +127,7 @@ class Streams:
         self._in = _Stream(device)
         self._out = _Stream(device)
         self._inference = deque[_Stream]()
+        self._all = [self._in, self._out]
         device.synchronize()  # rule 4
 
     def work(self, stage: Stage, parts: Sequence[Part], rows: int) -> Work:
@@ -143,18 +144,24 @@ class Streams:
             return self._inference.pop()
         except IndexError:
             # The first call of this permit, or the successor of a lane that hangs with its stream.
-            return _Stream(self.device)
+            stream = _Stream(self.device)
+            self._all.append(stream)
+            return stream
 
     def give_back(self, stage: Stage, stream: _Stream) -> None:
         """The call has ended; its work on the device may not have."""
         if stage == "inference":
             self._inference.append(stream)
 
+    def drop_what_is_done(self) -> None:
+        """Let go of what ended work needed, on streams that may have no call for long, too."""
+        for stream in self._all:
+            stream.drop_what_is_done()
+
     def release(self) -> None:
         """Wait for the device, then let go of all that its work needed; after a fault only."""
         self.device.synchronize()
-        for stream in (self._in, self._out, *self._inference):
-            stream.release()
+        self.drop_what_is_done()
 
 
 class _Stream:
@@ -168,9 +175,8 @@ class _Stream:
     def keep(self, done: Any, things: Any, then: Callable[[], None] | None = None) -> None:
         """Hold references to `things` until the event has come; then, some time, call `then`."""
         self._kept.append((done, then, things))
-        self.release()
 
-    def release(self) -> None:
+    def drop_what_is_done(self) -> None:
         """Drop what waited for events that have come; never waits itself."""
         while self._releasing.acquire(blocking=False):
             try:
@@ -260,6 +266,7 @@ class _DeviceWork(Work):
         finally:
             self._using.__exit__(kind, error, traceback)
             self._streams.give_back(self._stage, self._stream)
+        self._streams.drop_what_is_done()
 
     def _record(self) -> Any:
         event = self._streams.device.event()
