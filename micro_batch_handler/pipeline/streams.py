@@ -213,10 +213,9 @@ class _DeviceWork(Work):
         """For postprocess, if wanted, CPU tensors; they are its own and stay valid."""
         if self._stage != "postprocess" or not self._streams.copy_out:
             return payload
-        transfer = download(self._streams.device, self._streams.pinned, payload)
+        transfer = download(self._streams.device, self._buffer, payload)
         if transfer.buffer is None:
             return transfer.payload
-        self._buffers.append(transfer.buffer)
         copied = self._record()
         copied.synchronize()  # rule 3
         return transfer.own()
@@ -224,9 +223,7 @@ class _DeviceWork(Work):
     def hand_over(self, result: Payload) -> Payload:
         """What the next stage gets, and after which event."""
         if self._stage == "preprocess" and self._streams.copy_in:
-            transfer = upload(self._streams.device, self._streams.pinned, result)
-            self._buffers.append(transfer.buffer)
-            result = transfer.payload
+            result = upload(self._streams.device, self._buffer, result).payload
         self.done = self._record()
         if self._stage == "postprocess":
             self.done.synchronize()  # rule 3: answers are read from here on
@@ -268,6 +265,13 @@ class _DeviceWork(Work):
             self._streams.give_back(self._stage, self._stream)
         self._streams.drop_what_is_done()
 
+    def _buffer(self, size_bytes: int) -> Any | None:
+        """A pinned buffer, if there is one, for as long as this call's work needs it."""
+        buffer = self._streams.pinned.take(size_bytes)
+        if buffer is not None:
+            self._buffers.append(buffer)
+        return buffer
+
     def _record(self) -> Any:
         event = self._streams.device.event()
         event.record(self._stream.queue)
@@ -276,8 +280,7 @@ class _DeviceWork(Work):
     def _has_ended(self, done: Any, host_s: float | None) -> None:
         """The device has come to the end of this call's work."""
         for buffer in self._buffers:
-            if buffer is not None:
-                self._streams.pinned.give_back(buffer)
+            self._streams.pinned.give_back(buffer)
         if host_s is not None and self._observe is not None:
             device_s = self._began.elapsed_time(done) / 1000
             self._observe(self._stage, self._rows, max(host_s, device_s))
