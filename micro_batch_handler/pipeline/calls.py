@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
-from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
+from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY, Ceiling, free_memory
+from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
-from micro_batch_handler.pipeline.streams import NoStreams, Streams
+from micro_batch_handler.pipeline.streams import NoStreams, Streams, Work
 from micro_batch_handler.pipeline.watch import Clock, alarm
 
 __all__ = ["Caller", "GivenUp"]
@@ -152,26 +153,29 @@ class Caller:
             stage.permits.release()
             raise _RunStopped
         try:
-            if timeout_s is None:
-                return self._work(attempt, stage, parts)
-            with alarm(stage.name, timeout_s):
-                return self._work(attempt, stage, parts)
+            rows = len(batch)
+            with self._streams.work(stage.name, parts, rows) as work:
+                if timeout_s is None:
+                    result, keep = self._work(attempt, stage, parts, work)
+                else:
+                    # In here: while streams change hands, no alarm may ring.
+                    with alarm(stage.name, timeout_s):
+                        result, keep = self._work(attempt, stage, parts, work)
+            return Part(result, rows, 0, rows, work.done), keep
         finally:
             if not self.end(run, call):
                 raise GivenUp
 
+    @staticmethod
     def _work(
-        self, attempt: _Attempt, stage: StageRunner, parts: Sequence[Part]
-    ) -> tuple[Part, Keep | None]:
+        attempt: _Attempt, stage: StageRunner, parts: Sequence[Part], work: Work
+    ) -> tuple[Payload, Keep | None]:
         run, indices = attempt.run, attempt.batch.indices
-        rows = len(indices)
-        with self._streams.work(stage.name, parts, rows) as work:
-            payload = work.take_in(stage.gather(parts))
-            result, keep = stage.call(run.tag, indices, payload)
-            if attempt.stage == attempt.position and run.regroups(attempt.position):
-                stage.check_regroups(result)
-            result = work.hand_over(result)
-        return Part(result, rows, 0, rows, work.done), keep
+        payload = work.take_in(stage.gather(parts))
+        result, keep = stage.call(run.tag, indices, payload)
+        if attempt.stage == attempt.position and run.regroups(attempt.position):
+            stage.check_regroups(result)
+        return work.hand_over(result), keep
 
     def end(self, run: Run, call: Call) -> bool:
         """The call has returned or is given up; False if it was the other before."""
