@@ -193,24 +193,28 @@ class Caller:
             run.stop(stage, error, fatal=lost)
             return []
         ceiling = self._ceilings[attempt.stage]
-        out_of_memory = is_out_of_memory(error)
+        out_of_memory = isinstance(error, OUT_OF_MEMORY)
+        again = retries(self._policy, batch, error)
+        lane = self.lane_for(attempt.position, batch)
+        # This thread's frames, which the error holds by its traceback, hold the batch: what it took
+        # in must not stay in memory beside what is called again.
+        batch.parts = ()
         if out_of_memory:
             free_memory(error, self._streams.release)
             if len(batch) > 1:
                 ceiling.failed(len(batch), first=not batch.failed)
-        again = retries(self._policy, batch, error)
         if again:
             if batch.planned:
                 run.note_retry(stage, error, batch.indices)
-            return self._repeat(attempt, again)
+            return self._repeat(attempt, lane, again)
         if out_of_memory and len(batch) == 1:
             ceiling.failed_alone()
         return run.fail(attempt.position, batch.indices, stage, error)
 
-    def _repeat(self, attempt: _Attempt, again: list[MicroBatch]) -> Ready:
+    def _repeat(self, attempt: _Attempt, lane: int, again: list[MicroBatch]) -> Ready:
         """Let this thread do it next, or a lane that may call the stages it needs."""
         position = attempt.position
-        if self.lane_for(position, again[0]) != self.lane_for(position, attempt.batch):
+        if self.lane_for(position, again[0]) != lane:
             return [(position, batch) for batch in again]
         attempt.todo += reversed(again)
         return []

@@ -184,8 +184,8 @@ class Pipeline:
 
     def _run_inline(self, run: Run) -> None:
         ready = run.first()
-        for position, batch in ready:
-            todo = [batch]
+        while ready:
+            position, *todo = ready.pop(0)  # nobody else holds what a call takes in
             try:
                 while todo and not run.stopped:
                     ready += self._caller.take(run, position, todo, interrupt=True)
