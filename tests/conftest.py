@@ -56,9 +56,10 @@ def quick_turns(monkeypatch):
     Collecting garbage is slow, and records of the log hold errors, and these the frames of their
     threads.
     """
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     monkeypatch.setattr(memory, "gc", SimpleNamespace(collect=lambda: 0))
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before_s)
+    logging.disable(logging.NOTSET)

@@ -9,7 +9,8 @@ import torch
 
 from micro_batch_handler.pipeline.accelerator import TorchAccelerator
 from micro_batch_handler.pipeline.pinned import PinnedBuffers
-from micro_batch_handler.pipeline.transfers import download, upload
+from micro_batch_handler.pipeline.streams import Streams
+from micro_batch_handler.pipeline.transfers import upload
 from tests.gpu.benches import HostBench
 from tests.gpu.delays import CASES, NO_DELAYS, forget, late_answers, right_answers
 from tests.gpu.overlap import all_at_once
@@ -89,24 +90,23 @@ def test_a_copy_that_fails_gives_its_buffer_back(bench, monkeypatch, way):
     device = bench.accelerator
     payload = {"a": torch.ones(2), "b": torch.ones(3)}
     if way == "download":
-        payload = upload(device, PinnedBuffers(device, 0), payload).payload
-    buffers = PinnedBuffers(device, 4096)
-    copy, failing = getattr(device, way), [True]
+        payload = upload(device, PinnedBuffers(device, 0).take, payload).payload
+    streams = Streams(device, copy_out=True, pinned_bytes=4096)
+    copy = getattr(device, way)
 
     def fail(leaf, *args, **kwargs):
-        if leaf.numel() == 3 and failing:
+        if leaf.numel() == 3:
             raise torch.OutOfMemoryError
         return copy(leaf, *args, **kwargs)
 
     monkeypatch.setattr(device, way, fail)
+    stage = "preprocess" if way == "upload" else "postprocess"
     for _ in range(3):
-        with pytest.raises(torch.OutOfMemoryError):
-            (upload if way == "upload" else download)(device, buffers, payload)
-    failing.clear()
+        with pytest.raises(torch.OutOfMemoryError), streams.work(stage, [], 2) as work:
+            (work.hand_over if way == "upload" else work.take_in)(payload)
+        streams.release()
 
-    transfer = (upload if way == "upload" else download)(device, buffers, payload)
-
-    assert transfer.buffer is device.pinned[-1]
+    assert streams.pinned.take(4096) is device.pinned[-1]
     assert sum(buffer.nbytes for buffer in device.pinned) == 4096
 
 
@@ -119,7 +119,7 @@ def test_a_mapping_may_make_its_values_anew(bench):
 
     payload = Fresh(a=torch.ones(2))
 
-    passed = upload(bench.accelerator, PinnedBuffers(bench.accelerator, 0), payload).payload
+    passed = upload(bench.accelerator, PinnedBuffers(bench.accelerator, 0).take, payload).payload
 
     assert torch.equal(passed["a"], torch.ones(2))
 

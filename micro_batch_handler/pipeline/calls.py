@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
-from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY, Ceiling, free_memory
+from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
@@ -193,7 +193,7 @@ class Caller:
             run.stop(stage, error, fatal=lost)
             return []
         ceiling = self._ceilings[attempt.stage]
-        out_of_memory = isinstance(error, OUT_OF_MEMORY)
+        out_of_memory = is_out_of_memory(error)
         again = retries(self._policy, batch, error)
         lane = self.lane_for(attempt.position, batch)
         # This thread's frames, which the error holds by its traceback, hold the batch: what it took

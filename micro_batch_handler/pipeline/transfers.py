@@ -94,24 +94,15 @@ def _transfer(
     buffer = take_buffer(end) if end else None
     places: dict[int, Any] = {}
     copies: dict[int, Any] = {}
-    try:
-        for key, leaf in leaves.items():
-            if not is_meant(leaf):
-                copies[key] = leaf
-            elif buffer is None or key not in starts:
-                copies[key] = copy_without(leaf)
-            else:
-                place = device.place(leaf, buffer, starts[key])
-                places[id(place)] = place
-                copies[key] = copy(leaf, place)
-    except BaseException:
-        # Out of memory, perhaps. The buffer is used again once no copy is on its way any more;
-        # if the device is lost, never.
-        if buffer is not None:
-            with suppress(RuntimeError):
-                device.synchronize()
-                buffers.give_back(buffer)
-        raise
+    for key, leaf in leaves.items():
+        if not is_meant(leaf):
+            copies[key] = leaf
+        elif buffer is None or key not in starts:
+            copies[key] = copy_without(leaf)
+        else:
+            place = device.place(leaf, buffer, starts[key])
+            places[id(place)] = place
+            copies[key] = copy(leaf, place)
     return Transfer(
         # A mapping may make its values anew each time; `leaves` keeps the ids of the first apart.
         change_leaves(payload, lambda leaf: copies.get(id(leaf), leaf)),

@@ -43,8 +43,8 @@ def test_copies_are_exact_whatever_the_tensor(bench, limit_bytes):
     payload = {name: make() for name, make in KINDS.items()}
 
     with device.using(device.stream()):
-        there = upload(device, buffers, payload).payload
-        back = download(device, buffers, there)
+        there = upload(device, buffers.take, payload).payload
+        back = download(device, buffers.take, there)
         bench.synchronize()
         here = back.own()
 
