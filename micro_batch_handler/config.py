@@ -170,7 +170,9 @@ class MicroBatchingConfig:
         _refuse_unsupported(model_yaml)
         found = model_yaml.get("responseTimeout")
         response_timeout_s = float(found) if _is_seconds(found) else DEFAULT_RESPONSE_TIMEOUT_S
-        return cls.from_section(model_yaml.get(SECTION), response_timeout_s)
+        config = cls.from_section(model_yaml.get(SECTION), response_timeout_s)
+        _refuse_graphs_of_any_size(model_yaml.get("pt2"), config)
+        return config
 
 
 UNSUPPORTED: tuple[tuple[str, tuple[object, ...], str], ...] = (
@@ -201,6 +203,27 @@ def _refuse_unsupported(model_yaml: Mapping[object, object]) -> None:
         # The frontend reads names in any case.
         if (value.lower() if isinstance(value, str) else value) in values:
             raise ConfigError(f"{key}: {value!r} cannot work with micro-batching: {why}")
+
+
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+"""Modes of `torch.compile` that make CUDA graphs."""
+
+
+def _refuse_graphs_of_any_size(pt2: object, config: MicroBatchingConfig) -> None:
+    """A graph overwrites what its last call returned, which postprocess may be reading.
+
+    With `allowed_sizes` results are copied, and graphs stay in the one thread that made them.
+    """
+    options = pt2.get("compile", pt2) if isinstance(pt2, Mapping) else None
+    if not isinstance(options, Mapping) or options.get("enable") is False:
+        return
+    mode = options.get("mode")
+    if mode in GRAPH_MODES and config.allowed_sizes is None:
+        raise ConfigError(
+            f"pt2.compile.mode {mode!r} makes CUDA graphs, which need "
+            f"{SECTION}.allowed_sizes: [1, 2, 4, …] up to the micro-batch size of inference. "
+            f"Set them, or remove the mode"
+        )
 
 
 def _refuse_unknown(path: str, section: Mapping[object, object], known: list[str]) -> None:

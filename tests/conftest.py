@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
 
 from micro_batch_handler.config import MicroBatchingConfig
+from micro_batch_handler.pipeline import memory
 
 pytest_plugins = ["tests.server.fixtures"]
 
@@ -47,3 +51,19 @@ def no_thread_is_left_behind():
 def config_of():
     """Makes a checked config from the keys of a `micro_batching:` section."""
     return lambda **section: MicroBatchingConfig.from_section(section)
+
+
+@pytest.fixture
+def quick_turns(monkeypatch):
+    """Threads take turns often; nothing is collected or logged.
+
+    Collecting garbage is slow, and records of the log hold errors, and these the frames of their
+    threads.
+    """
+    logging.disable(logging.CRITICAL)
+    monkeypatch.setattr(memory, "gc", SimpleNamespace(collect=lambda: 0))
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before_s)
+    logging.disable(logging.NOTSET)

@@ -130,6 +130,8 @@ def test_every_size_is_compiled_at_load_and_none_later():
     handler = loaded(Exemplary, allowed_sizes=[2, 4, 8], micro_batch_size=8)
     try:
         at_load = list(handler.compiled)
+        # Graphs are recorded by the second call and replayed by the third.
+        assert [8, 8, 8, 4, 4, 4, 2, 2, 2] == handler.seen
         for rows in range(1, 33):
             assert rows == len(answered(handler, rows))
 
@@ -190,3 +192,30 @@ def test_sizes_that_cannot_work_are_refused(config_of, section, says):
         config_of(**section)
 
     assert says in str(refused.value)
+
+
+def test_a_graphs_output_is_not_overwritten_by_the_next_call():
+    """A CUDA graph writes every result to the same memory, and each request gets its own.
+
+    So do the graphs of `torch.compile(mode="reduce-overhead")`, without a word once they are made.
+    """
+    static = {size: torch.empty(size) for size in (1, 2)}
+    called_again = threading.Event()
+
+    def replay(batch):
+        if len(calls) == 1:
+            called_again.set()
+        calls.append(len(batch))
+        return static[len(batch)].copy_(batch + 1)
+
+    def read(outputs):
+        assert called_again.wait(10)
+        return outputs.tolist()
+
+    calls: list[int] = []
+    with Pipeline(
+        stages(torch.tensor, replay, read), PerStage(1, 1, 1), allowed_sizes=[1, 2]
+    ) as pipeline:
+        outcomes = pipeline.run([float(row) for row in range(7)], plan(2))
+
+    assert [row + 1.0 for row in range(7)] == outcomes.answers

@@ -132,3 +132,37 @@ def test_checking_a_config_needs_neither_torch_nor_torchserve():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "pt2",
+    [
+        {"compile": {"enable": True, "mode": "reduce-overhead"}},
+        {
+            "compile": {"mode": "max-autotune"}
+        },  # TorchServe deletes `enable` when it loads the model
+        {"backend": "inductor", "mode": "reduce-overhead"},
+    ],
+)
+def test_graphs_need_allowed_sizes(pt2):
+    """A mode of torch.compile that overwrites its results is refused until they are copied."""
+    with pytest.raises(ConfigError, match="allowed_sizes"):
+        MicroBatchingConfig.from_model_yaml({"pt2": pt2})
+
+    section = {"allowed_sizes": [1, 2]}
+    assert MicroBatchingConfig.from_model_yaml({"pt2": pt2, "micro_batching": section})
+
+
+@pytest.mark.parametrize(
+    "pt2",
+    [
+        None,
+        "inductor",
+        {"compile": {"enable": False, "mode": "reduce-overhead"}},
+        {"compile": {"enable": True, "mode": "max-autotune-no-cudagraphs"}},
+        {"export": {"aot_compile": True}},
+    ],
+)
+def test_other_compilers_are_left_alone(pt2):
+    """What makes no CUDA graphs needs no sizes."""
+    assert MicroBatchingConfig.from_model_yaml({"pt2": pt2}).allowed_sizes is None

@@ -476,6 +476,8 @@ def test_a_lost_device_is_not_retried(error):
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        torch.AcceleratorError("CUDA error: invalid configuration argument"),
         RuntimeError("shapes do not match"),
         ValueError("device-side assert"),
         MuteError(),

@@ -12,7 +12,7 @@ import torch
 
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline import memory
-from micro_batch_handler.pipeline.memory import Ceiling
+from micro_batch_handler.pipeline.memory import Ceiling, is_out_of_memory
 from micro_batch_handler.pipeline.runner import Pipeline
 from tests.fakes import plan, stages
 
@@ -129,3 +129,29 @@ def test_without_failures_there_is_no_limit():
     assert repr(ceiling) == "<Ceiling none>"
     ceiling.failed(16, first=True)
     assert repr(ceiling) == "<Ceiling 8>"
+
+
+def coded(code):
+    """An error as PyTorch raises it for this code of the runtime's."""
+    error = torch.AcceleratorError("CUDA error: as its number says")
+    error.error_code = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (coded(2), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (coded(710), False),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("my cache is out of memory"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_that_runs_out_is_known_whoever_asked_for_it(error, expected):
+    """PyTorch's allocator, the runtime and the libraries each say it in their own way."""
+    assert is_out_of_memory(error) == expected

@@ -17,6 +17,8 @@ __all__ = ["Accelerator", "TorchAccelerator", "accelerator_of"]
 
 logger = logging.getLogger(__name__)
 
+HOST = torch.device("cpu")
+
 
 class Accelerator(Protocol):
     """A device with streams; its work is done later than it is asked for."""
@@ -101,9 +103,15 @@ class TorchAccelerator:
         return isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"
 
     def size_bytes(self, leaf: Any) -> int | None:
-        """Dense tensors only; not those of a subclass, which may have more than one part."""
+        """Dense tensors only; not those of a subclass, which may have more than one part.
+
+        Nor what gradients flow through, which a copy by way of a buffer would cut off, or lies on
+        another device: copies from there are not asked for in the streams of this one.
+        """
         plain = type(leaf) is torch.Tensor and leaf.layout == torch.strided and not leaf.is_nested
         if not plain or leaf.is_quantized or leaf.is_conj() or leaf.is_neg():
+            return None
+        if leaf.requires_grad or leaf.device not in (self.device, HOST):
             return None
         size_bytes: int = leaf.numel() * leaf.element_size()
         return size_bytes

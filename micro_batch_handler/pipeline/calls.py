@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
-from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY, Ceiling, free_memory
+from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
+from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.planner import Planner
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
-from micro_batch_handler.pipeline.streams import NoStreams, Streams
+from micro_batch_handler.pipeline.streams import NoStreams, Streams, Work
 from micro_batch_handler.pipeline.watch import Clock, alarm
 
 __all__ = ["Caller", "Fault", "GivenUp"]
@@ -114,7 +115,9 @@ class Caller:
         for position, stage in enumerate(self._stages):
             stage.permits.acquire()
             try:
-                part, keep = self._bounded_work(stage, tag, indices, parts, read_s)
+                part, keep = self._perform(
+                    stage, tag, indices, parts, read_s, self._stage_timeout_s, regroups=False
+                )
                 if keep is not None:
                     keep()
             except BaseException as error:
@@ -204,26 +207,41 @@ class Caller:
         """
         run, batch, stage = attempt.run, attempt.batch, self._stages[attempt.stage]
         regroups = attempt.stage == attempt.position and run.regroups(attempt.position)
-        work = self._bounded_work if interrupt else self._work
+        bound_s = self._stage_timeout_s if interrupt else None
         stage.permits.acquire()
         call = Call(attempt.position, stage.name, batch, attempt.todo, self._clock.now_s())
         if not run.begin(call):
             stage.permits.release()
             raise _RunStopped
         try:
-            return work(stage, run.tag, batch.indices, parts, attempt.read_s, regroups=regroups)
+            return self._perform(
+                stage, run.tag, batch.indices, parts, attempt.read_s, bound_s, regroups=regroups
+            )
         finally:
             if not self.end(run, call):
                 raise GivenUp
 
-    def _bounded_work(
-        self, stage: StageRunner, *args: Any, **kwargs: Any
+    def _perform(
+        self,
+        stage: StageRunner,
+        tag: Any,
+        indices: Sequence[int],
+        parts: Sequence[Part],
+        before_s: float,
+        bound_s: float | None,
+        *,
+        regroups: bool,
     ) -> tuple[Part, Keep | None]:
-        """The same, interrupted by an alarm, because nobody else watches this thread."""
-        if self._stage_timeout_s is None:
-            return self._work(stage, *args, **kwargs)
-        with alarm(stage.name, self._stage_timeout_s):
-            return self._work(stage, *args, **kwargs)
+        """The call itself; bounded by an alarm where nobody else watches this thread."""
+        rows = len(indices)
+        with self._streams.work(stage.name, parts, rows, before_s) as work:
+            if bound_s is None:
+                result, keep = self._work(stage, tag, indices, parts, work, regroups=regroups)
+            else:
+                # In here: while streams change hands, no alarm may ring.
+                with alarm(stage.name, bound_s):
+                    result, keep = self._work(stage, tag, indices, parts, work, regroups=regroups)
+        return Part(result, rows, 0, rows, work.done), keep
 
     def _work(
         self,
@@ -231,20 +249,17 @@ class Caller:
         tag: Any,
         indices: Sequence[int],
         parts: Sequence[Part],
-        before_s: float,
+        work: Work,
         *,
-        regroups: bool = False,
-    ) -> tuple[Part, Keep | None]:
-        rows = len(indices)
-        with self._streams.work(stage.name, parts, rows, before_s) as work:
-            payload = work.take_in(stage.gather(parts))
-            result, keep = stage.call(tag, indices, payload)
-            if regroups:
-                stage.check_regroups(result)
-            if self._planner is not None and self._planner.asks_for_payloads:
-                self._planner.payload(stage.name, cuttable=stage.regroups(result))
-            result = work.hand_over(result)
-        return Part(result, rows, 0, rows, work.done), keep
+        regroups: bool,
+    ) -> tuple[Payload, Keep | None]:
+        payload = work.take_in(stage.gather(parts))
+        result, keep = stage.call(tag, indices, payload)
+        if regroups:
+            stage.check_regroups(result)
+        if self._planner is not None and self._planner.asks_for_payloads:
+            self._planner.payload(stage.name, cuttable=stage.regroups(result))
+        return work.hand_over(result), keep
 
     def end(self, run: Run, call: Call) -> bool:
         """The call has returned or is given up; False if it was the other before."""
@@ -262,24 +277,28 @@ class Caller:
             run.stop(stage, error, fatal=lost)
             return []
         ceiling = self._ceilings[attempt.stage]
-        out_of_memory = isinstance(error, OUT_OF_MEMORY)
+        out_of_memory = is_out_of_memory(error)
+        again = retries(self._policy, batch, error)
+        lane = self.lane_for(attempt.position, batch)
+        # This thread's frames, which the error holds by its traceback, hold the batch: what it took
+        # in must not stay in memory beside what is called again.
+        batch.parts = ()
         if out_of_memory:
             free_memory(error, self._streams.release)
             if len(batch) > 1:
                 ceiling.failed(len(batch), first=not batch.failed)
-        again = retries(self._policy, batch, error)
         if again:
             if batch.planned:
                 run.note_retry(stage, error, batch.indices)
-            return self._repeat(attempt, again)
+            return self._repeat(attempt, lane, again)
         if out_of_memory and len(batch) == 1:
             ceiling.failed_alone()
         return run.fail(attempt.position, batch.indices, stage, error)
 
-    def _repeat(self, attempt: _Attempt, again: list[MicroBatch]) -> Ready:
+    def _repeat(self, attempt: _Attempt, lane: int, again: list[MicroBatch]) -> Ready:
         """Let this thread do it next, or a lane that may call the stages it needs."""
         position = attempt.position
-        if self.lane_for(position, again[0]) != self.lane_for(position, attempt.batch):
+        if self.lane_for(position, again[0]) != lane:
             return [(position, batch) for batch in again]
         attempt.todo += reversed(again)
         return []

@@ -21,7 +21,7 @@ import torch
 
 from micro_batch_handler.errors import RegroupError, StageTimeout
 from micro_batch_handler.pipeline.batches import MicroBatch
-from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY
+from micro_batch_handler.pipeline.memory import is_out_of_memory
 
 __all__ = ["Policy", "device_is_lost", "inspectable", "retries"]
 
@@ -40,6 +40,18 @@ STICKY = (
 https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html, the errors after which "the
 process must be terminated and relaunched".
 """
+
+REFUSED = (
+    "invalid argument",
+    "invalid configuration argument",
+    "too many resources requested for launch",
+    "invalid device function",
+    "no kernel image is available",
+    "operation not supported",
+)
+"""What it says when it has refused one call, which was too large for a kernel perhaps; nothing was
+started and the device is as it was. Anything else that is not known counts as lost: a worker that
+starts afresh costs less than one that fails for ever."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +107,13 @@ def _half(batch: MicroBatch) -> int:
 
 def device_is_lost(error: BaseException) -> bool:
     """Whether the error means that no later call on the device can succeed."""
-    accelerator_error = getattr(torch, "AcceleratorError", ())  # since PyTorch 2.8
-    if isinstance(error, accelerator_error):
-        return True
-    if not isinstance(error, RuntimeError) or isinstance(error, OUT_OF_MEMORY):
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
+    accelerator_error = getattr(torch, "AcceleratorError", ())  # since PyTorch 2.8
     try:
         text = str(error).lower()
     except BaseException:
-        return False
+        return isinstance(error, accelerator_error)
+    if isinstance(error, accelerator_error):
+        return not any(sign in text for sign in REFUSED)
     return any(sign in text for sign in STICKY)

@@ -11,11 +11,19 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["OUT_OF_MEMORY", "Ceiling", "free_memory"]
+__all__ = ["Ceiling", "free_memory", "is_out_of_memory"]
 
 logger = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+OUT_OF_MEMORY_TEXTS = ("cublas_status_alloc_failed", "cudnn_status_alloc_failed")
+"""How libraries that take memory of the device by themselves say it, in a plain RuntimeError."""
+
+OUT_OF_MEMORY_CODE = 2
+"""Of `torch.AcceleratorError`: cudaErrorMemoryAllocation, where another than PyTorch's allocator
+has asked: for an event, page-locked memory or a kernel that is loaded when first used.
+https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html"""
 
 PATIENCE_CALLS = 64
 """Good calls at the ceiling before a larger one is tried; doubled each time that fails."""
@@ -95,6 +103,22 @@ class Ceiling:
     def __repr__(self) -> str:
         limit = "none" if self._limit == sys.maxsize else self._limit
         return f"<Ceiling {limit}>"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the host or of the device, has run out; no call after it need fail."""
+    if isinstance(error, OUT_OF_MEMORY):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    try:
+        text = str(error).lower()
+    except BaseException:
+        return False
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):  # since PyTorch 2.8
+        code = getattr(error, "error_code", None)
+        return code == OUT_OF_MEMORY_CODE or "out of memory" in text
+    return any(sign in text for sign in OUT_OF_MEMORY_TEXTS)
 
 
 def free_memory(error: BaseException, release: Callable[[], None]) -> None:

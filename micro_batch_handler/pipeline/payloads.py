@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from micro_batch_handler.pipeline.leaves import change_leaves
+
 __all__ = [
     "CUT_AND_JOIN",
     "Payload",
@@ -29,6 +31,7 @@ __all__ = [
     "count",
     "cut",
     "join",
+    "own",
     "pad",
     "rows_of",
 ]
@@ -213,6 +216,13 @@ def pad(payload: Payload, rows: int, size: int, ops: PayloadOps) -> Payload:
     """
     last = ops.cut(payload, rows - 1, rows)
     return ops.join([payload] + [last] * (size - rows))
+
+
+def own(payload: Payload) -> Payload:
+    """The payload with copies of its tensors, in memory that nobody else writes to."""
+    return change_leaves(
+        payload, lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
+    )
 
 
 CUT_AND_JOIN = PayloadOps(count, rows_of, cut, join)

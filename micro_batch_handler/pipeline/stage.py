@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
 from micro_batch_handler.pipeline.batches import Part, gather
-from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, pad
+from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, own, pad
 
 __all__ = ["Keep", "LanePool", "StageFunction", "StageRunner"]
 
@@ -251,16 +251,18 @@ class StageRunner:
             BaseException: whatever the function raises.
         """
         rows = len(indices)
+        # With allowed sizes the result may be a CUDA graph's, which the next call overwrites while
+        # postprocess reads it; and what fills it up need not be kept in memory.
         size = next((size for size in self._allowed_sizes if size >= rows), rows)
         if size == rows:
             result, keep = self._function(tag, indices, payload)
             self._check(result, rows)
-            return result, keep
+            return (own(result) if self._allowed_sizes else result), keep
         try:
             filled = pad(payload, rows, size, self._ops)
             result, keep = self._function(tag, indices, filled)
             self._check(result, size)
-            return self._ops.cut(result, 0, rows), keep
+            return own(self._ops.cut(result, 0, rows)), keep
         except Uncuttable as error:
             raise PayloadError(
                 self.name, f"cannot be filled up to {size} rows: {error}. {HOW_TO_FILL}"

@@ -128,6 +128,7 @@ class Streams:
         self._in = _Stream(device)
         self._out = _Stream(device)
         self._inference = deque[_Stream]()
+        self._all = [self._in, self._out]
         device.synchronize()  # rule 4
 
     def work(self, stage: Stage, parts: Sequence[Part], rows: int, before_s: float = 0.0) -> Work:
@@ -144,18 +145,24 @@ class Streams:
             return self._inference.pop()
         except IndexError:
             # The first call of this permit, or the successor of a lane that hangs with its stream.
-            return _Stream(self.device)
+            stream = _Stream(self.device)
+            self._all.append(stream)
+            return stream
 
     def give_back(self, stage: Stage, stream: _Stream) -> None:
         """The call has ended; its work on the device may not have."""
         if stage == "inference":
             self._inference.append(stream)
 
+    def drop_what_is_done(self) -> None:
+        """Let go of what ended work needed, on streams that may have no call for long, too."""
+        for stream in self._all:
+            stream.drop_what_is_done()
+
     def release(self) -> None:
         """Wait for the device, then let go of all that its work needed; after a fault only."""
         self.device.synchronize()
-        for stream in (self._in, self._out, *self._inference):
-            stream.release()
+        self.drop_what_is_done()
 
 
 class _Stream:
@@ -169,9 +176,8 @@ class _Stream:
     def keep(self, done: Any, things: Any, then: Callable[[], None] | None = None) -> None:
         """Hold references to `things` until the event has come; then, some time, call `then`."""
         self._kept.append((done, then, things))
-        self.release()
 
-    def release(self) -> None:
+    def drop_what_is_done(self) -> None:
         """Drop what waited for events that have come; never waits itself."""
         while self._releasing.acquire(blocking=False):
             try:
@@ -210,10 +216,9 @@ class _DeviceWork(Work):
         """For postprocess, if wanted, CPU tensors; they are its own and stay valid."""
         if self._stage != "postprocess" or not self._streams.copy_out:
             return payload
-        transfer = download(self._streams.device, self._streams.pinned, payload)
+        transfer = download(self._streams.device, self._buffer, payload)
         if transfer.buffer is None:
             return transfer.payload
-        self._buffers.append(transfer.buffer)
         copied = self._record()
         copied.synchronize()  # rule 3
         return transfer.own()
@@ -221,9 +226,7 @@ class _DeviceWork(Work):
     def hand_over(self, result: Payload) -> Payload:
         """What the next stage gets, and after which event."""
         if self._stage == "preprocess" and self._streams.copy_in:
-            transfer = upload(self._streams.device, self._streams.pinned, result)
-            self._buffers.append(transfer.buffer)
-            result = transfer.payload
+            result = upload(self._streams.device, self._buffer, result).payload
         self.done = self._record()
         if self._stage == "postprocess":
             self.done.synchronize()  # rule 3: answers are read from here on
@@ -233,12 +236,13 @@ class _DeviceWork(Work):
         super().__enter__()
         self._stream = self._streams.stream_for(self._stage)
         try:
-            self._using = self._streams.device.using(self._stream.queue)
-            self._using.__enter__()
             for part in self._parts:
                 if part.done is not None:
                     self._stream.queue.wait_event(part.done)  # rule 1
             self._began = self._record()
+            # Last, since what fails in here must leave the thread in the stream that it was in.
+            self._using = self._streams.device.using(self._stream.queue)
+            self._using.__enter__()
         except BaseException:
             self._streams.give_back(self._stage, self._stream)
             raise
@@ -262,6 +266,14 @@ class _DeviceWork(Work):
         finally:
             self._using.__exit__(kind, error, traceback)
             self._streams.give_back(self._stage, self._stream)
+        self._streams.drop_what_is_done()
+
+    def _buffer(self, size_bytes: int) -> Any | None:
+        """A pinned buffer, if there is one, for as long as this call's work needs it."""
+        buffer = self._streams.pinned.take(size_bytes)
+        if buffer is not None:
+            self._buffers.append(buffer)
+        return buffer
 
     def _record(self) -> Any:
         event = self._streams.device.event()
@@ -271,8 +283,7 @@ class _DeviceWork(Work):
     def _has_ended(self, done: Any, host_s: float | None) -> None:
         """The device has come to the end of this call's work."""
         for buffer in self._buffers:
-            if buffer is not None:
-                self._streams.pinned.give_back(buffer)
+            self._streams.pinned.give_back(buffer)
         if host_s is not None and self._observe is not None:
             device_s = self._began.elapsed_time(done) / 1000
             self._observe(self._stage, self._rows, max(host_s, device_s))

@@ -10,14 +10,16 @@ is left) is copied without, and waited for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from micro_batch_handler.pipeline.accelerator import Accelerator
 from micro_batch_handler.pipeline.leaves import change_leaves
 from micro_batch_handler.pipeline.payloads import Payload
-from micro_batch_handler.pipeline.pinned import PinnedBuffers
 
-__all__ = ["Transfer", "download", "upload"]
+__all__ = ["TakeBuffer", "Transfer", "download", "upload"]
+
+TakeBuffer: TypeAlias = Callable[[int], "Any | None"]
+"""A pinned buffer of so many bytes for the caller's call; None if none is left."""
 
 ALIGNMENT_BYTES = 256
 """Where a tensor may begin in a buffer: as in the device's own memory."""
@@ -45,7 +47,7 @@ class Transfer:
         )
 
 
-def upload(device: Accelerator, buffers: PinnedBuffers, payload: Payload) -> Transfer:
+def upload(device: Accelerator, take_buffer: TakeBuffer, payload: Payload) -> Transfer:
     """Ask for copies of the payload's host tensors on the device."""
 
     def copy(leaf: Any, place: Any) -> Any:
@@ -54,7 +56,7 @@ def upload(device: Accelerator, buffers: PinnedBuffers, payload: Payload) -> Tra
 
     return _transfer(
         device,
-        buffers,
+        take_buffer,
         payload,
         device.is_on_host,
         copy,
@@ -62,19 +64,19 @@ def upload(device: Accelerator, buffers: PinnedBuffers, payload: Payload) -> Tra
     )
 
 
-def download(device: Accelerator, buffers: PinnedBuffers, payload: Payload) -> Transfer:
+def download(device: Accelerator, take_buffer: TakeBuffer, payload: Payload) -> Transfer:
     """Ask for copies of the payload's device tensors in the host's memory."""
 
     def copy(leaf: Any, place: Any) -> Any:
         device.download(leaf, place)
         return place
 
-    return _transfer(device, buffers, payload, device.is_here, copy, device.fetch)
+    return _transfer(device, take_buffer, payload, device.is_here, copy, device.fetch)
 
 
 def _transfer(
     device: Accelerator,
-    buffers: PinnedBuffers,
+    take_buffer: TakeBuffer,
     payload: Payload,
     is_meant: Callable[[Any], bool],
     copy: Callable[[Any, Any], Any],
@@ -89,7 +91,7 @@ def _transfer(
         if size is not None:
             starts[key] = end
             end += -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-    buffer = buffers.take(end) if end else None
+    buffer = take_buffer(end) if end else None
     places: dict[int, Any] = {}
     copies: dict[int, Any] = {}
     for key, leaf in leaves.items():
@@ -102,5 +104,9 @@ def _transfer(
             places[id(place)] = place
             copies[key] = copy(leaf, place)
     return Transfer(
-        change_leaves(payload, lambda leaf: copies[id(leaf)]), buffer, places, device.copy_of
+        # A mapping may make its values anew each time; `leaves` keeps the ids of the first apart.
+        change_leaves(payload, lambda leaf: copies.get(id(leaf), leaf)),
+        buffer,
+        places,
+        device.copy_of,
     )

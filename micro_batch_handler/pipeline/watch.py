@@ -100,6 +100,9 @@ def _let_a_late_alarm_ring() -> None:
 def stacks() -> str:
     """What every lane is doing, for the log."""
     frames = sys._current_frames()  # noqa: SLF001  (its documented use)
+    # Our own holds this dict: in a circle, the frames of all lanes would wait for the garbage
+    # collector, with all that they hold.
+    del frames[threading.get_ident()]
     texts = []
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0)

@@ -26,7 +26,7 @@ from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import BodyError, DeadlinePassed, StageError, StageTimeout
 from micro_batch_handler.pipeline.isolation import device_is_lost
-from micro_batch_handler.pipeline.memory import OUT_OF_MEMORY
+from micro_batch_handler.pipeline.memory import is_out_of_memory
 from micro_batch_handler.pipeline.run import Failure, Outcomes
 
 __all__ = ["STATUSES", "answer_failures", "clean_phrase", "log_retried", "raise_first"]
@@ -99,7 +99,7 @@ def _status(failure: Failure) -> tuple[int, str]:
         code = _attribute(error, "error_code")
         legal = type(code) is int and code in STATUSES
         return (code if legal else SERVER_ERROR), _text(_attribute(error, "message"))
-    if isinstance(error, OUT_OF_MEMORY) or device_is_lost(error):
+    if is_out_of_memory(error) or device_is_lost(error):
         return OUT_OF_RESOURCES, "Out of resources"
     if isinstance(error, (StageTimeout, DeadlinePassed)):
         return TIMED_OUT, str(error)

@@ -129,7 +129,7 @@ class MicroBatchMixin:
     def example_row(self) -> Any:
         """One request as `preprocess` gets it, `{"body": …}`; None for none.
 
-        Override it together with `allowed_sizes`: every size is then called once when the model
+        Override it together with `allowed_sizes`: every size is then called when the model
         loads, so that no request waits for a compiler.
         """
         return None

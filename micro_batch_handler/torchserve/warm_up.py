@@ -22,9 +22,13 @@ __all__ = ["warm_up"]
 
 logger = logging.getLogger(__name__)
 
+CALLS = 3
+"""Of each size. With graphs of `torch.compile` the first call warms up, the second records, and
+those from the third on replay (torch/_inductor/cudagraph_trees.py)."""
+
 
 def warm_up(handler: Any, pipeline: Pipeline, sizes: Sequence[int], context: Context) -> None:
-    """Answer the handler's `example_row()` in batches of each size, the largest first.
+    """Answer the handler's `example_row()` in batches of each size, three times, the largest first.
 
     Raises:
         ConfigError: the handler cannot answer its own example.
@@ -40,19 +44,25 @@ def warm_up(handler: Any, pipeline: Pipeline, sizes: Sequence[int], context: Con
         )
         return
     for size in reversed(sizes):
-        outcomes = pipeline.run(
-            [copy.deepcopy(row) for _ in range(size)],
-            Plan(PerStage.of(size)),
-            (_context_of_requests(context, size), False),
-            bounded=False,
-        )
-        if outcomes.failures:
-            failure = next(iter(outcomes.failures.values()))
-            raise ConfigError(
-                f"example_row() fails in a batch of {size}: {failure.stage} raised "
-                f"{failure.error!r}. Mend the example or the stage"
-            ) from failure.error
+        for _ in range(CALLS):
+            _answer(pipeline, [copy.deepcopy(row) for _ in range(size)], context)
         logger.info("inference is warm for %d rows", size)
+
+
+def _answer(pipeline: Pipeline, rows: list[Any], context: Context) -> None:
+    size = len(rows)
+    outcomes = pipeline.run(
+        rows,
+        Plan(PerStage.of(size)),
+        (_context_of_requests(context, size), False),
+        bounded=False,
+    )
+    if outcomes.failures:
+        failure = next(iter(outcomes.failures.values()))
+        raise ConfigError(
+            f"example_row() fails in a batch of {size}: {failure.stage} raised "
+            f"{failure.error!r}. Mend the example or the stage"
+        ) from failure.error
 
 
 def _context_of_requests(context: Context, rows: int) -> Context:

@@ -57,8 +57,11 @@ class Worker:
     Use it in a `with` statement: it starts when entered and is killed when left.
     """
 
-    def __init__(self, folder: Path, handler: str, batch_size: int = 1) -> None:
+    def __init__(
+        self, folder: Path, handler: str, batch_size: int = 1, gpu: int | None = None
+    ) -> None:
         self._folder = folder
+        self._gpu = gpu
         self._handler = handler
         self._batch_size = batch_size
         self._tmp = Path(tempfile.mkdtemp(prefix="ts-"))  # short, for the socket's path
@@ -154,7 +157,7 @@ class Worker:
             + _text(str(self._folder))
             + struct.pack("!i", self._batch_size)
             + _text(f"{self._handler}.py")
-            + struct.pack("!i", -1)  # no GPU
+            + struct.pack("!i", -1 if self._gpu is None else self._gpu)
             + _text("")  # no envelope
             + struct.pack("!?", True)
         )

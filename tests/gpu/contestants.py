@@ -1,0 +1,101 @@
+"""The handlers that are compared in one process, each with its settings."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.fakes import fake_context
+
+__all__ = ["Contestant", "contestants"]
+
+HANDLERS = Path(__file__).parent.parent / "server" / "handlers"
+
+
+@dataclass
+class Contestant:
+    """A handler of tests/server/handlers, loaded inside a `with` statement.
+
+    Args:
+        name: as the report calls it.
+        module: the file, without `.py`; its class has the same name in capitals.
+        settings: of the `handler:` section.
+        section: `micro_batching:`.
+    """
+
+    name: str
+    module: str
+    section: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self, batch_size: int, gpu: int | None, *, tiny: bool) -> None:
+        """Make the handler and its model."""
+        # Handlers import what lies beside them in the archive.
+        if str(HANDLERS) not in sys.path:
+            sys.path.append(str(HANDLERS))
+        kind = getattr(importlib.import_module(self.module), self.module.title().replace("_", ""))
+        self.handler = kind()
+        self._gpu = gpu
+        model_yaml = {"handler": {"tiny": tiny, **self.settings}}
+        if self.section:
+            model_yaml["micro_batching"] = dict(self.section)
+        self._model_yaml = model_yaml
+        self.handler.initialize(self._context(1, batch_size))
+
+    def answers(self, bodies: list[bytes]) -> list[Any]:
+        """A batch, as TorchServe would hand it over."""
+        rows = [{"body": body} for body in bodies]
+        answers: list[Any] = self.handler.handle(rows, self._context(len(rows), len(rows)))
+        return answers
+
+    def close(self) -> None:
+        """End its threads and let go of its model."""
+        stock = getattr(self.handler, "handle", None)
+        end = getattr(self.handler, "close", None) or getattr(stock, "shutdown", lambda: None)
+        end()
+        del self.handler
+
+    def _context(self, requests: int, batch_size: int) -> Any:
+        context = fake_context(requests, batch_size=batch_size, model_yaml=self._model_yaml)
+        context.system_properties["gpu_id"] = self._gpu
+        return context
+
+
+def contestants(lanes: int, sizes: tuple[int, ...] = (4, 16, 32)) -> list[Contestant]:
+    """BaseHandler, TorchServe's own micro-batching, and ours in several settings.
+
+    Args:
+        lanes: of preprocess, for all who have any.
+        sizes: of TorchServe's micro-batches, which are the same for all stages; the middle one
+            is ours for inference.
+    """
+    parallelism = {"preprocess": lanes, "inference": 1, "postprocess": 1}
+    size = sizes[len(sizes) // 2]
+    ours = {
+        "micro_batch_size": {"preprocess": 2, "inference": size, "postprocess": size},
+        "parallelism": parallelism,
+        "stage_timeout": None,
+    }
+    two = {**ours, "parallelism": {**parallelism, "inference": 2}}
+    on_host = {"to_device": False}
+    return [
+        Contestant("BaseHandler", "photo_base"),
+        *(
+            Contestant(
+                f"TorchServe's MicroBatching, {each}",
+                "photo_stock",
+                {"micro_batch_size": each, "parallelism": parallelism},
+            )
+            for each in sizes
+        ),
+        Contestant("ours", "photo", ours, on_host),
+        Contestant("ours, handler copies by itself", "photo", ours),
+        Contestant("ours, copy_out", "photo", {**ours, "copy_out": True}, on_host),
+        Contestant("ours, no pinned memory", "photo", {**ours, "pinned_bytes": 0}, on_host),
+        Contestant("ours, two lanes of inference", "photo", two, on_host),
+        Contestant("ours, cuda_streams: false", "photo", {**ours, "cuda_streams": False}, on_host),
+    ]

@@ -1,0 +1,162 @@
+"""Photos per second of each handler, in one process: python -m tests.gpu.throughput --help.
+
+The handlers take turns, so that a machine that slows down slows all of them; each batch's answers
+are held against those of the network alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.gpu.contestants import Contestant, contestants
+from tests.gpu.photos import photo
+from tests.gpu.report import ENTRIES, Entries
+
+__all__ = ["main", "measure", "rows_of", "wrong"]
+
+TOLERANCE = 0.01
+"""Of each score: kernels differ with the batch size, by less; photos differ by more."""
+
+
+class Turns:
+    """What one handler did in all its turns."""
+
+    def __init__(self, contestant: Contestant) -> None:
+        self.contestant = contestant
+        self.photos = 0
+        self.wrong = 0
+        self.wall_s = 0.0
+        self.cpu_s = 0.0
+        self.batches_s: list[float] = []
+
+    @property
+    def per_second(self) -> float:
+        """Photos answered in a second."""
+        return self.photos / self.wall_s if self.wall_s else 0.0
+
+
+def measure(
+    rivals: Sequence[Contestant],
+    bodies: list[bytes],
+    *,
+    seconds: float,
+    rounds: int,
+    gpu: int | None,
+    tiny: bool,
+) -> list[Turns]:
+    """Let each answer the same batch again and again, for so long in each round."""
+    expected: list[Any] | None = None
+    turns = [Turns(rival) for rival in rivals]
+    for _ in range(rounds):
+        for turn in turns:
+            rival = turn.contestant
+            rival.load(len(bodies), gpu, tiny=tiny)
+            try:
+                first = rival.answers(bodies)  # not timed: it loads kernels
+                expected = expected or first
+                turn.wrong += wrong(first, expected)
+                _play(turn, bodies, seconds, expected)
+            finally:
+                rival.close()
+                if gpu is not None:
+                    torch.cuda.empty_cache()
+    return turns
+
+
+def _play(turn: Turns, bodies: list[bytes], seconds: float, expected: list[Any]) -> None:
+    began_s, cpu_began_s = time.perf_counter(), time.process_time()
+    while time.perf_counter() < began_s + seconds:
+        batch_s = time.perf_counter()
+        answers = turn.contestant.answers(bodies)
+        turn.batches_s.append(time.perf_counter() - batch_s)
+        turn.photos += len(answers)
+        turn.wrong += wrong(answers, expected)
+    turn.wall_s += time.perf_counter() - began_s
+    turn.cpu_s += time.process_time() - cpu_began_s
+
+
+def wrong(answers: Sequence[Any], expected: Sequence[Any]) -> int:
+    """How many answers are not what they must be, but for rounding."""
+    if len(answers) != len(expected):
+        return len(expected)
+    return sum(
+        not all(
+            math.isclose(one, other, rel_tol=TOLERANCE)
+            for one, other in zip_longest(_scores(found), _scores(right), fillvalue=math.nan)
+        )
+        for found, right in zip(answers, expected, strict=True)
+    )
+
+
+def _scores(answer: Any) -> list[float]:
+    # An error's body has none.
+    scores: list[float] = answer.get("scores", [math.nan])
+    return scores
+
+
+def rows_of(turns: Sequence[Turns]) -> list[dict[str, object]]:
+    """Their figures, for the report."""
+    base = turns[0].per_second or math.nan
+    return [
+        {
+            "handler": turn.contestant.name,
+            "photos per second": round(turn.per_second, 1),
+            "times BaseHandler's": round(turn.per_second / base, 2),
+            "batch, median ms": round(1000 * _median(turn.batches_s), 1),
+            "cores in use": round(turn.cpu_s / turn.wall_s, 1) if turn.wall_s else 0.0,
+            "wrong answers": turn.wrong,
+        }
+        for turn in turns
+    ]
+
+
+def _median(numbers: Sequence[float]) -> float:
+    return sorted(numbers)[len(numbers) // 2] if numbers else math.nan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, note; gives back 1 if an answer of ours was wrong."""
+    options = _parser().parse_args(arguments)
+    gpu = 0 if options.device == "cuda" else None
+    bodies = [photo(number) for number in range(options.batch)]
+    rivals = contestants(options.lanes)
+    turns = measure(
+        rivals, bodies, seconds=options.seconds, rounds=options.rounds, gpu=gpu, tiny=options.tiny
+    )
+    title = f"Throughput in one process, batches of {options.batch}, preprocess lanes"
+    title += f" {options.lanes}, {options.rounds} x {options.seconds:g} s"
+    for row in rows_of(turns):
+        sys.stdout.write(f"{row}\n")
+        if ENTRIES in os.environ:
+            Entries(Path(os.environ[ENTRIES])).figures(title, row)
+    return int(any(turn.wrong for turn in turns if turn.contestant.module == "photo"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.gpu.throughput",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where")
+    parser.add_argument("--seconds", type=float, default=3, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each handler")
+    parser.add_argument("--batch", type=int, default=64, help="photos of a batch")
+    parser.add_argument("--lanes", type=int, default=max(2, cores // 2), help="of preprocess")
+    parser.add_argument("--tiny", action="store_true", help="a network that a CPU can compute")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The tests of tests/gpu that need no GPU, on its stand-in; and what a copy does that fails."""
+
+from __future__ import annotations
+
+from collections import UserDict
+
+import pytest
+import torch
+
+from micro_batch_handler.pipeline.accelerator import TorchAccelerator
+from micro_batch_handler.pipeline.pinned import PinnedBuffers
+from micro_batch_handler.pipeline.streams import Streams
+from micro_batch_handler.pipeline.transfers import upload
+from tests.gpu.benches import HostBench
+from tests.gpu.delays import CASES, NO_DELAYS, forget, late_answers, right_answers
+from tests.gpu.overlap import all_at_once
+from tests.gpu.timeline import together_ms
+
+LATE_MS = 4.0
+
+
+@pytest.fixture
+def bench():
+    """The stand-in; its threads end with the test."""
+    yield (bench := HostBench())
+    bench.synchronize()
+    bench.close()
+
+
+@pytest.mark.parametrize("late", [0.0, LATE_MS])
+@pytest.mark.parametrize("case", CASES)
+def test_answers_are_right_whatever_is_late(bench, monkeypatch, case, late):
+    """On a device whose work is done later than it is asked for, every answer is right."""
+    delays_ms = dict.fromkeys(NO_DELAYS, late)
+
+    answers = late_answers(bench, monkeypatch, CASES[case], delays_ms)
+
+    assert answers == right_answers(bench)
+
+
+@pytest.mark.parametrize(
+    ("broken", "late", "section"),
+    [
+        ("no stream waits", "preprocess", {}),
+        ("no stream waits", "inference", {}),
+        ("no thread waits", "inference", {"copy_out": True}),
+        ("nothing is kept", "inference", {}),
+    ],
+)
+def test_a_missing_rule_gives_wrong_answers(bench, monkeypatch, broken, late, section):
+    """Each rule of streams.py, switched off, is seen: these tests have teeth, on a GPU too."""
+    if broken == "no stream waits":
+        bench.make_deaf()
+    elif broken == "no thread waits":
+        bench.make_hasty()
+    else:
+        forget(monkeypatch)
+
+    answers = late_answers(bench, monkeypatch, section, {**NO_DELAYS, late: 5 * LATE_MS})
+
+    assert answers != right_answers(bench)
+
+
+def test_copies_and_compute_take_place_at_once(bench, monkeypatch):
+    """What the test of overlap arranges happens, and its timeline shows it."""
+    spans = all_at_once(bench, monkeypatch, columns=8, compute_ms=150)
+
+    def of(kind, number):
+        return [span for span in spans if (span.kind, span.number) == (kind, number)]
+
+    assert {
+        (kind, number) for kind in ("copy in", "compute", "copy out") for number in range(3)
+    } == {(span.kind, span.number) for span in spans}
+    assert together_ms(of("copy in", 2), of("compute", 1), of("copy out", 0)) > 0
+
+
+def test_buffers_are_used_again(bench, monkeypatch):
+    """Many batches need few buffers, and no more than the limit."""
+    section = {"copy_out": True, "pinned_bytes": 2**16}
+
+    answers = late_answers(bench, monkeypatch, section, NO_DELAYS, batches=20)
+
+    assert answers == right_answers(bench, batches=20)
+    assert 0 < sum(buffer.nbytes for buffer in bench.accelerator.pinned) <= 2**16
+
+
+@pytest.mark.parametrize("way", ["upload", "download"])
+def test_a_copy_that_fails_gives_its_buffer_back(bench, monkeypatch, way):
+    """Memory that runs out during copies does not use up the pinned memory, time after time."""
+    device = bench.accelerator
+    payload = {"a": torch.ones(2), "b": torch.ones(3)}
+    if way == "download":
+        payload = upload(device, PinnedBuffers(device, 0).take, payload).payload
+    streams = Streams(device, copy_out=True, pinned_bytes=4096)
+    copy = getattr(device, way)
+
+    def fail(leaf, *args, **kwargs):
+        if leaf.numel() == 3:
+            raise torch.OutOfMemoryError
+        return copy(leaf, *args, **kwargs)
+
+    monkeypatch.setattr(device, way, fail)
+    stage = "preprocess" if way == "upload" else "postprocess"
+    for _ in range(3):
+        with pytest.raises(torch.OutOfMemoryError), streams.work(stage, [], 2) as work:
+            (work.hand_over if way == "upload" else work.take_in)(payload)
+        streams.release()
+
+    assert streams.pinned.take(4096) is device.pinned[-1]
+    assert sum(buffer.nbytes for buffer in device.pinned) == 4096
+
+
+def test_a_mapping_may_make_its_values_anew(bench):
+    """A mapping whose values are other objects each time is not copied, and fails nobody."""
+
+    class Fresh(UserDict):
+        def __getitem__(self, key):
+            return super().__getitem__(key).clone()
+
+    payload = Fresh(a=torch.ones(2))
+
+    passed = upload(bench.accelerator, PinnedBuffers(bench.accelerator, 0).take, payload).payload
+
+    assert torch.equal(passed["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("leaf", "size"),
+    [
+        (torch.ones(2, 3), 24),
+        (torch.ones(2, 3).requires_grad_(), None),
+        (torch.ones(2, 3, device="meta"), None),
+        (torch.nn.Parameter(torch.ones(2)), None),
+        (torch.ones(2, dtype=torch.complex64).conj(), None),
+        (torch.eye(2).to_sparse(), None),
+    ],
+    ids=["plain", "with gradients", "elsewhere", "subclass", "conjugate", "sparse"],
+)
+def test_what_goes_through_a_buffer(leaf, size):
+    """A plain tensor of the host or the device does; what would lose something does not."""
+    assert TorchAccelerator(torch.device("cpu")).size_bytes(leaf) == size

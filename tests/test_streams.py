@@ -1,0 +1,241 @@
+"""Hand-over between streams, on a device that is late, and that uses memory again at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from micro_batch_handler.pipeline import runner
+from micro_batch_handler.pipeline.run import Run
+from tests.device_traffic import (
+    WEIGHTS,
+    Handler,
+    Sender,
+    Traffic,
+    problems,
+    problems_of_release,
+    problems_when_lost,
+)
+from tests.fake_device import FakeDevice, Using
+from tests.fakes import ManualClock
+
+pytestmark = pytest.mark.usefixtures("quick_turns")
+
+SEEDS = 1200
+GATE_S = 30
+"""How long a gate may take to open before a test fails; never reached when the code is right."""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, 100))
+def test_answers_are_right_however_late_the_device_is(first):
+    """Any sizes, lanes, payloads and faults: right answers, and all memory and buffers back."""
+    for seed in range(first, first + 100):
+        traffic = Traffic.drawn(seed)
+
+        assert not problems(traffic), traffic
+
+
+@pytest.mark.parametrize("inference", ["plain", "in place", "identity"])
+@pytest.mark.parametrize("capacity_rows", [4, 7])
+def test_memory_that_only_ended_work_needs_is_given_back(inference, capacity_rows):
+    """Where a batch does not fit beside what former calls took in, that goes first."""
+    if inference == "plain" and capacity_rows == 4:
+        pytest.skip("results that wait for their group need more")
+    for seed in range(12):
+        traffic = Traffic(
+            seed,
+            sizes=(4, 4, 4),
+            rows=4,
+            batches=3,
+            inference=inference,
+            capacity_rows=capacity_rows,
+        )
+
+        assert not problems(traffic), traffic
+
+
+def test_inference_streams_that_have_nothing_to_do_hold_nothing():
+    """A stream that was needed once, for two calls at a time, lets go with the next call of any."""
+    traffic = Traffic(0, sizes=(1, 1, 1), lanes=(2, 2, 1), rows=2, batches=1)
+    both = threading.Barrier(2, timeout=GATE_S)
+
+    class Meeting(Handler):
+        def inference(self, payload):
+            if self.calls["inference"] < 2:
+                both.wait()
+            return super().inference(payload)
+
+    sender = Sender(traffic, handler_class=Meeting)
+    sender.send()
+
+    assert len(sender.device.streams) == 5
+    assert not sender.problems
+
+
+def test_what_a_lost_device_may_still_use_is_never_freed():
+    """If not even an event can be recorded, what the call took in is kept for ever."""
+    assert not problems_when_lost()
+
+
+def test_after_a_fault_everything_can_be_let_go():
+    """Memory that ran out is not held by calls whose work is not done: that is waited for."""
+    assert not problems_of_release()
+
+
+class Hanging(Handler):
+    """Inference hangs once on row 2, between two kernels that change its input."""
+
+    def __init__(self, traffic: Traffic, device: FakeDevice) -> None:
+        super().__init__(traffic, device)
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+
+    @property
+    def functions(self) -> dict[str, Any]:
+        functions = super().functions
+        inner = functions["inference"]
+
+        def inference(tag, indices, payload):
+            result, keep = inner(tag, indices, payload)
+            if 2 in indices and not self.entered.is_set():
+                self.lane = threading.current_thread()
+                self.entered.set()
+                self.gate.wait(GATE_S)
+                self.device.change(lambda values: [0] * len(values), result)
+            return result, keep
+
+        functions["inference"] = inference
+        return functions
+
+
+def hangs_alone(run: Run, handler: Hanging) -> bool:
+    """Whether all other calls have ended, so that time may pass."""
+    waiting = run._unsettled == {0, 1, 2, 3} and handler.calls["inference"] == 4
+    return waiting and len(run.calls()) == 1
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_a_call_that_comes_back_late_harms_nobody(seed, monkeypatch):
+    """A call that was given up still writes to what it took in, which is nobody else's yet."""
+    traffic = Traffic.drawn(seed)
+    traffic = replace(
+        traffic,
+        sizes=(4, 2, 4),
+        lanes=(traffic.lanes[0], 2 + seed % 2, traffic.lanes[2]),
+        inference="in place",
+        rows=8,
+        callers=1,
+        fault=None,
+    )
+    clock = ManualClock()
+    runs = []
+    monkeypatch.setattr(runner, "Run", lambda *args: runs.append(Run(*args)) or runs[-1])
+    sender = Sender(traffic, handler_class=Hanging, stage_timeout_s=30, clock=clock)
+    handler = sender.handler
+    with sender.pipeline:
+        caller = threading.Thread(target=sender.batch, args=(list(range(8)), {2, 3}), daemon=True)
+        caller.start()
+        assert handler.entered.wait(GATE_S)
+        while not hangs_alone(runs[0], handler):
+            caller.join(0.001)
+        clock.advance(31)
+        caller.join(GATE_S)
+        sender.batch(list(range(100, 108)))
+        handler.gate.set()
+        sender.batch(list(range(200, 208)))
+        handler.lane.join(GATE_S)
+        runs.clear()
+        sender.batch([1000])
+        sender.device.synchronize()
+        sender.batch([1001])
+        runs.clear()
+    sender.look_around(lost_lanes=1)
+
+    assert not sender.problems, traffic
+
+
+def test_no_alarm_rings_while_streams_change_hands():
+    """Inline, a call is bounded by an alarm; what is kept for the device is not at its mercy."""
+    armed = []
+
+    class Watched(Using):
+        def __enter__(self):
+            armed.append(signal.getitimer(signal.ITIMER_REAL)[0] > 0)
+            super().__enter__()
+
+        def __exit__(self, *error):
+            armed.append(signal.getitimer(signal.ITIMER_REAL)[0] > 0)
+            super().__exit__(*error)
+
+    class Timed(Handler):
+        def inference(self, payload):
+            assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+            return super().inference(payload)
+
+    sender = Sender(Traffic(0), handler_class=Timed, stage_timeout_s=30)
+    sender.device.using = lambda stream: Watched(sender.device, stream)
+    with sender.pipeline:
+        sender.batch([1, 2])
+
+    assert armed == [False] * 6
+    assert not sender.problems
+
+
+def most_rows(sizes: tuple[int, int, int], lanes: tuple[int, int, int]) -> int:
+    """The most rows of payloads on the device, where each size divides the next larger one.
+
+    Whoever holds a payload is one of these: a preprocess lane, which calls or waits for room; the
+    inbox of inference, twice its lanes; its lanes; the same for postprocess. What is kept until an
+    event comes is let go when the postprocess call ends that waited for the event. Between stages
+    of different sizes a group may also wait for rows that nobody has begun, and joining makes a
+    copy for the length of a call.
+    """
+    preprocess, inference, postprocess = lanes
+    largest = max(sizes)
+    if sizes == (largest,) * 3:
+        inputs = preprocess + 3 * inference + 3 * postprocess
+        return largest * (inputs + inference + 3 * postprocess)
+    begun = preprocess + 3 * inference + 3 * postprocess + 1
+    return largest * (2 * begun + inference + postprocess)
+
+
+class Full(Handler):
+    """Postprocess waits until nothing more fits between the stages."""
+
+    def postprocess(self, payload):
+        assert self.device.have_come.wait(GATE_S)
+        return super().postprocess(payload)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("lanes", [(1, 1, 1), (2, 1, 1), (1, 1, 3), (3, 2, 1), (2, 3, 2)])
+def test_so_many_rows_are_on_the_device_and_no_more(size, lanes):
+    """While postprocess is slow the stages before it fill up to the bound, and stop there."""
+    most = most_rows((size,) * 3, lanes)
+    traffic = Traffic(0, sizes=(size,) * 3, lanes=lanes, rows=40 * size, batches=1)
+    sender = Sender(traffic, handler_class=Full)
+    sender.device.awaited_rows = len(WEIGHTS) + most
+    sender.send()
+
+    assert not sender.problems
+    # Two calls that end at the same moment may leave what is done to the next one that ends.
+    assert most <= sender.device.peak_rows - len(WEIGHTS) <= most + size
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 4, 4), (4, 1, 4), (4, 4, 1), (1, 2, 4), (4, 2, 1), (2, 4, 1)]
+)
+@pytest.mark.parametrize("lanes", [(1, 1, 1), (3, 2, 1), (2, 3, 2)])
+def test_with_cuts_and_joins_no_more_rows_are_on_the_device(sizes, lanes):
+    """However late the device is and whoever is slow, the bound holds."""
+    for seed in range(0, 24, 3):
+        traffic = Traffic(seed, sizes=sizes, lanes=lanes, rows=60, batches=1)
+        sender = Sender(traffic)
+        sender.send()
+
+        assert not sender.problems
+        assert sender.device.peak_rows - len(WEIGHTS) <= most_rows(sizes, lanes)
