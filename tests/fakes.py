@@ -10,8 +10,8 @@ from typing import Any
 from ts.context import Context, RequestProcessor
 
 from micro_batch_handler.config import PerStage
-from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.watch import Clock
+from micro_batch_handler.planning.plans import Plan
 
 
 class FakeMetrics:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.pipeline.planner import Planner
-from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.regroup import bounds
+from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.planning.plans import Plan
 
 HAND_OVER_S = 70e-6
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from micro_batch_handler.config import PerStage
-from micro_batch_handler.pipeline.cores import intra_op_threads, lanes_for, usable_cores
+from micro_batch_handler.planning.cores import intra_op_threads, lanes_for, usable_cores
 
 
 @pytest.fixture(autouse=True)

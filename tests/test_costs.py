@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from micro_batch_handler.pipeline.costs import CallCosts
-from micro_batch_handler.pipeline.curves import Curve, Line, curve, fit
+from micro_batch_handler.planning.costs import CallCosts
+from micro_batch_handler.planning.curves import Curve, Line, curve, fit
 
 
 def learned(calls) -> Curve:

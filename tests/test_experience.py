@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from micro_batch_handler.pipeline.choices import Choices
-from micro_batch_handler.pipeline.decision import decide
-from micro_batch_handler.pipeline.experience import Experience
+from micro_batch_handler.planning.choices import Choices
+from micro_batch_handler.planning.decision import decide
+from micro_batch_handler.planning.experience import Experience
 from tests.simulated import HAND_OVER_S
 
 

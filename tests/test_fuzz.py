@@ -33,8 +33,8 @@ from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads import Uncuttable, count, cut, join, rows_of
-from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.planning.plans import Plan
 from tests.fakes import FakeMetrics, plan, stages
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

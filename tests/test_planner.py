@@ -10,8 +10,8 @@ from itertools import count
 import pytest
 
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.pipeline.planner import Planner
-from micro_batch_handler.pipeline.plans import Plan
+from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.planning.plans import Plan
 from tests.simulated import HAND_OVER_S, Machine, linear
 
 BALANCED = [linear(0.0002, 0.001), linear(0.005, 0.0004), linear(0.0001, 0.0005)]

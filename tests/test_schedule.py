@@ -8,10 +8,10 @@ from itertools import product
 import pytest
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.pipeline.choices import Choices, even_sizes
-from micro_batch_handler.pipeline.plans import Plan
-from micro_batch_handler.pipeline.schedule import Forecast
-from micro_batch_handler.pipeline.search import best
+from micro_batch_handler.planning.choices import Choices, even_sizes
+from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.schedule import Forecast
+from micro_batch_handler.planning.search import best
 from tests.simulated import HAND_OVER_S, Machine, linear
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from micro_batch_handler.pipeline.trials import Ledger, Trials
+from micro_batch_handler.planning.trials import Ledger, Trials
 
 
 def test_trials_come_in_bursts_that_become_rare():

@@ -12,12 +12,12 @@ from itertools import product
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
-from micro_batch_handler.pipeline.choices import even_sizes
 from micro_batch_handler.pipeline.payloads import Payload
-from micro_batch_handler.pipeline.planner import HAND_OVER_S, Planner
-from micro_batch_handler.pipeline.plans import Plan
-from micro_batch_handler.pipeline.schedule import Forecast
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
+from micro_batch_handler.planning.choices import even_sizes
+from micro_batch_handler.planning.planner import HAND_OVER_S, Planner
+from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.schedule import Forecast
 
 __all__ = ["Case", "draw"]
 

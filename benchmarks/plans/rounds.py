@@ -8,9 +8,9 @@ from statistics import mean, median
 
 from benchmarks.plans.cases import Case
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.pipeline.planner import Planner
-from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.planning.plans import Plan
 
 __all__ = ["Result", "play"]
 

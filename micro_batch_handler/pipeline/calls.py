@@ -11,12 +11,12 @@ from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
 from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.payloads import Payload
-from micro_batch_handler.pipeline.planner import Planner
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
 from micro_batch_handler.pipeline.streams import NoStreams, Streams, Work
 from micro_batch_handler.pipeline.watch import Clock, alarm
+from micro_batch_handler.planning.planner import Planner
 
 __all__ = ["Caller", "Fault", "GivenUp"]
 

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import DeadlinePassed
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
-from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 from micro_batch_handler.pipeline.rows import Rows
+from micro_batch_handler.planning.plans import Plan
 
 __all__ = ["Call", "Failure", "Outcomes", "Ready", "Run"]
 

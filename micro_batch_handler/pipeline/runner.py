@@ -24,13 +24,13 @@ from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.calls import Caller, GivenUp
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN, PayloadOps
-from micro_batch_handler.pipeline.planner import Planner
-from micro_batch_handler.pipeline.plans import Plan
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Outcomes, Ready, Run
 from micro_batch_handler.pipeline.stage import LanePool, StageFunction, StageRunner
 from micro_batch_handler.pipeline.streams import NoStreams, Streams
 from micro_batch_handler.pipeline.watch import Clock, alarm_works_here, stacks
+from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.planning.plans import Plan
 
 __all__ = ["Pipeline"]
 

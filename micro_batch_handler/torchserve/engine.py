@@ -20,16 +20,16 @@ from ts.utils.util import PredictionException
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.pipeline.accelerator import TorchAccelerator, accelerator_of
-from micro_batch_handler.pipeline.cores import intra_op_threads, lanes_for, usable_cores
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
-from micro_batch_handler.pipeline.planner import Planner
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
 from micro_batch_handler.pipeline.thread_state import ThreadState
 from micro_batch_handler.pipeline.watch import Clock
+from micro_batch_handler.planning.cores import intra_op_threads, lanes_for, usable_cores
+from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder

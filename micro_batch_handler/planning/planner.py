@@ -16,12 +16,12 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
-from micro_batch_handler.pipeline.choices import Choices
-from micro_batch_handler.pipeline.decision import Decision, decide
-from micro_batch_handler.pipeline.experience import Experience, Model
-from micro_batch_handler.pipeline.plans import Plan, plan_of, sizes_of
-from micro_batch_handler.pipeline.schedule import Sizes
-from micro_batch_handler.pipeline.trials import Ledger, Trials
+from micro_batch_handler.planning.choices import Choices
+from micro_batch_handler.planning.decision import Decision, decide
+from micro_batch_handler.planning.experience import Experience, Model
+from micro_batch_handler.planning.plans import Plan, plan_of, sizes_of
+from micro_batch_handler.planning.schedule import Sizes
+from micro_batch_handler.planning.trials import Ledger, Trials
 
 __all__ = ["Planner"]
 

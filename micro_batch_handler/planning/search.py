@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.choices import INFERENCE, Choices
-from micro_batch_handler.pipeline.schedule import Forecast, Sizes
+from micro_batch_handler.planning.choices import INFERENCE, Choices
+from micro_batch_handler.planning.schedule import Forecast, Sizes
 
 __all__ = ["best"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig
-from micro_batch_handler.pipeline.schedule import Sizes
+from micro_batch_handler.planning.schedule import Sizes
 
 __all__ = ["INFERENCE", "Choices", "even_sizes"]
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.costs import CallCosts
-from micro_batch_handler.pipeline.curves import Curve, curve
-from micro_batch_handler.pipeline.schedule import Cost, Forecast, Sizes
+from micro_batch_handler.planning.costs import CallCosts
+from micro_batch_handler.planning.curves import Curve, curve
+from micro_batch_handler.planning.schedule import Cost, Forecast, Sizes
 
 __all__ = ["Calls", "Experience", "Model"]
 

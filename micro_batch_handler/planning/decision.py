@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.choices import Choices
-from micro_batch_handler.pipeline.experience import Model
-from micro_batch_handler.pipeline.plans import Plan, plan_of, sizes_of
-from micro_batch_handler.pipeline.schedule import Sizes
-from micro_batch_handler.pipeline.search import best
+from micro_batch_handler.planning.choices import Choices
+from micro_batch_handler.planning.experience import Model
+from micro_batch_handler.planning.plans import Plan, plan_of, sizes_of
+from micro_batch_handler.planning.schedule import Sizes
+from micro_batch_handler.planning.search import best
 
 __all__ = ["Decision", "decide"]
 

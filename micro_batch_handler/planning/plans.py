@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.pipeline.schedule import Sizes
+from micro_batch_handler.planning.schedule import Sizes
 
 __all__ = ["Plan", "plan_of", "sizes_of"]
 

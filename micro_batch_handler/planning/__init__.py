@@ -1,0 +1,1 @@
+"""Sizes for batches: learned, predicted, chosen; knows nothing of threads or TorchServe."""
