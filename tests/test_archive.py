@@ -494,7 +494,10 @@ def test_bad_config_is_refused_before_anything_is_written(capsys):
 
     message = refused(capsys, "-c", "c.yaml")
 
-    assert "c.yaml: micro_batching.parallelism must be a whole number >= 1, found 0" in message
+    assert (
+        "c.yaml: micro_batching.parallelism must be a whole number >= 1 or 'auto', found 0"
+        in message
+    )
 
 
 def test_note_on_a_model_file_with_several_classes(capsys):

@@ -12,7 +12,7 @@ REFUSED = [
     ({"asyncCommunication": True}, "asyncCommunication: True cannot work with micro-batching"),
     (
         {"micro_batching": {"parallelism": {"inference": 0}}},
-        "micro_batching.parallelism.inference must be a whole number >= 1, found 0",
+        "micro_batching.parallelism.inference must be a whole number >= 1 or 'auto', found 0",
     ),
     ({"micro_batching": {"micro_batchsize": 8}}, "micro_batching.micro_batchsize is not a known"),
 ]

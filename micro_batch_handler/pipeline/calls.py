@@ -36,7 +36,7 @@ class _RunStopped(BaseException):
 class _Attempt:
     """One micro-batch on its way through one stage, and how far it came."""
 
-    __slots__ = ("batch", "position", "read_s", "run", "stage", "todo")
+    __slots__ = ("batch", "parts", "position", "read_s", "run", "stage", "todo")
 
     def __init__(
         self, run: Run, position: int, batch: MicroBatch, todo: list[MicroBatch], stage: int
@@ -49,6 +49,8 @@ class _Attempt:
         """What the same thread does next."""
         self.stage = stage
         """The stage whose call is being made: that one, or one before it."""
+        self.parts: Sequence[Part] = ()
+        """What the call takes in; held here only, so that it can be let go of after a fault."""
         self.read_s = 0.0
         """How long it took to decode the rows, which is a part of preprocess."""
 
@@ -158,12 +160,11 @@ class Caller:
         if len(batch) > limit:
             todo += reversed(batch.pieces(limit))
             return ready
-        parts, read_s = batch.parts, 0.0
-        if not parts:
+        rows, read_s = None, 0.0
+        if not batch.parts:
             started_s = time.perf_counter()
             batch, rows, freed = run.leave_unreadable(position, batch)
             read_s = time.perf_counter() - started_s
-            parts = [Part(rows, len(rows), 0, len(rows))]
             ready += freed
         if not len(batch):
             return ready
@@ -173,9 +174,10 @@ class Caller:
             return ready
         # Rows that start again pass all stages before this one too.
         attempt = _Attempt(run, position, batch, todo, stage=position if batch.parts else 0)
+        attempt.parts = batch.parts or [Part(rows, len(batch), 0, len(batch))]
         attempt.read_s = read_s
         try:
-            result = self._call_stages(attempt, parts, interrupt=interrupt)
+            result = self._call_stages(attempt, interrupt=interrupt)
         except GivenUp:
             raise
         except _RunStopped:
@@ -184,10 +186,10 @@ class Caller:
             return self._recover(attempt, inspectable(error))
         return run.accept(position, batch.indices, result)
 
-    def _call_stages(self, attempt: _Attempt, parts: Sequence[Part], *, interrupt: bool) -> Part:
+    def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Part:
         run, batch = attempt.run, attempt.batch
         while True:
-            result, keep = self._call(attempt, parts, interrupt=interrupt)
+            result, keep = self._call(attempt, interrupt=interrupt)
             if keep is not None:
                 run.keep(keep)
             self._ceilings[attempt.stage].worked(len(batch))
@@ -195,11 +197,9 @@ class Caller:
                 return result
             attempt.stage += 1
             attempt.read_s = 0.0
-            parts = [result]
+            attempt.parts = [result]
 
-    def _call(
-        self, attempt: _Attempt, parts: Sequence[Part], *, interrupt: bool
-    ) -> tuple[Part, Keep | None]:
+    def _call(self, attempt: _Attempt, *, interrupt: bool) -> tuple[Part, Keep | None]:
         """One call, on the run's list of running calls as long as it takes.
 
         The handler's hooks count: joining what the stage needs, looking whether its result can be
@@ -215,7 +215,13 @@ class Caller:
             raise _RunStopped
         try:
             return self._perform(
-                stage, run.tag, batch.indices, parts, attempt.read_s, bound_s, regroups=regroups
+                stage,
+                run.tag,
+                batch.indices,
+                attempt.parts,
+                attempt.read_s,
+                bound_s,
+                regroups=regroups,
             )
         finally:
             if not self.end(run, call):
@@ -282,7 +288,7 @@ class Caller:
         lane = self.lane_for(attempt.position, batch)
         # This thread's frames, which the error holds by its traceback, hold the batch: what it took
         # in must not stay in memory beside what is called again.
-        batch.parts = ()
+        batch.parts = attempt.parts = ()
         if out_of_memory:
             free_memory(error, self._streams.release)
             if len(batch) > 1:
