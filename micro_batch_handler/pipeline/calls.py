@@ -122,6 +122,7 @@ class Caller:
                 )
                 if keep is not None:
                     keep()
+                self._ceilings[position].worked(len(rows))
             except BaseException as error:
                 return None, (position, error)
             finally:

@@ -118,7 +118,9 @@ class Engine:
         if not outcomes.failures:
             if not outcomes.retried:
                 self._planner.finished(len(data), plan, time.perf_counter() - started_s)
-        elif any(isinstance(each.error, PayloadError) for each in outcomes.failures.values()):
+        elif self._planner.tunes and any(
+            isinstance(each.error, PayloadError) for each in outcomes.failures.values()
+        ):
             self._planner.keep_together()
         if outcomes.fatal:
             self._ends = end_at_next_batch(context)
@@ -139,8 +141,11 @@ def _lane_setup(
     """What each lane begins with; sets the threads of this one, too, where small batches run."""
     state = ThreadState.capture(device.device.type if device else None)
     if config.intra_op_threads == AUTO:
-        threads = intra_op_threads(lanes, cores)
-        torch.set_num_threads(min(torch.get_num_threads(), cores))
+        # A handler that has asked for fewer gets fewer.
+        most = min(torch.get_num_threads(), cores)
+        share = intra_op_threads(lanes, cores)
+        threads = PerStage(*(min(share[stage], most) for stage in STAGES))
+        torch.set_num_threads(most)
     else:
         threads = PerStage.of(config.intra_op_threads)
         torch.set_num_threads(config.intra_op_threads)
