@@ -20,6 +20,9 @@ from benchmarks.throughput.workload import Config, Contender, Workload
 
 __all__ = ["Lengths", "play"]
 
+FIRST_WARM_UPS = 10
+"""How many times as long the first warm-up is, for all alike: `auto` needs some 60 batches."""
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -55,11 +58,11 @@ def play(workload: Workload, lengths: Lengths) -> list[Entry]:
         with ThreadPoolExecutor() as pool:
             served = list(pool.map(stack.enter_context, starting))
         busy_s = stack.enter_context(_watching(workload, device))
-        # A frontend compiles what it does often: round 0 is for that.
+        # A frontend compiles what it does often, and `auto` learns: round 0 is for that.
         for number in range(0 if lengths.warm_up_s else 1, lengths.rounds + 1):
             for entry, model in zip(entries, served, strict=True):
                 if lengths.warm_up_s:
-                    model.press(lengths.warm_up_s)
+                    model.press(lengths.warm_up_s * (1 if number else FIRST_WARM_UPS))
                 started_s, before_s = time.monotonic(), busy_s()
                 sample = model.press(lengths.seconds)
                 busy = (busy_s() - before_s) / (time.monotonic() - started_s)

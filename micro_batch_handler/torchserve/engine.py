@@ -23,6 +23,7 @@ from micro_batch_handler.pipeline.accelerator import TorchAccelerator, accelerat
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
 from micro_batch_handler.pipeline.rows import Rows
+from micro_batch_handler.pipeline.run import Outcomes
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
@@ -30,6 +31,7 @@ from micro_batch_handler.pipeline.thread_state import ThreadState
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import intra_op_threads, lanes_for, usable_cores
 from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.planning.plans import Plan
 from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder
@@ -115,13 +117,7 @@ class Engine:
         plan = self._planner.plan(len(data))
         started_s = time.perf_counter()
         outcomes = self._pipeline.run(Rows(data, decode), plan, (context, encoded), deadlines)
-        if not outcomes.failures:
-            if not outcomes.retried:
-                self._planner.finished(len(data), plan, time.perf_counter() - started_s)
-        elif self._planner.tunes and any(
-            isinstance(each.error, PayloadError) for each in outcomes.failures.values()
-        ):
-            self._planner.keep_together()
+        self._learn(outcomes, plan, time.perf_counter() - started_s)
         if outcomes.fatal:
             self._ends = end_at_next_batch(context)
         log_retried(outcomes, context)
@@ -130,6 +126,15 @@ class Engine:
         if self._config.on_error == "fail_batch":
             raise_first(outcomes)
         return answer_failures(outcomes, context)
+
+    def _learn(self, outcomes: Outcomes, plan: Plan, seconds: float) -> None:
+        if not outcomes.failures:
+            if not outcomes.retried:
+                self._planner.finished(len(outcomes.answers), plan, seconds)
+            return
+        errors = [failure.error for failure in outcomes.failures.values()]
+        if self._planner.tunes and any(isinstance(error, PayloadError) for error in errors):
+            self._planner.keep_together()
 
 
 def _lane_setup(
