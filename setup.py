@@ -47,6 +47,7 @@ setup(
             "psutil",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "requests",
         ],
         "check": ["mypy", "ruff", "types-PyYAML", "types-requests"],

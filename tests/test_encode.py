@@ -215,7 +215,7 @@ UNSENDABLE = [
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("answer", UNSENDABLE, ids=repr)
+@pytest.mark.parametrize("answer", UNSENDABLE, ids=lambda answer: type(answer).__name__)
 def test_what_json_has_not_is_a_type_error(answer):
     """An answer that TorchServe could not send, or only as something else, is an error here."""
     with pytest.raises(TypeError):
