@@ -17,6 +17,7 @@ from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
 from micro_batch_handler.pipeline.batches import Part, gather
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, own, pad
+from micro_batch_handler.planning.choices import padded
 
 __all__ = ["Keep", "LanePool", "StageFunction", "StageRunner"]
 
@@ -106,32 +107,36 @@ class LanePool:
         return thread
 
 
+_Entry: TypeAlias = "tuple[Task | None, threading.Semaphore | None]"
+"""A task, None for the end, and where the room that it takes is to be given back."""
+
+
 class _Inbox:
     """Tasks for the lanes; at most `capacity`, or any number where that is None."""
 
     def __init__(self, capacity: int | None) -> None:
         # Not queue.Queue, which is bounded by itself: its lock is not reentrant, and `end` may be
         # called by the garbage collector in any thread, a lane inside `get` too.
-        self._tasks: queue.SimpleQueue[tuple[Task | None, bool]] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
         self._room = None if capacity is None else threading.Semaphore(capacity)
 
     def put(self, task: Task, *, wait: bool) -> None:
-        takes_room = wait and self._room is not None
-        if takes_room and self._room is not None:
-            self._room.acquire()
-        self._tasks.put((task, takes_room))
+        room = self._room if wait else None
+        if room is not None:
+            room.acquire()
+        self._tasks.put((task, room))
 
     def get(self) -> Task | None:
         """The next task; None when there will be no more."""
-        task, takes_room = self._tasks.get()
+        task, room = self._tasks.get()
         if task is None:
             self.end()  # for the next lane
-        elif takes_room and self._room is not None:
-            self._room.release()
+        elif room is not None:
+            room.release()
         return task
 
     def end(self) -> None:
-        self._tasks.put((None, False))
+        self._tasks.put((None, None))
 
     @property
     def waiting(self) -> int:
@@ -253,7 +258,7 @@ class StageRunner:
         rows = len(indices)
         # With allowed sizes the result may be a CUDA graph's, which the next call overwrites while
         # postprocess reads it; and what fills it up need not be kept in memory.
-        size = next((size for size in self._allowed_sizes if size >= rows), rows)
+        size = padded(rows, self._allowed_sizes)
         if size == rows:
             result, keep = self._function(tag, indices, payload)
             self._check(result, rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig
 from micro_batch_handler.planning.schedule import Sizes
 
-__all__ = ["INFERENCE", "Choices", "even_sizes"]
+__all__ = ["INFERENCE", "Choices", "even_sizes", "padded"]
 
 INFERENCE = STAGES.index("inference")
 
@@ -28,6 +29,11 @@ def even_sizes(rows: int) -> tuple[int, ...]:
     powers = {1 << bits for bits in range(rows.bit_length())}
     most = [size for size in even | powers if size * MOST_MICRO_BATCHES >= rows]
     return tuple(sorted(most, reverse=True))
+
+
+def padded(rows: int, allowed_sizes: Sequence[int]) -> int:
+    """The smallest of the sizes, which ascend, that so many rows fit into; `rows` if none does."""
+    return next((size for size in allowed_sizes if size >= rows), rows)
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,7 @@ class Choices:
 
     def padded(self, rows: int) -> int:
         """The size that a call of inference on so many rows has, once it is padded."""
-        allowed = self.config.allowed_sizes or ()
-        return next((size for size in allowed if size >= rows), rows)
+        return padded(rows, self.config.allowed_sizes or ())
 
     def whole(self, rows: int) -> Sizes:
         """No more cuts than must be."""
