@@ -27,6 +27,12 @@ class RestClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closing the session isn't enough: urllib3 2 closes a pool when nothing refers to it any
+        # more, and the error of a request that timed out does refer to it, in a circle.
+        for adapter in self._session.adapters.values():
+            pools = adapter.poolmanager.pools
+            for key in pools.keys():  # noqa: SIM118  (it can't be iterated itself)
+                pools[key].close()
         self._session.close()
 
     def ping(self) -> str:
