@@ -121,6 +121,9 @@ class MicroBatchingConfig:
     (`decode_input_request=false` in config.properties); False for a handler that takes bytes.
     """
 
+    buffered_reads: bool = True
+    """Whether batches are read from TorchServe's socket through a buffer (TorchServe 0.12.0)."""
+
     @classmethod
     def from_section(
         cls, section: object, response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
@@ -153,6 +156,7 @@ class MicroBatchingConfig:
             copy_out=_flag(keys, "copy_out", default.copy_out),
             pinned_bytes=_bytes(keys, "pinned_bytes", default.pinned_bytes),
             decode_input_request=_flag(keys, "decode_input_request", default.decode_input_request),
+            buffered_reads=_flag(keys, "buffered_reads", default.buffered_reads),
         )
         _refuse_together(config)
         return config

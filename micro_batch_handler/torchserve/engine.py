@@ -37,6 +37,7 @@ from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder
 from micro_batch_handler.torchserve.encode import encode, is_json
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
+from micro_batch_handler.torchserve.message_reader import read_buffered
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
 
@@ -85,6 +86,8 @@ class Engine:
         except BaseException:
             self.close()
             raise
+        if self._config.buffered_reads:
+            read_buffered()
         _warn_if_serial(self._config, batch_size, model_yaml or {})
         logger.info("micro-batching %s, lanes %s", self._config.micro_batch_size, lanes)
 
