@@ -10,9 +10,12 @@ same to the byte.
         a batch              read here
         anything else        read by TorchServe's own functions, from the buffer
 
-This reaches into a private part of TorchServe. So it is done for the one release that it was made
-for, and for an original that nobody else has replaced; else batches are read as ever, and the log
-says so. `micro_batching: {buffered_reads: false}` turns it off.
+This reaches into a private part of TorchServe. So it is done in its worker only, for the one
+release that it was made for, and for an original that nobody else has replaced; else batches are
+read as ever, and the worker's log says so. `micro_batching: {buffered_reads: false}` turns it off.
+
+The socket is asked only while the message at hand lacks something. What else is there comes along,
+and stays for the next message.
 """
 
 from __future__ import annotations
@@ -40,36 +43,48 @@ MADE_FOR = "0.12.0"
 BUFFER_BYTES = 256 * 1024
 """Some 32 requests of 8 KB: more saves no system calls that would be noticed."""
 
+WORKER = "TorchModelServiceWorker"
+"""The class by which the worker's script is known."""
+
+OFF = "micro_batching.buffered_reads is off"
+
 INT = struct.Struct("!i")
 END = -1
-BATCH = otf_message_handler.PREDICT_MSG
+BATCH = b"I"
+"""The command before a batch; not by its name, which another release may lack."""
 
 
-def read_buffered(worker: ModuleType | None = None) -> bool:
+def read_buffered(script: ModuleType | None = None) -> bool:
     """Let TorchServe's worker read batches through a buffer from now on; whether it does.
 
     Args:
-        worker: the script of the worker; None for the one that this process runs, if it does.
+        script: what this process runs, the worker's or another; None to look.
     """
-    worker = worker or sys.modules["__main__"]
-    reads = getattr(worker, "retrieve_msg", None)
-    if reads is None or isinstance(reads, MessageReader):
-        return reads is not None  # no worker: a test or a notebook calls the handler
-    found = str(ts.__version__)
-    if found != MADE_FOR:
-        logger.info("buffered_reads is off: made for TorchServe %s, found %s", MADE_FOR, found)
+    script = script or sys.modules["__main__"]
+    if not hasattr(script, WORKER):
+        return False  # a test, a notebook or a tool calls the handler
+    if ts.__version__ != MADE_FOR:
+        logger.info("%s: made for TorchServe %s, found %s", OFF, MADE_FOR, ts.__version__)
         return False
-    if reads is not otf_message_handler.retrieve_msg:
-        logger.info("buffered_reads is off: this worker has a retrieve_msg of its own, %r", reads)
+    reader = getattr(script, "retrieve_msg", None)
+    if isinstance(reader, MessageReader):
+        return True
+    if reader is not otf_message_handler.retrieve_msg:
+        logger.info("%s: this worker has a retrieve_msg of its own, %r", OFF, reader)
         return False
-    vars(worker)["retrieve_msg"] = MessageReader()
+    vars(script)["retrieve_msg"] = MessageReader()
     return True
 
 
 class MessageReader:
-    """`retrieve_msg` of otf_message_handler.py, with a buffer between it and the socket."""
+    """`retrieve_msg` of otf_message_handler.py, with a buffer between it and the socket.
 
-    def __init__(self) -> None:
+    Args:
+        buffer_bytes: how much is read ahead; longer fields are read to where they are to stay.
+    """
+
+    def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
+        self._buffer_bytes = buffer_bytes
         self._buffer: _Buffer | None = None
 
     def __call__(self, connection: socket.socket) -> tuple[bytearray, Any]:
@@ -77,11 +92,11 @@ class MessageReader:
 
         Raises:
             SystemExit: TorchServe has closed the connection.
-            ValueError: the command is none.
+            ValueError: the command is unknown, or a name is not UTF-8.
             OSError: the connection broke.
         """
         if self._buffer is None or self._buffer.connection is not connection:
-            self._buffer = _Buffer(connection)
+            self._buffer = _Buffer(connection, self._buffer_bytes)
         buffer = self._buffer
         if buffer.next_byte() != BATCH:
             command, content = otf_message_handler.retrieve_msg(buffer)
@@ -96,9 +111,9 @@ class _Buffer:
 
     __slots__ = ("_bytes", "_start", "_stop", "connection")
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, size_bytes: int) -> None:
         self.connection = connection
-        self._bytes = bytearray(BUFFER_BYTES)
+        self._bytes = bytearray(size_bytes)
         self._start = 0
         self._stop = 0
         """Between these two lies what is not read yet."""
@@ -128,7 +143,7 @@ class _Buffer:
         if length <= 0:
             return bytearray()
         if self._stop - self._start < length:
-            if length > BUFFER_BYTES:
+            if length > len(self._bytes):
                 return self._take_large(length)
             self._fill(length)
         start = self._start
@@ -141,15 +156,16 @@ class _Buffer:
         have = self._stop - self._start
         taken[:have] = self._bytes[self._start : self._stop]
         self._start = self._stop = 0
+        # Views are let go of at once: as long as one is left, a bytearray cannot grow.
         with memoryview(taken) as view:
             while have < length:
                 have += self._receive(view[have:])
         return taken
 
     def _fill(self, least: int) -> None:
-        """Read until so many bytes are there."""
+        """Read until so many bytes are there, at most the buffer's size."""
         have = self._stop - self._start
-        if self._start + least > BUFFER_BYTES or not have:
+        if self._start + least > len(self._bytes) or not have:
             self._bytes[:have] = self._bytes[self._start : self._stop]
             self._start, self._stop = 0, have
         with memoryview(self._bytes) as view:
