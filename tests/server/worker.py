@@ -94,10 +94,19 @@ class Worker:
         """What the worker has printed."""
         return (self._tmp / "log").read_text(encoding="utf-8", errors="replace")
 
-    def predict(self, rows: Sequence[Row]) -> tuple[int, list[Answer]]:
-        """Send one batch; gives back the batch's code and the answers in the order they came."""
+    def predict(
+        self, rows: Sequence[Row], piece_bytes: int | None = None
+    ) -> tuple[int, list[Answer]]:
+        """Send one batch; gives back the batch's code and the answers in the order they came.
+
+        Args:
+            rows: its requests.
+            piece_bytes: how much to send at once; None for all.
+        """
         message = b"I" + b"".join(_request(row) for row in rows) + END
-        self._connection.sendall(message)
+        step = piece_bytes or len(message)
+        for start in range(0, len(message), step):
+            self._connection.sendall(message[start : start + step])
         code = self._int()
         self._bytes()  # the batch's message
         answers = []

@@ -1,0 +1,1 @@
+"""What TorchServe's frontend really sends to a worker."""
