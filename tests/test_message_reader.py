@@ -26,7 +26,7 @@ from micro_batch_handler.torchserve.message_reader import (
     read_buffered,
 )
 from tests.fakes import fake_context
-from tests.recorded.record import RECORDING
+from tests.recorded import RECORDING
 from tests.server.archives import pack
 from tests.server.worker import Row, Worker
 

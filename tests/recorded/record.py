@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
+from tests.recorded import RECORDING
 from tests.server.crowd import together
 from tests.server.grpc_client import GrpcClient
 from tests.server.images import jpeg
 from tests.server.model import Model
 from tests.server.torchserve import TorchServe
 
-__all__ = ["RECORDING", "main"]
-
-RECORDING = Path(__file__).parent / "frontend.bin"
-"""The messages, one after the other as on the connection."""
+__all__ = ["main"]
 
 LONG_MS = 5_000
 """A batch delay that is waited for once only: the first batch is full."""
