@@ -50,6 +50,7 @@ setup(
             "pytest-xdist",
             "requests",
         ],
+        "benchmark": ["matplotlib>=3.8"],
         "check": ["mypy", "ruff", "types-PyYAML", "types-requests"],
     },
     entry_points={

@@ -28,6 +28,7 @@ class Tally(TypedDict):
     refused: int
     lost: int
     p50_ms: float
+    p90_ms: float
     p99_ms: float
 
 
@@ -112,6 +113,7 @@ def press(
         "refused": refused,
         "lost": lost,
         "p50_ms": _percentile_ms(latencies_s, 0.5),
+        "p90_ms": _percentile_ms(latencies_s, 0.9),
         "p99_ms": _percentile_ms(latencies_s, 0.99),
     }
 

@@ -34,6 +34,7 @@ class Sample:
     lost: int
     """Connections that broke, requests without an answer in a minute."""
     p50_ms: float
+    p90_ms: float
     p99_ms: float
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,15 @@ from tests.server.crowd import crowd
 from tests.server.rest import RestClient
 from tests.server.torchserve import TorchServe
 
-__all__ = ["OVERRIDES", "Served", "Stand", "WrongAnswerError", "same", "stand"]
+__all__ = [
+    "OVERRIDES",
+    "Served",
+    "Stand",
+    "WrongAnswerError",
+    "expected_answers",
+    "same",
+    "stand",
+]
 
 HERE = Path(__file__).parent
 
@@ -88,7 +96,7 @@ class Stand:
 
     def _check(self, model: str) -> None:
         bodies = self.workload.bodies()
-        expected = _expected(self.workload, self.contender, bodies)
+        expected = _expected(self.workload, self.contender)
 
         def ask(client: RestClient, number: int, turn: int) -> None:
             index = (number + turn * CHECKING_CLIENTS) % len(bodies)
@@ -137,16 +145,21 @@ def same(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-def _expected(workload: Workload, contender: Contender, bodies: Sequence[bytes]) -> list[Any]:
+def expected_answers(workload: Workload) -> list[Any]:
     """What the stages answer to each body alone, in this process."""
     module = importlib.import_module(f"benchmarks.throughput.stages.{workload.stages}")
-    if contender.key == "constant":
-        return [json.loads(module.CONSTANT_ANSWER)] * len(bodies)
     config = workload.config_for({}, "")
     config["handler"]["accelerator"] = None
     stages = module.Stages()
     stages.initialize(SimpleNamespace(model_yaml_config=config))
     decoded = workload.content_type == "application/json"
-    rows = [{"body": json.loads(body) if decoded else body} for body in bodies]
+    rows = [{"body": json.loads(body) if decoded else body} for body in workload.bodies()]
     answers = [stages.postprocess(stages.inference(stages.preprocess([row])))[0] for row in rows]
     return [json.loads(json.dumps(answer)) for answer in answers]
+
+
+def _expected(workload: Workload, contender: Contender) -> list[Any]:
+    if contender.key != "constant":
+        return expected_answers(workload)
+    module = importlib.import_module(f"benchmarks.throughput.stages.{workload.stages}")
+    return [json.loads(module.CONSTANT_ANSWER)] * len(workload.bodies())

@@ -1,0 +1,121 @@
+"""The command: plays the workloads on all servers, writes .run/peers.json, .md and .html."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+RESULT = Path(__file__).parents[2] / ".run" / "peers.json"
+
+WORKLOADS = ("vector", "image", "text")
+SERVERS = (
+    "ours",
+    "ours-2",
+    "base",
+    "base-2",
+    "stock",
+    "mosec",
+    "triton",
+    "litserve",
+    "bentoml",
+    "ray",
+)
+
+QUICK = {"rounds": 1, "seconds": 2.0, "warm_up": 3.0, "candidates": 1, "clients": [8]}
+FULL = {
+    "rounds": 3,
+    "seconds": 5.0,
+    "warm_up": 15.0,
+    "candidates": None,
+    "clients": [1, 8, 64, 256],
+}
+
+ABOUT = """\
+Requests per second, latencies, processor time and memory of this package beside other servers, on
+the same machine, with the same model, pre- and postprocessing, load and clients. Each peer is the
+server that its own documentation leads to (benchmarks/peers/NAME/), in a virtual environment of its
+own in .run/peers/, made at first use. Every answer is checked before anything is timed.
+"""
+
+
+def main() -> int:
+    """Run; gives back 1 if a server was left out."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Imported late, so that --help needs nothing installed.
+    from benchmarks.machine import describe
+    from benchmarks.peers.contestants import WORKLOADS as ALL
+    from benchmarks.peers.contestants import server_of
+    from benchmarks.peers.environments import prepare
+    from benchmarks.peers.report import markdown, write
+    from benchmarks.peers.rounds import Lengths, play
+    from benchmarks.peers.servers import PeerServer
+    from benchmarks.throughput.load import generator
+
+    usual = QUICK if options.quick else FULL
+    chosen = {
+        key: value if getattr(options, key) is None else getattr(options, key)
+        for key, value in usual.items()
+    }
+    lengths = Lengths(
+        rounds=chosen["rounds"],
+        clients=chosen["clients"],
+        seconds=chosen["seconds"],
+        warm_up_s=chosen["warm_up"],
+        settle_s=min(1.0, chosen["seconds"] / 2),
+        probe_s=1.0,
+        candidates=chosen["candidates"],
+        faults_s=0.0 if options.no_faults else 2 * chosen["seconds"],
+    )
+    servers = [server_of(name) for name in options.servers]
+    for server in servers:
+        if isinstance(server, PeerServer):
+            prepare(server.peer)
+    about = {
+        **describe(),
+        "load": generator(),
+        "load average before": f"{os.getloadavg()[0]:.1f}",
+    }
+    played = []
+    for name in options.workloads:
+        played.append((name, ALL[name], play(ALL[name], servers, lengths)))
+        # After each workload, so that a run that is cut short leaves what it has.
+        files = write(options.result, about, lengths, played)
+    sys.stdout.write(f"\n{markdown(about, lengths, played)}\n")
+    sys.stdout.writelines(f"{file}\n" for file in files)
+    return 1 if any(len(entries) < len(servers) for _, _, entries in played) else 0
+
+
+def _interrupt(*_: object) -> None:
+    """End as Ctrl-C does, by way of every `with`: servers must not stay behind."""
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/benchmark-peers",
+        description=ABOUT,
+        epilog="Ends with 1 if a server did not start or answered wrong: it is left out.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    names = f"of {', '.join(WORKLOADS)}"
+    add("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS, metavar="NAME", help=names)
+    names = f"of {', '.join(SERVERS)}"
+    add("--servers", nargs="+", choices=SERVERS, default=SERVERS, metavar="NAME", help=names)
+    add("--clients", nargs="+", type=int, metavar="N", help="numbers of clients (1 8 64 256)")
+    add("--rounds", type=int, metavar="N", help="turns of each server (3; quick: 1)")
+    add("--seconds", type=float, metavar="S", help="of a sample (5; quick: 2)")
+    add("--warm-up", type=float, metavar="S", help="of load before the first round (15; quick: 3)")
+    add("--candidates", type=int, metavar="N", help="settings a search tries (all; quick: 1)")
+    add("--no-faults", action="store_true", help="leave out the load with bad requests")
+    add("--quick", action="store_true", help="a smoke run: whether it works, not what it gives")
+    add("--result", type=Path, default=RESULT, metavar="FILE", help=".run/peers.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

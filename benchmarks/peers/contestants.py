@@ -1,0 +1,54 @@
+"""Who is compared."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from benchmarks.peers.servers import PeerServer, Server, TorchServeServer
+from benchmarks.throughput.workloads import WORKLOADS as THROUGHPUT
+
+__all__ = ["NAMES", "PEERS", "WORKLOADS", "server_of"]
+
+WORKLOADS = {
+    "vector": THROUGHPUT["vector"],
+    "image": THROUGHPUT["image-launch"],
+    "text": THROUGHPUT["text"],
+}
+"""By name; each workload's own number of clients is not used here."""
+
+PEERS = ("mosec", "triton", "litserve", "bentoml", "ray")
+"""Folders beside this file."""
+
+_OURS = {
+    each.name: next(one.candidates for one in each.contenders if one.key == "ours")
+    for each in WORKLOADS.values()
+}
+_BASE = {
+    each.name: next(one.candidates for one in each.contenders if one.key == "base")
+    for each in WORKLOADS.values()
+}
+_STOCK = {
+    each.name: one.candidates
+    for each in WORKLOADS.values()
+    for one in each.contenders
+    if one.key == "stock"
+}
+
+TORCHSERVE = (
+    TorchServeServer("ours", "MicroBatchHandler", "ours", decode=False, candidates=_OURS),
+    TorchServeServer(
+        "ours-2", "MicroBatchHandler, 2 workers", "ours", 2, decode=False, candidates=_OURS
+    ),
+    TorchServeServer("base", "TorchServe's BaseHandler", "base", candidates=_BASE),
+    TorchServeServer("base-2", "TorchServe's BaseHandler, 2 workers", "base", 2, candidates=_BASE),
+    TorchServeServer("stock", "TorchServe's MicroBatching", "stock", candidates=_STOCK),
+)
+
+NAMES = (*(each.key for each in TORCHSERVE), *PEERS)
+
+
+def server_of(name: str) -> Server:
+    """The server with this name."""
+    if name in PEERS:
+        return PeerServer(import_module(f"benchmarks.peers.{name}").PEER)
+    return next(each for each in TORCHSERVE if each.key == name)

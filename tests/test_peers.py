@@ -1,0 +1,148 @@
+"""The parts of benchmarks/peers: who is compared, what it costs, what bad requests do, tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="the extra `benchmark` is not installed")
+
+from benchmarks.peers import contestants
+from benchmarks.peers.__main__ import SERVERS
+from benchmarks.peers.__main__ import WORKLOADS as NAMED
+from benchmarks.peers.faults import with_bad_requests
+from benchmarks.peers.meter import Cost, metered
+from benchmarks.peers.page import page
+from benchmarks.peers.report import table, write
+from benchmarks.peers.rounds import Entry, Lengths
+from benchmarks.peers.servers import PeerServer, Running, TorchServeServer
+from benchmarks.throughput.load import Sample
+from benchmarks.throughput.search import Found
+
+ROOT = Path(__file__).parents[1]
+LENGTHS = Lengths(1, [1, 64], 5.0, 0.0, 0.0, 0.0, None, 0.0)
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Doubles a number; to the body `bad` it answers 400 and, once, 500 to the next good one."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one piece
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if body == b"bad":
+            self.server.harm = not self.server.harm_done
+            self._answer(400, b"{}")
+        elif self.server.harm:
+            self.server.harm, self.server.harm_done = False, True
+            self._answer(500, b"{}")
+        else:
+            self._answer(200, json.dumps(2 * json.loads(body)).encode())
+
+    def _answer(self, status, body):
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def echo():
+    """A running Echo."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        server.harm = server.harm_done = False
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}/"
+            yield Running(url, [b"1", b"2"], "application/json", lambda answer: answer, list)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def entry(key: str, rate: float) -> Entry:
+    """A server that answered so many requests per second, with one client and with 64."""
+    sample = Sample(int(5 * rate), 5.0, 0, 0, 1000 / rate, 2000 / rate, 3000 / rate)
+    samples = {clients: [(sample, Cost(0.5, 3 * 2**20))] for clients in LENGTHS.clients}
+    return Entry(TorchServeServer(key, key.title(), key), Found({}), samples)
+
+
+def test_the_command_knows_all_that_are_compared():
+    """Its names, which it lists without an import, are those of the servers and workloads."""
+    assert SERVERS == contestants.NAMES
+    assert NAMED == tuple(contestants.WORKLOADS)
+    assert [contestants.server_of(name).key for name in SERVERS] == list(SERVERS)
+
+
+@pytest.mark.parametrize("name", contestants.PEERS)
+def test_a_peer_says_how_it_is_run(name):
+    """Each has settings for every workload, exact versions of what it needs, and a server."""
+    server = contestants.server_of(name)
+    folder = ROOT / "benchmarks" / "peers" / name
+    pins = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+    assert isinstance(server, PeerServer)
+    assert all(server.settings(workload) for workload in contestants.WORKLOADS.values())
+    assert all("==" in line for line in pins if line and not line.startswith(("#", "-")))
+    assert (folder / "serve.py").exists()
+
+
+def test_failed_good_requests_are_told_from_bad_ones(echo):
+    """A good request that fails because of a bad one is counted, the bad one itself is not."""
+    found = with_bad_requests(echo, [2, 4], b"bad", clients=2, seconds=1.0, share=0.3)
+
+    assert found.good > found.bad > 0
+    assert found.bad_told == found.bad
+    assert found.good_failed == 1
+
+
+def test_a_meter_sees_processor_time_and_memory():
+    """What a process does while it is metered counts, and nothing that it did before."""
+    code = "import sys; x = bytearray(50_000_000); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with metered(lambda: [process.pid]) as cost:
+            pass
+        process.stdin.close()
+    with metered(lambda: [os.getpid()]) as own:
+        sum(range(2_000_000))
+
+    assert cost.memory_bytes > 50_000_000
+    assert own.cpu_s > cost.cpu_s
+
+
+def test_tables_put_the_fastest_first():
+    """A row for each server, in order."""
+    rows = table([entry("slow", 10), entry("fast", 1000)], LENGTHS.clients).splitlines()
+
+    assert rows[2].startswith("| Fast | defaults | 1,000 | 1,000 | 1.0 / 2.0 / 3.0 | 0.10 | 3 |")
+    assert rows[3].startswith("| Slow |")
+
+
+def test_the_page_needs_nothing_else(tmp_path):
+    """It loads no file and no address, and its plot names every server."""
+    workload = contestants.WORKLOADS["vector"]
+    played = [("vector", workload, [entry("slow", 10), entry("fast", 1000)])]
+
+    text = page({"machine": "a <small> one"}, LENGTHS, played)
+    files = write(tmp_path / "run" / "peers.json", {}, LENGTHS, played)
+
+    assert not re.search(r"(src|href)=\"(?!#)", text)
+    assert "Slow" in text
+    assert "a &lt;small&gt; one" in text
+    assert all(file.stat().st_size for file in files)
+    assert json.loads(files[0].read_text())["workloads"][0]["servers"][0]["server"] == "Slow"
