@@ -1,0 +1,1 @@
+"""Other servers with the same model, the same pre- and postprocessing, the same load."""
