@@ -24,10 +24,20 @@ PEER = Peer(
     key="bentoml",
     title="BentoML",
     path="/predict",
+    # A request that BentoML expects to last longer than latency_ms is answered 503: hence so long.
     settings={
-        "vector": [{"task": "vector", "batch": 32, "latency_ms": 10000, "workers": 1}],
-        "image-launch": [{"task": "image", "batch": 64, "latency_ms": 10000, "workers": 2}],
-        "text": [{"task": "text", "batch": 16, "latency_ms": 10000, "workers": 1}],
+        "vector": [
+            {"task": "vector", "batch": 32, "latency_ms": 10000, "workers": 1},
+            {"task": "vector", "batch": 64, "latency_ms": 10000, "workers": 2},
+        ],
+        "image-launch": [
+            {"task": "image", "batch": 64, "latency_ms": 10000, "workers": 1},
+            {"task": "image", "batch": 64, "latency_ms": 10000, "workers": 2},
+        ],
+        "text": [
+            {"task": "text", "batch": 16, "latency_ms": 10000, "workers": 1},
+            {"task": "text", "batch": 16, "latency_ms": 10000, "workers": 2},
+        ],
     },
     follows="https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html",
     wrap=_wrap,

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -24,10 +25,11 @@ from starlette.responses import JSONResponse, Response
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # With 0, Ray keeps to 127.0.0.1 on Linux too.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_SERVE_DEFAULT_HTTP_HOST": "127.0.0.1",
     # https://docs.ray.io/en/latest/serve/advanced-guides/performance.html
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # Replicas hear clients without a proxy between: the first of them on this port.
-    "RAY_SERVE_DEFAULT_HTTP_HOST": "127.0.0.1",
 }
 """Ray reads them while it is imported; its workers inherit them."""
 
@@ -40,7 +42,6 @@ def application(folder: str, config: dict[str, Any], settings: dict[str, Any]) -
     from ray import serve
 
     @serve.deployment(
-        num_replicas=settings["replicas"],
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 1},
     )
@@ -93,6 +94,11 @@ def _joined(rows: list[Any]) -> Any:
     return [each for row in rows for each in row]
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser()
@@ -103,11 +109,11 @@ def main() -> None:
     if "threads" in settings:
         config["handler"]["threads"] = settings["threads"]
     os.environ.update(ENVIRONMENT)
-    proxy = int(options.port)
-    if settings.get("direct"):
-        os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = options.port
-        os.environ["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(int(options.port) + 10)
-        proxy = int(options.port) + 20
+    # Optimized so, a replica hears clients by itself. The documented HAProxy before replicas costs
+    # time and listens on all interfaces: so there's one replica, on our port. Serve's own proxy
+    # starts all the same, elsewhere, and idles.
+    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = options.port
+    os.environ["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(int(options.port) + 1)
     import ray
     from ray import serve
 
@@ -119,14 +125,14 @@ def main() -> None:
             object_store_memory=MEMORY_BYTES,
             log_to_driver=False,
             logging_level="WARNING",
-            _node_ip_address="127.0.0.2",
+            _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
         # After ray.init, which sets its own.
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())
         try:
             serve.start(
-                http_options={"host": "127.0.0.1", "port": proxy},
+                http_options={"host": "127.0.0.1", "port": _free_port()},
                 logging_config={"log_level": "WARNING", "enable_access_log": False},
             )
             serve.run(application(options.stages, config, settings))
