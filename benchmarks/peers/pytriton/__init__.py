@@ -17,6 +17,7 @@ PEER = Peer(
             {"task": "vector", "batch": 64, "wait_us": 0, "instances": 1, "http_threads": 8}
         ],
         "image-launch": [
+            {"task": "image", "batch": 64, "wait_us": 0, "instances": 3, "http_threads": 8},
             {"task": "image", "batch": 64, "wait_us": 5000, "instances": 2, "http_threads": 8},
         ],
         "text": [{"task": "text", "batch": 16, "wait_us": 0, "instances": 1, "http_threads": 8}],

@@ -97,7 +97,8 @@ def main() -> None:
         "--allow-grpc=false",
         "--allow-metrics=false",
         "--log-info=false",
-        "--exit-timeout-secs=5",
+        # Its instances need a while to end where all processors are busy.
+        "--exit-timeout-secs=15",
         # Of shared memory, at first and at each growth, so that a small /dev/shm will do.
         f"--backend-config=python,shm-region-prefix-name=triton-{os.getpid()}-",
         f"--backend-config=python,shm-default-byte-size={1 << 24}",
