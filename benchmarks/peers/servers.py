@@ -105,9 +105,7 @@ class TorchServeServer:
         config = workload.config_for(settings, str(device))
         with (
             TorchServe(properties, shipped=True) as server,
-            server.model(
-                handler, config, helpers=helpers, initial_workers=self.workers
-            ) as model,
+            server.model(handler, config, helpers=helpers, initial_workers=self.workers) as model,
         ):
             url = f"http://127.0.0.1:{server.ports.inference}/predictions/{model.name}"
             running = Running(
