@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,8 @@ OPTIONS = _options()
 # mosec reads these when it is imported, and `--port` by itself.
 os.environ.update(MOSEC_ADDRESS="127.0.0.1", MOSEC_LOG_LEVEL="error")
 sys.path.insert(0, OPTIONS.stages)
+# It says so of every batch of images, with its size.
+warnings.filterwarnings("ignore", message="IPC data")
 
 import numpy as np  # noqa: E402
 import orjson  # noqa: E402
