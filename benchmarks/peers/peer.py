@@ -45,7 +45,7 @@ class Peer:
     path: str
     """Where it takes requests."""
     settings: Mapping[str, Sequence[Settings]]
-    """By workload; of several, a search finds the best."""
+    """By the workload's stages; of several, a search finds the best."""
     follows: str
     """The page of its documentation that its server follows."""
     wrap: Callable[[Workload, bytes], bytes] = field(default=_same_body)

@@ -137,7 +137,7 @@ class PeerServer:
 
     def settings(self, workload: Workload) -> Sequence[Settings]:
         """What the peer recommends."""
-        return self.peer.settings[workload.name]
+        return self.peer.settings[workload.stages]
 
     @contextmanager
     def running(self, workload: Workload, settings: Settings, device: Path) -> Iterator[Running]:

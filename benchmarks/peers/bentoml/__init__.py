@@ -30,7 +30,7 @@ PEER = Peer(
             {"task": "vector", "batch": 32, "latency_ms": 10000, "workers": 1},
             {"task": "vector", "batch": 64, "latency_ms": 10000, "workers": 2},
         ],
-        "image-launch": [
+        "image": [
             {"task": "image", "batch": 64, "latency_ms": 10000, "workers": 1},
             {"task": "image", "batch": 64, "latency_ms": 10000, "workers": 2},
         ],

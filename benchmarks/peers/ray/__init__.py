@@ -16,7 +16,7 @@ PEER = Peer(
             {"task": "vector", "batch": 64, "wait_ms": 1, "batches": 1},
         ],
         # Two batches at a time: the device works on one while the next is gathered.
-        "image-launch": [
+        "image": [
             {"task": "image", "batch": 64, "wait_ms": 5, "batches": 2},
             {"task": "image", "batch": 32, "wait_ms": 5, "batches": 2},
         ],

@@ -19,7 +19,7 @@ PEER = Peer(
             {"task": "vector", "batch": 64, "wait_us": 0, "instances": 1, "http_threads": 2},
             {"task": "vector", "batch": 64, "wait_us": 0, "instances": 1, "http_threads": 8},
         ],
-        "image-launch": [
+        "image": [
             {"task": "image", "batch": 64, "wait_us": 0, "instances": 3, "http_threads": 2},
             {"task": "image", "batch": 64, "wait_us": 0, "instances": 2, "http_threads": 2},
         ],
