@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from benchmarks.peers.rounds import Entry, Lengths
 from benchmarks.throughput.workload import Workload
@@ -29,6 +30,12 @@ footer { font-size: .8rem; opacity: .8; }
 @media print { body { max-width: none; margin: 0; } figure { break-inside: avoid; } }
 """
 
+PLAIN = FuncFormatter(lambda value, _: f"{value:,g}")
+"""Ticks as numbers, where logarithmic axes have powers of ten."""
+
+FEW = FuncFormatter(lambda value, _: f"{value:,g}" if f"{value:e}"[0] in "25" else "")
+"""Between them not all, or they would run into one another."""
+
 MARKERS = "osD^vP*Xph"
 MIB = 2**20
 
@@ -47,7 +54,8 @@ def page(
         f"<style>{STYLE}</style></head><body>",
         "<h1>Servers compared</h1>",
         "<p>To the right is more throughput, downwards is less waiting. Each point is a number of "
-        f"clients: {', '.join(map(str, lengths.clients))}; medians of {lengths.rounds} rounds.</p>",
+        f"clients: {', '.join(map(str, lengths.clients))}; the median of its rounds, of which "
+        f"there were {lengths.rounds}.</p>",
     ]
     for name, workload, entries in played:
         if not entries:
@@ -85,6 +93,10 @@ def _plot(entries: Sequence[Entry], clients: Sequence[int], name: str) -> str:
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PLAIN)
+            axis.set_minor_formatter(FEW)
+        axes.tick_params(which="minor", labelsize=7)
         axes.set_xlabel("requests per second")
         axes.set_ylabel("median latency (ms)")
         axes.grid(visible=True, which="both", alpha=0.25)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import requests
 
 from benchmarks.peers.environments import python_of
@@ -167,7 +168,7 @@ class PeerServer:
                 bodies,
                 self.peer.content_type(workload),
                 self.peer.unwrap,
-                lambda: group(process.pid),
+                lambda: _family(process.pid),
             )
             try:
                 _wait_ready(running, process, log)
@@ -211,11 +212,21 @@ def _check(running: Running, workload: Workload, server: Server) -> None:
             )
 
 
+def _family(leader: int) -> list[int]:
+    """The processes of its group and all it has started, which may have groups of their own."""
+    try:
+        children = psutil.Process(leader).children(recursive=True)
+    except psutil.NoSuchProcess:
+        children = []
+    return sorted({*group(leader), *(child.pid for child in children)})
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
+    family = _family(process.pid)
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         sys.stderr.write(f"process {process.pid} did not end by SIGTERM; it is killed\n")
-    kill(group(process.pid))
+    kill({*family, *group(process.pid)})
     process.wait()
