@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from benchmarks.peers.servers import PeerServer, Server, TorchServeServer
+from benchmarks.throughput.workload import Config
 from benchmarks.throughput.workloads import WORKLOADS as THROUGHPUT
 
 __all__ = ["NAMES", "PEERS", "WORKLOADS", "server_of"]
@@ -19,20 +21,18 @@ WORKLOADS = {
 PEERS = ("mosec", "triton", "litserve", "bentoml", "ray")
 """Folders beside this file."""
 
-_OURS = {
-    each.name: next(one.candidates for one in each.contenders if one.key == "ours")
-    for each in WORKLOADS.values()
-}
-_BASE = {
-    each.name: next(one.candidates for one in each.contenders if one.key == "base")
-    for each in WORKLOADS.values()
-}
-_STOCK = {
-    each.name: one.candidates
-    for each in WORKLOADS.values()
-    for one in each.contenders
-    if one.key == "stock"
-}
+
+def _candidates(key: str) -> dict[str, Sequence[Config]]:
+    """By workload, the settings that a contender of throughput/ has there."""
+    return {
+        each.name: one.candidates
+        for each in WORKLOADS.values()
+        for one in each.contenders
+        if one.key == key
+    }
+
+
+_OURS, _BASE, _STOCK = map(_candidates, ("ours", "base", "stock"))
 
 TORCHSERVE = (
     TorchServeServer("ours", "MicroBatchHandler", "ours", decode=False, candidates=_OURS),

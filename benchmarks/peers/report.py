@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.peers.page import page
 from benchmarks.peers.rounds import Entry, Lengths
-from benchmarks.throughput.summary import settings_of
+from benchmarks.throughput.summary import markdown_table, settings_of
 from benchmarks.throughput.workload import Workload
 
 __all__ = ["Played", "markdown", "table", "write"]
@@ -56,8 +56,7 @@ def table(entries: Sequence[Entry], clients: Sequence[int]) -> str:
                 "" if faults is None else f"{faults.share:.1%} of {faults.good:,}",
             ]
         )
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, rows)
 
 
 def _settings(entry: Entry) -> str:

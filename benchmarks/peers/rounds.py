@@ -16,7 +16,7 @@ from benchmarks.peers.faults import BAD, Faults, with_bad_requests
 from benchmarks.peers.meter import Cost, metered
 from benchmarks.peers.peer import Settings
 from benchmarks.peers.servers import PeerServer, Running, Server
-from benchmarks.throughput.load import Load, Sample, load_of
+from benchmarks.throughput.load import Sample, load_of
 from benchmarks.throughput.search import Found, best, spread
 from benchmarks.throughput.servers import expected_answers
 from benchmarks.throughput.workload import Workload
@@ -164,11 +164,7 @@ def _search(workload: Workload, server: Server, device: Path, lengths: Lengths) 
 
 def _press(running: Running, clients: int, seconds: float) -> Sample:
     with load_of(running.bodies, running.content_type, clients) as load:
-        return _waited(running, load, seconds)
-
-
-def _waited(running: Running, load: Load, seconds: float) -> Sample:
-    sample = load.press(running.url, seconds)
+        sample = load.press(running.url, seconds)
     # Clients have left requests behind, which the server works off for nobody: behind them comes
     # this one.
     running.ask(running.bodies[0])

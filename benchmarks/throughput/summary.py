@@ -12,7 +12,16 @@ from benchmarks.throughput.load import Sample
 from benchmarks.throughput.search import Found
 from benchmarks.throughput.workload import Config, Contender, Measure, Target, Workload
 
-__all__ = ["Entry", "Ratio", "ratio", "reached", "settings_of", "table", "targets_table"]
+__all__ = [
+    "Entry",
+    "Ratio",
+    "markdown_table",
+    "ratio",
+    "reached",
+    "settings_of",
+    "table",
+    "targets_table",
+]
 
 HEAD = (
     "contender",
@@ -132,7 +141,7 @@ def settings_of(candidate: Config) -> str:
 def table(entries: Sequence[Entry]) -> str:
     """A workload's contenders, in Markdown."""
     ours = _ours(entries)
-    return _markdown(HEAD, [entry.cells(ours) for entry in entries])
+    return markdown_table(HEAD, [entry.cells(ours) for entry in entries])
 
 
 def targets_table(played: Sequence[tuple[Workload, Sequence[Entry]]]) -> str:
@@ -158,13 +167,14 @@ def targets_table(played: Sequence[tuple[Workload, Sequence[Entry]]]) -> str:
                     "yes" if reached(target, found, workload.measure) else "no",
                 ]
             )
-    return _markdown(TARGETS_HEAD, rows)
+    return markdown_table(TARGETS_HEAD, rows)
 
 
 def _ours(entries: Sequence[Entry]) -> Entry | None:
     return next((entry for entry in entries if entry.contender.key == "ours"), None)
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
