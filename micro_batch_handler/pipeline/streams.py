@@ -171,25 +171,30 @@ class _Stream:
     def __init__(self, device: Accelerator) -> None:
         self.queue = device.stream()
         self._kept = deque[tuple[Any, Callable[[], None] | None, Any]]()
-        self._releasing = threading.Lock()
+        # Waited for: a thread that loses its turn in here would else leave all that is done to
+        # nobody. Taken again by the same thread, since a destructor may run a call of its own.
+        self._releasing = threading.RLock()
+        self._releases = False
 
     def keep(self, done: Any, things: Any, then: Callable[[], None] | None = None) -> None:
         """Hold references to `things` until the event has come; then, some time, call `then`."""
         self._kept.append((done, then, things))
 
     def drop_what_is_done(self) -> None:
-        """Drop what waited for events that have come; never waits itself."""
-        while self._releasing.acquire(blocking=False):
+        """Drop what waited for events that have come; never waits for the device itself."""
+        with self._releasing:
+            if self._releases:
+                return
+            self._releases = True
             try:
                 # In order, since the work of one stream ends in order.
-                if not self._kept or not _has_come(self._kept[0][0]):
-                    return
-                _, then, things = self._kept.popleft()
+                while self._kept and _has_come(self._kept[0][0]):
+                    _, then, things = self._kept.popleft()
+                    if then is not None:
+                        then()
+                    del things
             finally:
-                self._releasing.release()
-            if then is not None:
-                then()
-            del things  # outside the lock: a destructor may run a call of its own
+                self._releases = False
 
 
 def _has_come(event: Any) -> bool:
