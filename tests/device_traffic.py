@@ -409,5 +409,34 @@ def problems_of_release(streams_class: type[Streams] = Streams) -> list[str]:
     return ["kept"] if device.count_live_rows() else []
 
 
+def problems_after_a_failure(streams_class: type[Streams] = Streams) -> list[str]:
+    """Let a call fail whose kernel has still to write to what it took in; that is nobody else's.
+
+    In one thread and one order: no thread has to be quick for the fault to show.
+    """
+    device = FakeDevice(Schedule(0))  # does only what somebody waits for
+    streams = streams_class(device)
+    _fail_while_changing(device, streams)
+    # Behind it comes a tensor of the same size, which gets the block if that is free.
+    part = _preprocessed(device, streams)
+    part.done.synchronize()
+    device.synchronize()
+    found = part.payload.values()
+    return [] if found == [1, 2] else [f"{found} instead of [1, 2]"]
+
+
+def _fail_while_changing(device: FakeDevice, streams: Streams) -> None:
+    part = _preprocessed(device, streams)
+    with suppress(ValueError), streams.work("inference", [part], 2) as work:
+        device.change(lambda values: [-value for value in values], work.take_in(part.payload))
+        raise ValueError
+
+
+def _preprocessed(device: FakeDevice, streams: Streams) -> Part:
+    with streams.work("preprocess", [], 2) as work:
+        made = work.hand_over(_made(device))
+    return Part(made, 2, 0, 2, work.done)
+
+
 def _made(device: FakeDevice) -> FakeTensor:
     return device.kernel(lambda: [1, 2], rows=2)

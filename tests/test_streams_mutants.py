@@ -16,6 +16,7 @@ from micro_batch_handler.pipeline.streams import Streams
 from tests.device_traffic import (
     Traffic,
     problems,
+    problems_after_a_failure,
     problems_of_release,
     problems_when_lost,
 )
@@ -29,7 +30,7 @@ PARTS = {
 }
 """Where what is mutated stands: not what a device without streams runs."""
 
-SEEDS = 60
+SEEDS = 240
 
 
 class Mutant(NamedTuple):
@@ -185,6 +186,8 @@ def traffics(seeds: int) -> Iterator[Traffic]:
 
 def wrong_answers(mutant: type[Streams]) -> list[str]:
     """The first wrong answers, if there are any."""
+    if found := problems_after_a_failure(mutant):
+        return found
     for traffic in traffics(SEEDS):
         found = problems(replace(traffic, timed=False), mutant)
         if wrong := [problem for problem in found if " instead of [" in problem]:
