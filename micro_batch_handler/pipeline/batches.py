@@ -54,7 +54,7 @@ class MicroBatch:
     repeated after a fault.
     """
 
-    __slots__ = ("failed", "failed_alone", "indices", "parts", "planned")
+    __slots__ = ("failed", "failed_alone", "indices", "parts", "planned", "ready_s")
 
     def __init__(
         self,
@@ -73,6 +73,8 @@ class MicroBatch:
         """Whether a call with these rows has failed."""
         self.failed_alone = failed_alone
         """Whether a call with this one row alone has failed."""
+        self.ready_s: float | None = None
+        """Since when a lane could take it, on the pipeline's clock; None if one does at once."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -97,9 +99,11 @@ class MicroBatch:
                 for first, last in _stretches(inside)
             ]
             offset += rows
-        return MicroBatch(
+        some = MicroBatch(
             indices, parts, planned=False, failed=self.failed, failed_alone=self.failed_alone
         )
+        some.ready_s = self.ready_s
+        return some
 
 
 def _stretches(places: Sequence[int]) -> list[tuple[int, int]]:

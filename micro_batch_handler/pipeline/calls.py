@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +10,7 @@ from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
 from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.payloads import Payload
+from micro_batch_handler.pipeline.records import INLINE, CallRecord
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
@@ -97,10 +97,17 @@ class Caller:
         moves = self._one_thread and position > inference and not batch.parts
         return inference if moves else position
 
-    def pass_whole(self, rows: Rows, tag: Any) -> tuple[list[Any] | None, Fault | None]:
+    def pass_whole(
+        self, rows: Rows, tag: Any, calls: list[CallRecord]
+    ) -> tuple[list[Any] | None, Fault | None]:
         """Take a whole batch through all stages in this thread, with nothing kept for a fault.
 
         The usual way of small batches, so every microsecond counts.
+
+        Args:
+            rows: all of the batch.
+            tag: of the batch.
+            calls: the record of each call is added to it.
 
         Returns:
             The answers, or what failed; neither, if the batch has to go another way.
@@ -108,14 +115,15 @@ class Caller:
         indices = range(len(rows))
         if any(len(rows) > ceiling.limit for ceiling in self._ceilings):
             return None, None
-        started_s = time.perf_counter()
+        ready_s = self._clock.now_s()
         taken, unreadable = rows.take(indices)
         if unreadable:
             return None, None
-        read_s = time.perf_counter() - started_s
+        read_s = self._clock.now_s() - ready_s
         parts = [Part(taken, len(taken), 0, len(taken))]
         for position, stage in enumerate(self._stages):
             stage.permits.acquire()
+            failed = True
             try:
                 part, keep = self._perform(
                     stage, tag, indices, parts, read_s, self._stage_timeout_s, regroups=False
@@ -123,11 +131,16 @@ class Caller:
                 if keep is not None:
                     keep()
                 self._ceilings[position].worked(len(rows))
+                failed = False
             except BaseException as error:
                 return None, (position, error)
             finally:
                 stage.permits.release()
-            parts, read_s = [part], 0.0
+                ended_s = self._clock.now_s()
+                calls.append(
+                    CallRecord(stage.name, indices, INLINE, ready_s, ready_s, ended_s, failed)
+                )
+            parts, read_s, ready_s = [part], 0.0, ended_s
         return parts[0].payload, None
 
     def recover_whole(self, run: Run, fault: Fault) -> Ready:
@@ -163,9 +176,9 @@ class Caller:
             return ready
         rows, read_s = None, 0.0
         if not batch.parts:
-            started_s = time.perf_counter()
+            started_s = self._clock.now_s()
             batch, rows, freed = run.leave_unreadable(position, batch)
-            read_s = time.perf_counter() - started_s
+            read_s = self._clock.now_s() - started_s
             ready += freed
         if not len(batch):
             return ready
@@ -210,12 +223,20 @@ class Caller:
         regroups = attempt.stage == attempt.position and run.regroups(attempt.position)
         bound_s = self._stage_timeout_s if interrupt else None
         stage.permits.acquire()
-        call = Call(attempt.position, stage.name, batch, attempt.todo, self._clock.now_s())
+        call = Call(
+            attempt.position,
+            stage.name,
+            batch,
+            attempt.todo,
+            self._clock.now_s(),
+            attempt.read_s,
+        )
+        failed = True
         if not run.begin(call):
             stage.permits.release()
             raise _RunStopped
         try:
-            return self._perform(
+            result = self._perform(
                 stage,
                 run.tag,
                 batch.indices,
@@ -224,8 +245,10 @@ class Caller:
                 bound_s,
                 regroups=regroups,
             )
+            failed = False
+            return result
         finally:
-            if not self.end(run, call):
+            if not self.end(run, call, failed=failed):
                 raise GivenUp
 
     def _perform(
@@ -268,10 +291,12 @@ class Caller:
             self._planner.payload(stage.name, cuttable=stage.regroups(result))
         return work.hand_over(result), keep
 
-    def end(self, run: Run, call: Call) -> bool:
+    def end(self, run: Run, call: Call, *, failed: bool) -> bool:
         """The call has returned or is given up; False if it was the other before."""
-        counts = run.end(call)
+        ended_s = self._clock.now_s()
+        counts = run.end(call, ended_s, failed=failed)
         if counts:
+            call.batch.ready_s = ended_s  # for the stage after it, or for another try
             self._stages[STAGES.index(call.stage)].permits.release()
         return counts
 

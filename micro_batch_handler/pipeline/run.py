@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import DeadlinePassed
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
+from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.planning.plans import Plan
@@ -47,6 +48,9 @@ class Outcomes:
     fatal: bool = False
     """Whether this process cannot serve any more: its device or too many of its lanes are lost."""
 
+    calls: Sequence[CallRecord] = ()
+    """The calls that were made, in the order in which they ended."""
+
 
 Ready: TypeAlias = "list[tuple[int, MicroBatch]]"
 """Micro-batches that can start, each with the position of its stage."""
@@ -55,7 +59,7 @@ Ready: TypeAlias = "list[tuple[int, MicroBatch]]"
 class Call:
     """One call of one stage that is running now."""
 
-    __slots__ = ("batch", "position", "rest", "stage", "started_s", "thread")
+    __slots__ = ("batch", "before_s", "position", "ready_s", "rest", "stage", "started_s", "thread")
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Call:
         batch: MicroBatch,
         rest: list[MicroBatch],
         started_s: float,
+        before_s: float = 0.0,
     ) -> None:
         self.position = position
         """The stage that the rows are to pass."""
@@ -73,7 +78,22 @@ class Call:
         self.rest = rest
         """What the same lane was going to call next; somebody must, if it hangs."""
         self.started_s = started_s
+        self.before_s = before_s
+        """How long its thread had worked for it before it started."""
+        self.ready_s = started_s if batch.ready_s is None else batch.ready_s
         self.thread = threading.current_thread()
+
+    def record(self, ended_s: float, *, failed: bool) -> CallRecord:
+        """What is kept of it."""
+        return CallRecord(
+            self.stage,
+            self.batch.indices,
+            self.thread.name if self.thread.name.startswith(LANE) else INLINE,
+            self.ready_s,
+            self.started_s - self.before_s,
+            ended_s,
+            failed,
+        )
 
 
 class Run:
@@ -85,6 +105,7 @@ class Run:
         plan: Plan,
         tag: Any,
         deadlines_s: Sequence[float | None] | None = None,
+        calls: Sequence[CallRecord] = (),
     ) -> None:
         self.tag = tag
         self.finished = threading.Event()
@@ -103,6 +124,7 @@ class Run:
         self._unsettled = set(range(len(rows)))
         self._calls: set[Call] = set()
         self._retried: list[Failure] = []
+        self._ended = list(calls)
         self._fatal = False
 
     def first(self) -> Ready:
@@ -121,12 +143,13 @@ class Run:
                 self._calls.add(call)
             return not self.stopped
 
-    def end(self, call: Call) -> bool:
+    def end(self, call: Call, ended_s: float = 0.0, *, failed: bool = False) -> bool:
         """The call has returned; False if it was given up, so that its result must not count."""
         with self._lock:
             if call not in self._calls:
                 return False
             self._calls.remove(call)
+            self._ended.append(call.record(ended_s, failed=failed))
             self._settle(())
             return True
 
@@ -237,7 +260,7 @@ class Run:
 
     def outcomes(self) -> Outcomes:
         """What each request ended with, once the run is finished."""
-        return Outcomes(self._answers, self._failures, self._retried, self._fatal)
+        return Outcomes(self._answers, self._failures, self._retried, self._fatal, self._ended)
 
     def _settle(self, indices: Sequence[int]) -> None:
         self._unsettled.difference_update(indices)

@@ -24,6 +24,7 @@ from micro_batch_handler.pipeline.batches import MicroBatch
 from micro_batch_handler.pipeline.calls import Caller, GivenUp
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN, PayloadOps
+from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Outcomes, Ready, Run
 from micro_batch_handler.pipeline.stage import LanePool, StageFunction, StageRunner
@@ -169,7 +170,9 @@ class Pipeline:
         return f"<Pipeline {stages}>"
 
     def _submit(self, run: Run, ready: Ready) -> None:
+        now_s = self._clock.now_s() if ready else 0.0
         for position, batch in ready:
+            batch.ready_s = now_s
             lane = self._caller.lane_for(position, batch)
             task = partial(self._work, run, position, [batch])
             self._pools[lane].submit(task, wait=lane == position)
@@ -196,11 +199,12 @@ class Pipeline:
         self, rows: Rows, plan: Plan, tag: Any, deadlines_s: Sequence[float | None] | None
     ) -> Outcomes:
         fault = None
+        calls: list[CallRecord] = []
         if deadlines_s is None and len(rows):
-            answers, fault = self._caller.pass_whole(rows, tag)
+            answers, fault = self._caller.pass_whole(rows, tag, calls)
             if answers is not None:
-                return Outcomes(answers, {}, [])
-        run = Run(rows, plan, tag, deadlines_s)
+                return Outcomes(answers, {}, [], calls=calls)
+        run = Run(rows, plan, tag, deadlines_s, calls)
         ready = run.first() if fault is None else self._caller.recover_whole(run, fault)
         while ready and not run.stopped:
             position, *todo = ready.pop(0)  # nobody else holds what a call takes in
@@ -230,7 +234,7 @@ class Pipeline:
     def _give_up(self, run: Run, call: Call, timeout_s: float) -> None:
         """Answer the requests of a call that hangs, and let a new lane do what its was to do."""
         doing = stacks()
-        if not self._caller.end(run, call):
+        if not self._caller.end(run, call, failed=True):
             return  # it has just returned
         error = StageTimeout(call.stage, timeout_s)
         logger.error("%s; its lane is replaced. What the lanes do:\n%s", error, indent(doing, "  "))

@@ -17,6 +17,7 @@ from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
 from micro_batch_handler.pipeline.batches import Part, gather
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, own, pad
+from micro_batch_handler.pipeline.records import LANE
 from micro_batch_handler.planning.choices import padded
 
 __all__ = ["Keep", "LanePool", "StageFunction", "StageRunner"]
@@ -50,7 +51,7 @@ class LanePool:
         self._inbox = _Inbox(capacity)
         self._setup = setup
         self._lost: list[threading.Thread] = []
-        self._threads = [self._start(f"mbh-{name}-{lane}") for lane in range(lanes)]
+        self._threads = [self._start(f"{LANE}{name}-{lane}") for lane in range(lanes)]
         self._finalizer = weakref.finalize(self, self._inbox.end)
         self._finalizer.atexit = False  # daemon threads end with the process anyway
 

@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 
 from micro_batch_handler.config import Stage
 from micro_batch_handler.errors import StageTimeout
+from micro_batch_handler.pipeline.records import LANE
 
 __all__ = ["Clock", "alarm", "alarm_works_here", "stacks"]
 
@@ -106,6 +107,6 @@ def stacks() -> str:
     texts = []
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0)
-        if frame is not None and thread.name.startswith("mbh-"):
+        if frame is not None and thread.name.startswith(LANE):
             texts.append(f"{thread.name}:\n{''.join(traceback.format_stack(frame))}")
     return "\n".join(texts)

@@ -9,7 +9,6 @@ answers(data, context)   TorchServe's worker thread
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +21,8 @@ from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.pipeline.accelerator import TorchAccelerator, accelerator_of
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
+from micro_batch_handler.pipeline.records import BatchRecord, Listener
 from micro_batch_handler.pipeline.rows import Rows
-from micro_batch_handler.pipeline.run import Outcomes
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
@@ -31,7 +30,6 @@ from micro_batch_handler.pipeline.thread_state import ThreadState
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import intra_op_threads, lanes_for, usable_cores
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.planning.plans import Plan
 from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder
@@ -67,6 +65,8 @@ class Engine:
         self._planner = Planner(self._config, batch_size, lanes)
         observe = self._planner.observe if self._planner.tunes else None
         self._clock = Clock()
+        self.listeners: list[Listener] = []
+        """Told of every batch before its answers leave."""
         self._ends = False
         device = accelerator_of(getattr(handler, "device", None))
         self._pipeline = Pipeline(
@@ -118,9 +118,12 @@ class Engine:
         )
         decode = decoder(context, len(data)) if self._config.decode_input_request else None
         plan = self._planner.plan(len(data))
-        started_s = time.perf_counter()
+        began_s = self._clock.now_s()
         outcomes = self._pipeline.run(Rows(data, decode), plan, (context, encoded), deadlines)
-        self._learn(outcomes, plan, time.perf_counter() - started_s)
+        record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
+        self._learn(record)
+        for listener in self.listeners:
+            listener(record)
         if outcomes.fatal:
             self._ends = end_at_next_batch(context)
         log_retried(outcomes, context)
@@ -130,10 +133,11 @@ class Engine:
             raise_first(outcomes)
         return answer_failures(outcomes, context)
 
-    def _learn(self, outcomes: Outcomes, plan: Plan, seconds: float) -> None:
+    def _learn(self, record: BatchRecord) -> None:
+        outcomes = record.outcomes
         if not outcomes.failures:
             if not outcomes.retried:
-                self._planner.finished(len(outcomes.answers), plan, seconds)
+                self._planner.finished(record.rows, record.plan, record.ended_s - record.began_s)
             return
         errors = [failure.error for failure in outcomes.failures.values()]
         if self._planner.tunes and any(isinstance(error, PayloadError) for error in errors):
