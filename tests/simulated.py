@@ -6,12 +6,10 @@ stages are bounded, and what stands in them is taken in the order it came.
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.regroup import bounds
@@ -31,8 +29,12 @@ class Machine:
     lanes: PerStage[int] = field(default_factory=lambda: PerStage.of(1))
     cores: float | None = None
     """Calls that can run at once; None for any number. With 1, as if all held Python's lock."""
+    waiting: Sequence[int] = ()
+    """Stages whose calls need no core: they wait for a device."""
     noise: float = 0.0
     """Relative deviation of each call."""
+    unrest: float = 0.0
+    """Relative deviation of all calls of a batch that need a core, as beside other programs."""
     pauses: float = 0.0
     """The share of calls that take five times as long."""
     seed: int = 1
@@ -41,15 +43,18 @@ class Machine:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
+        self._slow = 1.0
 
     def call_s(self, stage: int, rows: int) -> float:
         """What this call would take alone."""
         seconds = self.costs[stage](rows) * max(0.1, self.chance.gauss(1, self.noise))
+        seconds *= 1.0 if stage in self.waiting else self._slow
         return seconds * 5 if self.chance.random() < self.pauses else seconds
 
     def run_s(self, rows: int, plan: Plan) -> float:
         """How long a batch takes, inline if it is not cut."""
         self.calls = []
+        self._slow = max(0.1, self.chance.gauss(1, self.unrest))
         if plan.fits(rows):
             for stage in range(len(STAGES)):
                 self.calls.append((stage, rows, self.call_s(stage, rows)))
@@ -66,8 +71,20 @@ class Machine:
         return seconds
 
 
+class _Call:
+    """A call that runs, and what is left of it."""
+
+    __slots__ = ("began_s", "group", "left_s", "stage")
+
+    def __init__(self, stage: int, group: int, left_s: float, began_s: float) -> None:
+        self.stage = stage
+        self.group = group
+        self.left_s = left_s
+        self.began_s = began_s
+
+
 class _InLanes:
-    """One batch in lanes: calls share the cores in equal parts."""
+    """One batch in lanes: calls share the cores in equal parts, if they need any."""
 
     def __init__(self, machine: Machine, rows: int, plan: Plan) -> None:
         self._machine = machine
@@ -79,11 +96,8 @@ class _InLanes:
         self._room = [2 * machine.lanes[stage] for stage in STAGES]
         self._idle = [machine.lanes[stage] for stage in STAGES]
         self._blocked: list[deque[list[int]]] = [deque() for _ in STAGES]
-        self._running: list[tuple[float, int, int, int, float]] = []
-        self._number = count()
+        self._running: list[_Call] = []
         self._now_s = 0.0
-        self._work_s = 0.0
-        """The progress of a call that has run from the beginning."""
 
     def run_s(self) -> float:
         self._inboxes[0].extend(range(len(self._groups[0])))
@@ -92,17 +106,24 @@ class _InLanes:
             self._end_next()
         return self._now_s
 
-    def _slowdown(self) -> float:
+    def _slowdown(self, call: _Call) -> float:
         cores = self._machine.cores
-        return max(1.0, len(self._running) / cores) if cores else 1.0
+        if cores is None or call.stage in self._machine.waiting:
+            return 1.0
+        working = sum(each.stage not in self._machine.waiting for each in self._running)
+        return max(1.0, working / cores)
 
     def _end_next(self) -> None:
-        slowdown = self._slowdown()
-        due_s, _, stage, group, began_s = heapq.heappop(self._running)
-        self._now_s += (due_s - self._work_s) * slowdown
-        self._work_s = due_s
-        start, stop = self._groups[stage][group]
-        self._machine.calls.append((stage, stop - start, self._now_s - began_s - HAND_OVER_S))
+        slowdowns = [self._slowdown(call) for call in self._running]
+        lefts_s = [call.left_s * slow for call, slow in zip(self._running, slowdowns, strict=True)]
+        next_s = min(lefts_s)
+        for call, slow in zip(self._running, slowdowns, strict=True):
+            call.left_s -= next_s / slow
+        self._now_s += next_s
+        call = self._running.pop(lefts_s.index(next_s))
+        stage = call.stage
+        start, stop = self._groups[stage][call.group]
+        self._machine.calls.append((stage, stop - start, self._now_s - call.began_s - HAND_OVER_S))
         if stage + 1 == len(STAGES):
             self._free(stage)
             return
@@ -120,9 +141,8 @@ class _InLanes:
             group = self._inboxes[stage].popleft()
             self._idle[stage] -= 1
             start, stop = self._groups[stage][group]
-            due_s = self._work_s + HAND_OVER_S + self._machine.call_s(stage, stop - start)
-            entry = (due_s, next(self._number), stage, group, self._now_s)
-            heapq.heappush(self._running, entry)
+            call_s = HAND_OVER_S + self._machine.call_s(stage, stop - start)
+            self._running.append(_Call(stage, group, call_s, self._now_s))
             if self._blocked[stage]:
                 self._put(stage, self._blocked[stage].popleft())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig
 from micro_batch_handler.planning.schedule import Sizes
@@ -55,6 +56,14 @@ class Choices:
         sizes = self.config.micro_batch_size
         left = tuple(at for at, stage in enumerate(STAGES) if sizes[stage] == AUTO)
         return () if self.together and len(left) < len(STAGES) else left
+
+    @property
+    def groups(self) -> list[tuple[int, ...]]:
+        """The stages whose size may be changed alone or together."""
+        free = self.free
+        if self.together:
+            return [free] if free else []
+        return [some for count in range(1, len(free) + 1) for some in combinations(free, count)]
 
     def padded(self, rows: int) -> int:
         """The size that a call of inference on so many rows has, once it is padded."""

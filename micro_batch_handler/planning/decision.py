@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.planning.choices import Choices
@@ -25,8 +25,8 @@ class Decision:
     """Of what it was chosen by."""
 
     whole: Sizes
-    split: Sizes | None
-    """The best sizes that cut; None if there are none, or nothing is known."""
+    proposed: Sizes | None
+    """The best sizes that cut, by what calls cost; None if there are none, or nothing is known."""
 
     searched: int
     """Which costs they were searched by."""
@@ -34,12 +34,21 @@ class Decision:
     calls_s: tuple[float, float]
     """When the one and the other would be finished, if calls were all."""
 
+    split: Sizes | None
+    """The sizes that cut, as it is decided: those proposed, or those that have proved best."""
+
     whole_s: float
     split_s: float
-    """When they are expected to be finished."""
+    """When batches are expected to be finished, unsplit and split."""
 
     splits: bool
     plan: Plan
+
+    def about(self, split: Sizes, split_s: float, before: Decision | None) -> Decision:
+        """The same decision about other sizes that cut, with which a batch takes so long."""
+        splits = _splits(split_s, self.whole_s, before)
+        plan = plan_of(split if splits else self.whole)
+        return replace(self, split=split, split_s=split_s, splits=splits, plan=plan)
 
     def told(self, rows: int, *, stopped: bool = False) -> str:
         """Sizes and expected times, for a batch of so many rows.
@@ -83,9 +92,10 @@ def decide(
     whole = choices.whole(rows)
     if model is None or not rows or not choices.free:
         plan = plan_of(whole)
-        return Decision(version, whole, None, -1, (0.0, 0.0), 0.0, 0.0, splits=False, plan=plan)
+        none = (0.0, 0.0)
+        return Decision(version, whole, None, -1, none, None, 0.0, 0.0, splits=False, plan=plan)
     if before is not None and before.searched == searched:
-        split, calls_s = before.split, before.calls_s
+        split, calls_s = before.proposed, before.calls_s
     else:
         forecast = model.forecast(rows)
         sizes = best(forecast, choices, model.least)
@@ -93,7 +103,11 @@ def decide(
         calls_s = model.calls_s(rows, whole, forecast), forecast.finish_s(sizes)
     whole_s = calls_s[0] * model.correction(rows, split=False)
     split_s = calls_s[1] * model.correction(rows, split=True)
-    margin = GAIN / 3 if before is not None and before.splits else GAIN
-    splits = split is not None and split_s < (1 - margin) * whole_s
+    splits = split is not None and _splits(split_s, whole_s, before)
     plan = plan_of(split if split is not None and splits else whole)
-    return Decision(version, whole, split, searched, calls_s, whole_s, split_s, splits, plan)
+    return Decision(version, whole, split, searched, calls_s, split, whole_s, split_s, splits, plan)
+
+
+def _splits(split_s: float, whole_s: float, before: Decision | None) -> bool:
+    margin = GAIN / 3 if before is not None and before.splits else GAIN
+    return split_s < (1 - margin) * whole_s

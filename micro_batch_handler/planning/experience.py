@@ -73,6 +73,10 @@ class Model:
             return (forecast or self.forecast(rows)).finish_s(sizes)
         return sum(cost(rows) for cost in self._costs(self.inline))
 
+    def batch_s(self, rows: int, sizes: Sizes, *, split: bool) -> float:
+        """When a batch is expected to be finished."""
+        return self.calls_s(rows, sizes) * self.correction(rows, split=split)
+
     def correction(self, rows: int, *, split: bool) -> float:
         """By what factor batches of about this size really take longer."""
         corrections = self.corrections

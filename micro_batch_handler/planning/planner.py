@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.planning.choices import Choices
+from micro_batch_handler.planning.contest import Contest, neighbours
 from micro_batch_handler.planning.decision import Decision, decide
 from micro_batch_handler.planning.experience import Experience, Model
 from micro_batch_handler.planning.plans import Plan, plan_of, sizes_of
@@ -44,6 +45,9 @@ MOST_THOUGHTS_S = 0.05
 
 LEARN_EVERY = 4
 """Batches between two times of learning; at the start, every batch."""
+
+COMMON = 8
+"""One batch in so many must be of a size for sizes to contend for it."""
 
 LOG_EVERY_S = 30.0
 LOG_FROM_BATCH = 16
@@ -98,6 +102,7 @@ class Planner:
         self._thoughts_s = MOST_THOUGHTS_S
         self._trials = Trials(WARM_UP_BATCHES)
         self._ledger = Ledger()
+        self._contests: dict[int, Contest] = {}
         self._seen: Counter[int] = Counter()
         self._logged: Plan | None = None
         self._looked_at: tuple[int, bool] | None = None
@@ -113,7 +118,8 @@ class Planner:
         self._begun += 1
         if self._trials.due(self._begun - 1):
             return self._try(rows, choice)
-        return self._in_force(choice)
+        usual = self._in_force(choice)
+        return self._contend(rows, choice) if sizes_of(usual) == choice.split else usual
 
     def observe(self, stage: Stage, rows: int, seconds: float) -> None:
         """A call of a stage on so many rows succeeded and took so long."""
@@ -130,7 +136,10 @@ class Planner:
             sizes = sizes_of(plan)
             split = sizes != choice.whole
             self._experience.batch(rows, sizes, seconds, self._taken(), split=split)
-            self._account(choice, seconds, split=split)
+            self._account(choice, sizes, seconds)
+            contest = self._contests.get(rows)
+            if contest is not None and contest.ended(self._ended, sizes, seconds):
+                self._version += 1
             self._thoughts_s = min(self._thoughts_s + THINKING * seconds, MOST_THOUGHTS_S)
             early = self._ended <= WARM_UP_BATCHES + 2 * LEARN_EVERY
             if self._thoughts_s > 0 and (early or self._ended % LEARN_EVERY == 0):
@@ -173,6 +182,7 @@ class Planner:
 
     def _regroup(self, allowed: bool) -> None:
         self._choices = Choices(self._choices.config, together=not allowed)
+        self._contests.clear()  # what has proved best may not be cut any more, or not be best
         self._searched += 1
         self._version += 1
 
@@ -193,6 +203,7 @@ class Planner:
                 version=self._version,
                 searched=self._searched,
             )
+            choice = self._with_champion(rows, choice, before)
             self._thoughts_s -= self._now_s() - began_s
             self._plans[rows] = choice
             if before is not None and before.splits != choice.splits:
@@ -213,9 +224,44 @@ class Planner:
             if splits:
                 loss_s = choice.whole_s - choice.split_s
             else:
-                expected_s = model.calls_s(rows, other) * model.correction(rows, split=True)
-                loss_s = expected_s - choice.whole_s
+                loss_s = model.batch_s(rows, other, split=True) - choice.whole_s
             return plan_of(other) if self._trials.begin(self._begun - 1, loss_s) else usual
+
+    def _with_champion(self, rows: int, choice: Decision, before: Decision | None) -> Decision:
+        """The decision about the sizes that have proved to be the best, if any have."""
+        contest = self._contests.get(rows)
+        if contest is None:
+            if choice.splits and self._seen[rows] * COMMON >= self._ended:
+                self._contests[rows] = Contest(sizes_of(choice.plan))
+            return choice
+        split_s = contest.champion_s(self._ended)
+        if split_s is None and self._model is not None:
+            split_s = self._model.batch_s(rows, contest.champion, split=True)
+        return choice if split_s is None else choice.about(contest.champion, split_s, before)
+
+    def _contend(self, rows: int, choice: Decision) -> Plan:
+        """The best sizes known, or those that challenge them."""
+        with self._lock:
+            contest = self._contests.get(rows)
+            if contest is None:
+                return choice.plan
+            if contest.is_open(self._ended) and self._thoughts_s > 0:
+                began_s = self._now_s()
+                contest.challenge(self._challenger(rows, choice, contest), self._ended)
+                self._thoughts_s -= self._now_s() - began_s
+            return plan_of(contest.turn())
+
+    def _challenger(self, rows: int, choice: Decision, contest: Contest) -> Sizes | None:
+        """Who shall challenge the best sizes known, if losing to them can be afforded."""
+        if self._model is None:
+            return None
+        others = neighbours(contest.champion, self._choices.options(rows), self._choices.groups)
+        if choice.proposed is not None:
+            others.append(choice.proposed)
+        others = [sizes for sizes in others if sizes != choice.whole]
+        due_s = self._model.forecast(rows).finish_s
+        found = contest.strongest(others, due_s, self._ended)
+        return found[0] if found is not None and self._trials.affords(found[1]) else None
 
     def _in_force(self, choice: Decision) -> Plan:
         """What was decided, unless splitting has lost."""
@@ -232,16 +278,18 @@ class Planner:
             return choice.split
         return self._choices.halves(rows)
 
-    def _account(self, choice: Decision, seconds: float, *, split: bool) -> None:
+    def _account(self, choice: Decision, sizes: Sizes, seconds: float) -> None:
         """Charge what a batch has lost against what it would have taken the other way."""
         if self._ended == WARM_UP_BATCHES:
             self._trials.grant(GRANTED_BATCHES * seconds)
         if not choice.whole_s:
             return
         owed = self._ledger.owes
-        tried = split != (choice.splits and not owed)
-        other_s = choice.whole_s if split else choice.split_s
-        self._trials.account(seconds, max(0.0, seconds - other_s) if tried else 0.0)
+        splits = choice.splits and not owed
+        tried = sizes != (choice.split if splits else choice.whole)
+        usual_s = choice.split_s if splits else choice.whole_s
+        self._trials.account(seconds, max(0.0, seconds - usual_s) if tried else 0.0)
+        split = sizes != choice.whole
         self._ledger.account(seconds, choice.whole_s, split=split and choice.splits)
         if self._ledger.owes and not owed:
             self._trials.restart(self._begun)
@@ -266,8 +314,7 @@ class Planner:
     def _unsplit_s(self, model: Model) -> float:
         """What the usual batch is expected to take unsplit."""
         rows = self._usual()
-        calls_s = model.calls_s(rows, self._choices.whole(rows))
-        return calls_s * model.correction(rows, split=False)
+        return model.batch_s(rows, self._choices.whole(rows), split=False)
 
     def _taken(self) -> list[list[tuple[int, float]]]:
         taken = [list(calls) for calls in self._calls.values()]

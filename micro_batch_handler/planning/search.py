@@ -59,7 +59,7 @@ def best(forecast: Forecast, choices: Choices, least: Sizes = ()) -> Sizes:
         )
 
     starts = {whole}
-    for stages in [free] if choices.together else _subsets(free):
+    for stages in choices.groups:
         sizes = options[INFERENCE if INFERENCE in stages else stages[0]]
         starts.add(min((cut(stages, size) for size in sizes), key=cost_s))
     nearest = sorted(starts, key=cost_s)
@@ -75,10 +75,6 @@ def best(forecast: Forecast, choices: Choices, least: Sizes = ()) -> Sizes:
 
 def _at_most(size: int, options: Sequence[int]) -> int:
     return next((option for option in options if option <= size), options[-1])
-
-
-def _subsets(stages: Sequence[int]) -> list[tuple[int, ...]]:
-    return [some for count in range(1, len(stages) + 1) for some in combinations(stages, count)]
 
 
 def _descend(

@@ -41,9 +41,13 @@ class Trials:
         """Whether this batch, by its number, may be one."""
         return batch >= self._next
 
+    def affords(self, loss_s: float) -> bool:
+        """Whether so much more may be lost."""
+        return loss_s <= self._credit_s
+
     def begin(self, batch: int, loss_s: float) -> bool:
         """Whether this batch shall be one, if it is expected to be finished so much later."""
-        if loss_s > self._credit_s:
+        if not self.affords(loss_s):
             self._next = batch + POSTPONED_BATCHES
             return False
         self._left -= 1
