@@ -108,7 +108,24 @@ class LanePool:
         return thread
 
 
-_Entry: TypeAlias = "tuple[Task | None, threading.Semaphore | None]"
+class Permits:
+    """A semaphore in C: `threading.Semaphore` takes its microseconds twice a call."""
+
+    def __init__(self, permits: int) -> None:
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(permits):
+            self._free.put(None)
+
+    def acquire(self) -> None:
+        """Wait for a permit."""
+        self._free.get()
+
+    def release(self) -> None:
+        """Give it back."""
+        self._free.put(None)
+
+
+_Entry: TypeAlias = "tuple[Task | None, Permits | None]"
 """A task, None for the end, and where the room that it takes is to be given back."""
 
 
@@ -119,7 +136,7 @@ class _Inbox:
         # Not queue.Queue, which is bounded by itself: its lock is not reentrant, and `end` may be
         # called by the garbage collector in any thread, a lane inside `get` too.
         self._tasks: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
-        self._room = None if capacity is None else threading.Semaphore(capacity)
+        self._room = None if capacity is None else Permits(capacity)
 
     def put(self, task: Task, *, wait: bool) -> None:
         room = self._room if wait else None
@@ -157,23 +174,6 @@ def _work(inbox: _Inbox, setup: Callable[[], None] | None, first: list[Task]) ->
             return
         task = None  # an idle lane must not keep the last batch alive
         task = inbox.get()
-
-
-class Permits:
-    """A semaphore in C: `threading.Semaphore` takes its microseconds twice a call."""
-
-    def __init__(self, permits: int) -> None:
-        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(permits):
-            self._free.put(None)
-
-    def acquire(self) -> None:
-        """Wait for a permit."""
-        self._free.get()
-
-    def release(self) -> None:
-        """Give it back."""
-        self._free.put(None)
 
 
 HOW_TO_REGROUP = (
