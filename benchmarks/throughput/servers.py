@@ -96,7 +96,7 @@ class Stand:
 
     def _check(self, model: str) -> None:
         bodies = self.workload.bodies()
-        expected = _expected(self.workload, self.contender)
+        expected = _right_answers(self.workload, self.contender)
 
         def ask(client: RestClient, number: int, turn: int) -> None:
             index = (number + turn * CHECKING_CLIENTS) % len(bodies)
@@ -146,7 +146,17 @@ def same(found: Any, expected: Any) -> bool:
 
 
 def expected_answers(workload: Workload) -> list[Any]:
-    """What the stages answer to each body alone, in this process."""
+    """What the stages answer to each body alone, in this process; computed once."""
+    if workload.name not in _ANSWERS:
+        _ANSWERS[workload.name] = _compute(workload)
+    return _ANSWERS[workload.name]
+
+
+_ANSWERS: dict[str, list[Any]] = {}
+"""By the workload's name."""
+
+
+def _compute(workload: Workload) -> list[Any]:
     module = importlib.import_module(f"benchmarks.throughput.stages.{workload.stages}")
     config = workload.config_for({}, "")
     config["handler"]["accelerator"] = None
@@ -158,7 +168,7 @@ def expected_answers(workload: Workload) -> list[Any]:
     return [json.loads(json.dumps(answer)) for answer in answers]
 
 
-def _expected(workload: Workload, contender: Contender) -> list[Any]:
+def _right_answers(workload: Workload, contender: Contender) -> list[Any]:
     if contender.key != "constant":
         return expected_answers(workload)
     module = importlib.import_module(f"benchmarks.throughput.stages.{workload.stages}")

@@ -83,8 +83,17 @@ TEXT = Workload(
     content_type="application/json",
     config={"batchSize": 16, "maxBatchDelay": 5},
     contenders=[
-        replace(each, candidates=[{"handler": {"threads": 1}}, {"handler": {"threads": 2}}])
-        for each in (OURS, BASE)
+        *(
+            replace(each, candidates=[{"handler": {"threads": 1}}, {"handler": {"threads": 2}}])
+            for each in (OURS, BASE)
+        ),
+        replace(
+            _stock([], []),
+            candidates=[
+                {"handler": {"threads": threads}, "micro_batching": {"micro_batch_size": size}}
+                for threads, size in product((1, 2), (4, 8, 16))
+            ],
+        ),
     ],
     targets=[Target("base", 1.0)],
 )
