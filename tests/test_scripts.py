@@ -25,7 +25,8 @@ from PIL import Image
 from tests.server.wait import until
 
 ROOT = Path(__file__).parent.parent
-COPIED = ["config.properties", "examples", "log4j2.xml", "micro_batch_handler", "scripts"]
+COPIED = ["config.properties", "log4j2.xml", "metrics.yaml"]
+COPIED += ["examples", "micro_batch_handler", "scripts"]
 
 CURL = re.compile(r'curl (http://127\.0\.0\.1:(\d+)/\S+) -T (\S+) -H "Authorization: (.+)"')
 
