@@ -193,6 +193,15 @@ def test_a_batch_is_one_write_of_as_many_lines_however_it_is_cut(metrics, caplog
     assert [len(lines) for lines in writes(caplog)] == [LINES] * 4
 
 
+def test_requests_are_counted_last(metrics, caplog):
+    """The frontend takes line by line: who reads the requests of a batch reads all else of it."""
+    failures = {0: Failure("inference", ValueError(), [0])}
+    metrics.add(record(4, (2,), failures=failures, retried=failures.values()))
+
+    (lines,) = writes(caplog)
+    assert lines[-1].startswith("[METRICS]mbh_requests_total.Count:4|")
+
+
 def test_counters_start_at_zero(caplog):
     """Each that a batch may add to is written when the model loads: from nothing, no rate rises."""
     cache = cache_of()
@@ -217,6 +226,23 @@ def test_a_handler_counts_its_requests_and_its_work(caplog, size):
     assert found["mbh_requests_total",] == 6
     assert found["mbh_batch_fill_ratio",] == 0.75
     assert all(found["mbh_stage_work_seconds_total", stage] > 0 for stage in STAGES)
+
+
+def test_plans_are_learned_beside_metrics(caplog):
+    """The planner goes on hearing what calls take."""
+    handler = Plain()
+    load = fake_context(0, batch_size=8)
+    load.metrics = cache_of()
+    handler.initialize(load)
+    planner = handler._micro_batch_engine._planner
+    assert "as yet unknown" in repr(planner)
+
+    for _ in range(8):
+        batch = fake_context(8)
+        batch.metrics = load.metrics
+        handler.handle([{"body": number} for number in range(8)], batch)
+
+    assert "as yet unknown" not in repr(planner)
 
 
 def test_a_fault_that_is_isolated_is_counted_once(caplog):

@@ -153,7 +153,7 @@ def test_nobody_may_register_a_model(kept):
 
 @pytest.mark.server
 def test_prometheus_finds_the_metrics_of_server_and_model(kept):
-    """The quiet log set-up does not silence the metrics, which pass through the same stream."""
+    """Without a key; the quiet log set-up does not silence what passes through the same stream."""
     kept.send(kept.photo)
 
     def page() -> str:
@@ -161,6 +161,7 @@ def test_prometheus_finds_the_metrics_of_server_and_model(kept):
 
     # The answer may arrive before the line that the worker prints about it.
     until(lambda: 'HandlerTime{ModelName="image_classifier"' in page(), "the model's metrics")
+    assert re.search(r'mbh_requests_total\{ModelName="image_classifier".*\} [1-9]', page())
     assert 'ts_inference_requests_total{model_name="image_classifier"' in page()
 
 

@@ -82,7 +82,6 @@ class BatchMetrics:
         """Count a batch, and hand the figures to TorchServe."""
         lines, outcomes, plan = self._lines, record.outcomes, record.plan
         lasted_s = record.ended_s - record.began_s
-        lines.add(REQUESTS, record.rows)
         lines.add(FILL, record.rows / self._batch_size)
         lines.add(DURATION, lasted_s, "whole" if plan.fits(record.rows) else "split")
         calls, work_s, wait_s = self._totals(record)
@@ -98,6 +97,7 @@ class BatchMetrics:
         retried = Counter((f.stage, reason_of(f.error)) for f in outcomes.retried)
         for (stage, reason), times in retried.items():
             lines.add(RETRIED, times, stage, reason)
+        lines.add(REQUESTS, record.rows)  # last: who sees it has seen what else the batch adds
         lines.write()
 
     def _totals(
