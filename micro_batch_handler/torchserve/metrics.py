@@ -103,7 +103,10 @@ class BatchMetrics:
     def _totals(
         self, record: BatchRecord
     ) -> tuple[Counter[Stage], dict[Stage, float], dict[Stage, float]]:
-        """Calls, seconds at work and seconds in the queue, of each stage."""
+        """Calls, seconds at work and seconds in the queue, of each stage.
+
+        A call that was given up counts until then, and should it ever return, in a later batch.
+        """
         calls: Counter[Stage] = Counter()
         work_s, wait_s = dict.fromkeys(STAGES, 0.0), dict.fromkeys(STAGES, 0.0)
         for call in record.outcomes.calls:
