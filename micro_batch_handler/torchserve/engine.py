@@ -36,6 +36,7 @@ from micro_batch_handler.torchserve.decode import decode_rows, decoder
 from micro_batch_handler.torchserve.encode import encode, is_json
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
 from micro_batch_handler.torchserve.message_reader import read_buffered
+from micro_batch_handler.torchserve.metrics import BatchMetrics, batch_metrics
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
 
@@ -63,9 +64,9 @@ class Engine:
         cores = usable_cores()
         lanes = lanes_for(self._config.parallelism, cores)
         self._planner = Planner(self._config, batch_size, lanes)
-        observe = self._planner.observe if self._planner.tunes else None
+        metrics = batch_metrics(self._config.metrics, context, lanes, batch_size)
         self._clock = Clock()
-        self.listeners: list[Listener] = []
+        self.listeners: list[Listener] = [] if metrics is None else [metrics.add]
         """Told of every batch before its answers leave."""
         self._ends = False
         device = accelerator_of(getattr(handler, "device", None))
@@ -77,7 +78,7 @@ class Engine:
             policy=Policy(self._config.on_error == "isolate", deliberate=(PredictionException,)),
             stage_timeout_s=self._config.stage_timeout,
             clock=self._clock,
-            streams=_streams(self._config, device, observe),
+            streams=_streams(self._config, device, _observe(self._planner, metrics)),
             allowed_sizes=self._config.allowed_sizes or (),
             planner=self._planner,
         )
@@ -86,6 +87,8 @@ class Engine:
         except BaseException:
             self.close()
             raise
+        if metrics is not None:
+            metrics.start()
         if self._config.buffered_reads:
             read_buffered()
         _warn_if_serial(self._config, batch_size, model_yaml or {})
@@ -169,6 +172,20 @@ def _lane_setup(
         torch.set_num_threads(threads[stage])
 
     return setup
+
+
+def _observe(planner: Planner, metrics: BatchMetrics | None) -> Observe | None:
+    """Who is told how long calls take."""
+    if metrics is None:
+        return planner.observe if planner.tunes else None
+    if not planner.tunes:
+        return metrics.observe
+
+    def both(stage: Stage, rows: int, seconds: float) -> None:
+        planner.observe(stage, rows, seconds)
+        metrics.observe(stage, rows, seconds)
+
+    return both
 
 
 def _streams(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import traceback
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ts.context import Context
 from ts.utils.util import PredictionException
@@ -29,7 +29,16 @@ from micro_batch_handler.pipeline.isolation import device_is_lost
 from micro_batch_handler.pipeline.memory import is_out_of_memory
 from micro_batch_handler.pipeline.run import Failure, Outcomes
 
-__all__ = ["STATUSES", "answer_failures", "clean_phrase", "log_retried", "raise_first"]
+__all__ = [
+    "REASONS",
+    "STATUSES",
+    "Reason",
+    "answer_failures",
+    "clean_phrase",
+    "log_retried",
+    "raise_first",
+    "reason_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +50,17 @@ STATUSES = range(200, 600)
 """What may be sent; below lie interim answers, which end no request."""
 
 LONGEST_PHRASE = 128
+
+Reason = Literal["refused", "error", "body", "timeout", "deadline", "out_of_memory", "device_lost"]
+"""`refused`: the handler said so, with a status of its own; `body`: it could not be decoded."""
+
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+REASONS_OF_OURS: tuple[tuple[type[StageError], Reason], ...] = (
+    (StageTimeout, "timeout"),
+    (DeadlinePassed, "deadline"),
+    (BodyError, "body"),
+)
 
 
 def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
@@ -93,17 +113,32 @@ def clean_phrase(phrase: object) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def reason_of(error: BaseException) -> Reason:
+    """Why a request failed, in one word."""
+    if isinstance(error, PredictionException):
+        return "refused"
+    if is_out_of_memory(error):
+        return "out_of_memory"
+    if device_is_lost(error):
+        return "device_lost"
+    for kind, reason in REASONS_OF_OURS:
+        if isinstance(error, kind):
+            return reason
+    return "error"
+
+
 def _status(failure: Failure) -> tuple[int, str]:
     error = failure.error
-    if isinstance(error, PredictionException):
+    reason = reason_of(error)
+    if reason == "refused":
         code = _attribute(error, "error_code")
         legal = type(code) is int and code in STATUSES
         return (code if legal else SERVER_ERROR), _text(_attribute(error, "message"))
-    if is_out_of_memory(error) or device_is_lost(error):
+    if reason in {"out_of_memory", "device_lost"}:
         return OUT_OF_RESOURCES, "Out of resources"
-    if isinstance(error, (StageTimeout, DeadlinePassed)):
+    if reason in {"timeout", "deadline"}:
         return TIMED_OUT, str(error)
-    if isinstance(error, BodyError):
+    if reason == "body":
         return CLIENT_ERROR, str(error)
     # A broken contract is the handler's fault, whatever the client sent.
     blame_client = failure.stage == "preprocess" and not isinstance(error, StageError)

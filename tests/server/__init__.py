@@ -15,5 +15,6 @@ verdicts.py     what became of each image that was sent
 load.py         many such images, every answer judged
 leavers.py      clients that go away in mid-request
 worker.py       Worker: TorchServe's worker process, driven by this test instead of Java
+prometheus.py   Prometheus: one real Prometheus that scrapes a server
 fixtures.py     the pytest plugin
 """

@@ -28,6 +28,7 @@ def config_properties(ports: Ports, model_store: Path, extra: Mapping[str, str])
     settings = {
         **_places(ports, model_store),
         "metrics_mode": "prometheus",
+        "metrics_config": str(ROOT / "metrics.yaml"),
         # Without this a Python process measures the machine once a minute.
         "disable_system_metrics": "true",
         "job_queue_size": "1000",
@@ -41,7 +42,9 @@ def config_properties(ports: Ports, model_store: Path, extra: Mapping[str, str])
 def shipped_properties(ports: Ports, model_store: Path, extra: Mapping[str, str]) -> str:
     """The repository's config.properties on these ports; of two equal keys the last wins."""
     shipped = (ROOT / "config.properties").read_text(encoding="utf-8")
-    return f"{shipped}\n{_lines({**_places(ports, model_store), **extra})}"
+    # It names metrics.yaml as seen from the repository.
+    places = {**_places(ports, model_store), "metrics_config": str(ROOT / "metrics.yaml")}
+    return f"{shipped}\n{_lines({**places, **extra})}"
 
 
 def _places(ports: Ports, model_store: Path) -> dict[str, str]:
