@@ -20,8 +20,9 @@ from benchmarks.machine import describe
 from benchmarks.throughput.load import generator, load_of
 from benchmarks.throughput.servers import Served, stand
 from benchmarks.throughput.workloads import VECTOR
+from tests.server.torchserve import TorchServe
 
-__all__ = ["main"]
+__all__ = ["main", "worked_s"]
 
 RESULT = Path(__file__).parents[1] / ".run" / "metrics.json"
 
@@ -74,22 +75,23 @@ def main() -> None:
     RESULT.write_text(json.dumps({**about, **figures}, indent=1), encoding="utf-8")
 
 
-def _sample(served: Served, seconds: float) -> Sample:
-    frontend = psutil.Process(served.server.frontend_pid)
+def worked_s(server: TorchServe) -> tuple[float, float]:
+    """Processor time of the worker and of the frontend, so far."""
+    frontend = psutil.Process(server.frontend_pid)
     # Once a minute it has another child, which measures the machine.
     worker = next(each for each in frontend.children() if WORKER in " ".join(each.cmdline()))
-    before = _worked_s(worker), _worked_s(frontend)
+    of_worker, of_frontend = worker.cpu_times(), frontend.cpu_times()
+    return of_worker.user + of_worker.system, of_frontend.user + of_frontend.system
+
+
+def _sample(served: Served, seconds: float) -> Sample:
+    before = worked_s(served.server)
     pressed = served.press(seconds)
-    after = _worked_s(worker), _worked_s(frontend)
-    worked = [
+    after = worked_s(served.server)
+    worker, frontend = (
         (end - begin) / pressed.requests * 1e6 for begin, end in zip(before, after, strict=True)
-    ]
-    return Sample(pressed.rate, *worked)
-
-
-def _worked_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+    )
+    return Sample(pressed.rate, worker, frontend)
 
 
 def _table(samples: dict[str, list[Sample]]) -> str:

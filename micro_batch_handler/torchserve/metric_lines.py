@@ -1,8 +1,9 @@
 """Metrics as the lines that TorchServe's frontend reads from a worker, many in one write.
 
-TorchServe's cache of metrics prints each figure as a log record of its own, which takes the worker
-some 15 µs of its one thread; all lines of a batch in one record take about twice that. So the cache
-is asked what the server's metrics.yaml declares, and the lines are written here, to its logger.
+TorchServe's cache of metrics prints each figure as a log record of its own, with the ids of all
+requests. Those of a batch take its worker and its frontend ten times as long as the same lines in
+one record (`python -m benchmarks.metric_lines`). So the cache is asked what the server's
+metrics.yaml declares, and the lines are written here, to its logger.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""The handler of `metric_lines`: writes the metrics of made-up batches, as often as it is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ts.context import Context
+from ts.torch_handler.base_handler import BaseHandler
+
+from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.pipeline.records import BatchRecord, CallRecord
+from micro_batch_handler.pipeline.run import Outcomes
+from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.torchserve.metric_lines import MetricLines
+from micro_batch_handler.torchserve.metrics import METRICS, BatchMetrics
+
+ROWS = 32
+LINES = 18
+REQUEST_IDS = {row: f"c3a9a1f0-0000-4000-8000-{row:012}" for row in range(ROWS)}
+
+
+class Handler(BaseHandler):  # type: ignore[misc]  # ts is untyped
+    """`{"size": 8, "batches": 100}`; size 0 has TorchServe's own cache write as many figures."""
+
+    def initialize(self, context: Context) -> None:
+        """Load no model."""
+        lines = MetricLines(context.metrics, METRICS, undeclared=False)
+        self.metrics = BatchMetrics(lines, PerStage.of(1), ROWS)
+        self.initialized = True
+
+    def handle(self, data: list[Any], context: Context) -> list[str]:
+        """Answer when all is written."""
+        (row,) = data
+        size, batches = row["body"]["size"], row["body"]["batches"]
+        if size:
+            record = _record(size)
+            for _ in range(batches):
+                self.metrics.add(record)
+        else:
+            context.metrics.request_ids = REQUEST_IDS
+            for _ in range(batches * LINES):
+                context.metrics.add_time("HandlerTime", 1.5, dimensions=[])
+        return ["written"]
+
+
+def _record(size: int) -> BatchRecord:
+    """A batch in micro-batches of so many rows in every stage."""
+    calls = [
+        CallRecord(stage, range(first, first + size), f"mbh-{stage}-0", 1.0, 1.1, 1.2, failed=False)
+        for stage in STAGES
+        for first in range(0, ROWS, size)
+    ]
+    outcomes = Outcomes([None] * ROWS, {}, [], calls=calls)
+    return BatchRecord(ROWS, Plan(PerStage.of(size)), 1.0, 1.5, outcomes)
