@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "table"]
+__all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "table", "text"]
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -52,14 +52,19 @@ def page(title: str, parts: Iterable[str], about: str = "") -> str:
     return "\n".join([*lines, "</body></html>"]) + "\n"
 
 
-def heading(text: str) -> str:
+def text(plain: str) -> str:
+    """Plain text, to stand inside HTML."""
+    return html.escape(plain)
+
+
+def heading(plain: str) -> str:
     """A heading inside the page, from plain text."""
-    return f"<h2>{html.escape(text)}</h2>"
+    return f"<h2>{html.escape(plain)}</h2>"
 
 
-def paragraph(text: str) -> str:
+def paragraph(plain: str) -> str:
     """A paragraph, from plain text."""
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{html.escape(plain)}</p>"
 
 
 def figure(svg: str, caption: str) -> str:
@@ -80,9 +85,9 @@ def inline_svg(drawn: Any, label: str) -> str:
     # Identifiers do not change from run to run, and do not meet in one page.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "svg.id": None}):
         drawn.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
+    written = out.getvalue()
     named = f'<svg role="img" aria-label="{html.escape(label)}"'
-    return text[text.index("<svg") :].replace("<svg", named, 1)
+    return written[written.index("<svg") :].replace("<svg", named, 1)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -27,6 +27,7 @@ import torch
 from micro_batch_handler.config import AUTO, SECTION, MicroBatchingConfig
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.records import BatchRecord
+from micro_batch_handler.pipeline.trace import Setup
 from micro_batch_handler.tools.check_worker import (
     Answer,
     LoggedErrors,
@@ -100,6 +101,11 @@ class Workbench:
     def batch_size(self) -> int:
         """The most rows of a batch."""
         return int(self._service.context.system_properties["batch_size"])
+
+    @property
+    def setup(self) -> Setup:
+        """What batches run with."""
+        return engine_of(self._handler, self._service.context).setup
 
     @property
     def config(self) -> MicroBatchingConfig:
