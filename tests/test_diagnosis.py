@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import TraceError
 from micro_batch_handler.pipeline.trace import TracedBatch
 from micro_batch_handler.tools.diagnosis import diagnose, typical
+from tests.simulated import linear
 from tests.traced import Led, a_row, scheduled, setup
 
 ONES = (1, 1, 1)
@@ -162,3 +165,41 @@ def test_a_stage_whose_calls_all_failed_costs_nothing():
     calls = [c._replace(failed=c.stage == STAGES[1]) for c in usual.calls]
 
     assert diagnose([usual._replace(calls=calls)], setup()).bottleneck == "preprocess"
+
+
+def test_any_planted_bottleneck_is_named():
+    """Whatever the rows, sizes, lanes and cores: a stage that costs three times as much as others.
+
+    A call costs something however few its rows are; the lanes of the planted stage are used, and
+    the batch is not too small.
+    """
+    chance = random.Random(5)
+    for _ in range(500):
+        planted = chance.choice(range(3))
+        rows, size = chance.randint(8, 40), chance.choice([1, 1, 2, 4])
+        lanes = [chance.choice([1, 1, 2, 3]) for _ in STAGES]
+        lanes[planted] = chance.choice([1, 2]) if size < 4 else 1
+        work = [chance.uniform(0.2, 1) * lanes[stage] for stage in range(3)]
+        work[planted] = 3 * lanes[planted]
+        costs = [linear(chance.uniform(0, 0.2) * each, each) for each in work]
+        batch = scheduled(rows, (size, size, size), costs, lanes)
+        cores = chance.randint(1, 8)
+
+        found = diagnose([batch], setup(lanes, rows, cores))
+
+        assert found.bottleneck == STAGES[planted], (rows, size, lanes, work, str(found))
+        if found.cause == "lanes":
+            assert lanes[planted] < cores
+
+
+def test_any_batch_without_a_slow_stage_that_is_too_small_is_told_so():
+    """One to three micro-batches, stages alike: no stage is to blame."""
+    chance = random.Random(6)
+    for _ in range(200):
+        size, calls = chance.choice([1, 4, 8]), chance.choice([1, 2, 3])
+        costs = by_row(*(chance.uniform(0.9, 1) for _ in STAGES))
+        batch = scheduled(size * calls, (size, size, size), costs)
+
+        found = diagnose([batch], setup(batch_size=size * calls, cores=chance.randint(1, 8)))
+
+        assert (found.bottleneck, found.cause) == (None, "batch"), str(found)

@@ -17,7 +17,7 @@ from micro_batch_handler.tools.trace_picture import draw
 
 __all__ = ["write"]
 
-DPI = 130
+DPI = 100
 TITLE_CHARS = 150
 """In a line above the picture that stands alone."""
 
