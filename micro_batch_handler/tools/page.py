@@ -7,13 +7,14 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "table", "text"]
+__all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "table"]
 
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-figure { margin: 1rem 0; background: #fff; border-radius: 6px; padding: .5rem; }
+figure { margin: 1rem 0; background: #fff; border-radius: 6px; padding: .5rem; overflow-x: auto; }
 figure svg { width: 100%; height: auto; display: block; }
+@media screen { figure svg { min-width: 42rem; } }
 figcaption { color: #333; font-size: .9rem; padding: 0 .5rem .5rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8886; }
@@ -52,24 +53,20 @@ def page(title: str, parts: Iterable[str], about: str = "") -> str:
     return "\n".join([*lines, "</body></html>"]) + "\n"
 
 
-def text(plain: str) -> str:
-    """Plain text, to stand inside HTML."""
-    return html.escape(plain)
-
-
-def heading(plain: str) -> str:
+def heading(text: str) -> str:
     """A heading inside the page, from plain text."""
-    return f"<h2>{html.escape(plain)}</h2>"
+    return f"<h2>{html.escape(text)}</h2>"
 
 
-def paragraph(plain: str) -> str:
-    """A paragraph, from plain text."""
-    return f"<p>{html.escape(plain)}</p>"
+def paragraph(text: str, lead: str = "") -> str:
+    """A paragraph, from plain text; `lead` stands before it, and out."""
+    before = f"<strong>{html.escape(lead)}</strong> " if lead else ""
+    return f"<p>{before}{html.escape(text)}</p>"
 
 
 def figure(svg: str, caption: str) -> str:
     """A picture with plain text under it; always on white, as it was drawn."""
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f'<figure tabindex="0">{svg}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 def inline_svg(drawn: Any, label: str) -> str:
@@ -85,9 +82,9 @@ def inline_svg(drawn: Any, label: str) -> str:
     # Identifiers do not change from run to run, and do not meet in one page.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "svg.id": None}):
         drawn.savefig(out, format="svg", metadata={"Date": None})
-    written = out.getvalue()
+    text = out.getvalue()
     named = f'<svg role="img" aria-label="{html.escape(label)}"'
-    return written[written.index("<svg") :].replace("<svg", named, 1)
+    return text[text.index("<svg") :].replace("<svg", named, 1)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -59,7 +59,7 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
         "are in a call."
     )
     parts = [
-        f"<p><strong>{html.text(found.finding)}</strong> {html.text(found.advice)}</p>",
+        html.paragraph(_kept_together(found.advice), _kept_together(found.finding)),
         html.figure(html.inline_svg(picture, f"the lanes during batch {number}"), caption),
         html.heading("Lanes"),
         html.table(["lane", "calls", "busy (ms)", "idle (ms)", "busy"], _lanes(trace, batch)),
@@ -72,7 +72,7 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
             "A call waits from when its rows are there until a lane takes it. The critical path "
             "goes back from the end of the batch: before each call stands what it waited for last, "
             "its rows or its lane. trace.json opens in Perfetto (ui.perfetto.dev), with all "
-            f"{len(trace.batches)} batches."
+            f"{len(trace.batches)} batches. The shares at the top are of all {alike} alike."
         ),
     ]
     lanes = ", ".join(f"{stage} {setup.lanes[stage]}" for stage in STAGES)
@@ -81,6 +81,11 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
         f"micro_batch_handler {__version__}, Python {sys.version.split()[0]}."
     )
     return html.page(f"Where a batch of {setup.model} spends its time", parts, about)
+
+
+def _kept_together(text: str) -> str:
+    """With no line that begins with a per cent sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _lanes(trace: Trace, batch: TracedBatch) -> list[list[str]]:
