@@ -95,6 +95,14 @@ class MicroBatchMixin:
         Describe and explain requests, and some others, are left to the class beside this one; see
         unsplit.py.
         """
+        # An envelope around the handler, or a `handle` of the user's, reads the answers first.
+        encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
+        return self._micro_batch_answers(data, context, encoded=encoded)
+
+    def _micro_batch_answers(
+        self, data: list[Any], context: Context, *, encoded: bool
+    ) -> list[Any]:
+        """What `handle` answers; `encoded` as TorchServe sends it, because nobody else reads it."""
         started = time.time()
         self.context = context
         asked = asking(context, len(data))
@@ -103,8 +111,6 @@ class MicroBatchMixin:
         unsplit = None if beside is None else partial(_decode_first, engine, beside)
         if unsplit is not None and is_for_all(context, len(data), asked):
             return unsplit(data, context)
-        # An envelope around the handler, or a `handle` of the user's, reads the answers first.
-        encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
         usual = partial(engine.answers, encoded=encoded)
         if unsplit is not None and asked:
             answers = answer_apart(data, context, asked, unsplit, usual)
