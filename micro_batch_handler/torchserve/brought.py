@@ -60,6 +60,7 @@ class _Whole:
     """
 
     function: ClassVar[Any]
+    _micro_batch_takes_rows = "function"
 
     def initialize(self, context: Context) -> None:
         self.function(None, context)

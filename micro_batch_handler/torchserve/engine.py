@@ -35,6 +35,7 @@ from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder
 from micro_batch_handler.torchserve.encode import encode, is_json
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
+from micro_batch_handler.torchserve.first_row import one_row_at_a_time
 from micro_batch_handler.torchserve.message_reader import read_buffered
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
@@ -58,7 +59,8 @@ class Engine:
 
     def __init__(self, handler: Any, ops: PayloadOps, context: Context) -> None:
         model_yaml = getattr(context, "model_yaml_config", None)
-        self._config = MicroBatchingConfig.from_model_yaml(model_yaml)
+        config = MicroBatchingConfig.from_model_yaml(model_yaml)
+        self._config, ops = one_row_at_a_time(handler, config, ops)
         batch_size = context.system_properties.get("batch_size") or 1
         cores = usable_cores()
         lanes = lanes_for(self._config.parallelism, cores)
