@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial, wraps
 from inspect import isfunction
 from typing import Any
@@ -132,6 +132,15 @@ class MicroBatchMixin:
         """One payload from several that a stage returned, in order (to pad them, for example)."""
         return join(payloads)
 
+    def group_by(self, payload: Payload) -> Sequence[Hashable] | None:  # noqa: ARG002
+        """A key for each row of what `preprocess` returned, its shape for example; None for none.
+
+        Override it where rows differ so that they cannot share a call: inference and postprocess
+        are then called apart for each key. Which rows share a call is fixed by the plan and the
+        keys. Payloads must be such that they can be cut and joined.
+        """
+        return None
+
     def example_row(self) -> Any:
         """One request as `preprocess` gets it, `{"body": …}`; None for none.
 
@@ -189,4 +198,5 @@ def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
         (lambda _: None) if own else rows_of,
         handler.cut_payload,
         handler.join_payloads,
+        None if kind.group_by is MicroBatchMixin.group_by else handler.group_by,
     )
