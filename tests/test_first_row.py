@@ -117,7 +117,10 @@ def loaded(kind, **section):
     return handler
 
 
-@pytest.mark.parametrize("section", [{}, {"micro_batch_size": 4}, {"parallelism": 2}])
+@pytest.mark.parametrize(
+    "section",
+    [{}, {"micro_batch_size": 4}, {"micro_batch_size": {"inference": 4}}, {"parallelism": 2}],
+)
 def test_each_request_has_its_answer(section, caplog):
     """Every text of a batch is answered, whatever its payload looks like, and the log says why."""
     texts = ["a", "bb", "ccc", "dddd"]
@@ -136,8 +139,8 @@ def test_each_request_has_its_answer(section, caplog):
     assert "preprocess of Mixed takes the first row" in said[0]
 
 
-def test_a_size_that_tells_stages_apart_stays():
-    """Whoever gives inference another size than preprocess gets it."""
+def test_sizes_beside_a_preprocess_of_one_row_stay():
+    """Whoever writes that preprocess takes one row knows what the others take."""
 
     class Rows(Text):
         def preprocess(self, data):
@@ -150,7 +153,7 @@ def test_a_size_that_tells_stages_apart_stays():
         def postprocess(self, data):
             return data.flatten().tolist()
 
-    handler = loaded(Rows, micro_batch_size={"inference": 4, "preprocess": 2})
+    handler = loaded(Rows, micro_batch_size={"inference": 4, "preprocess": 1})
     answers = handler.handle([{"body": number} for number in range(8)], fake_context(8))
     handler.close()
 

@@ -255,6 +255,22 @@ def test_the_context_in_a_stage_is_the_micro_batchs(made):
     assert isinstance(handler, Named)
 
 
+def test_hooks_of_the_handlers_class_count(made):
+    """The mixin's own hooks, which come first, do not hide those of the handler."""
+
+    class Joins(Numbers):
+        joined = 0
+
+        def join_payloads(self, payloads):
+            self.joined += 1
+            return torch.cat(list(payloads))
+
+    handler = made(Joins, micro_batch_size={"preprocess": 1, "inference": 4, "postprocess": 4})
+
+    assert ask(handler, 4) == [1, 4, 7, 10]
+    assert handler.joined == 1
+
+
 def test_a_fault_costs_one_request(made):
     """With TorchServe's class it would stall the batch for ever."""
     handler = made(micro_batch_size=2)

@@ -29,8 +29,8 @@ def one_row_at_a_time(
 ) -> tuple[MicroBatchingConfig, PayloadOps]:
     """The settings and payloads of a handler, made fit for one that takes the first row only.
 
-    Sizes of inference and postprocess that are told apart from preprocess's stay, since whoever
-    wrote them knows that these stages take more.
+    Beside a size of 1 for preprocess, those of inference and postprocess stay: whoever wrote it
+    knows the handler.
     """
     # A function in place of stages says so; see brought.py.
     first = getattr(handler, getattr(handler, "_micro_batch_takes_rows", "preprocess"), None)
@@ -38,10 +38,8 @@ def one_row_at_a_time(
         return config, ops
     sizes = config.micro_batch_size
 
-    def size(found: Size) -> Size:
-        return 1 if found in (AUTO, sizes.preprocess) else found
-
-    sizes = PerStage(1, size(sizes.inference), size(sizes.postprocess))
+    later = (sizes.inference, sizes.postprocess) if sizes.preprocess == 1 else (1, 1)
+    sizes = PerStage(1, *(1 if size == AUTO else size for size in later))
     logger.warning(
         "%s of %s takes the first row that it gets and no other, so it is called with one at a "
         "time; sizes are %s. Let it take all rows of its argument, and calls are shared",

@@ -29,6 +29,9 @@ __all__ = ["MicroBatchHandler", "MicroBatchMixin"]
 
 _creating = threading.Lock()
 
+HOOKS = ("cut_payload", "join_payloads", "group_by", "example_row")
+"""What a class beside the mixin may define too, although the mixin comes first."""
+
 
 def _then_start(initialize: Callable[..., None]) -> Callable[..., None]:
     """Check the settings and start the lanes when the outermost `initialize` returns."""
@@ -79,6 +82,11 @@ class MicroBatchMixin:
         if "context" in cls.__dict__:
             # `context = None` in a class would hide the property, and with it the views.
             del cls.context
+        for hook in HOOKS:
+            ours = vars(MicroBatchMixin)[hook]
+            theirs = [vars(kind)[hook] for kind in bases if hook in vars(kind)]
+            if getattr(cls, hook) is ours and len(theirs) > 1:
+                setattr(cls, hook, theirs[1])
 
     @_then_start
     def initialize(self, context: Context) -> None:
