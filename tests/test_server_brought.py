@@ -6,7 +6,7 @@ import importlib.util
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ class Case:
     ask: Callable[[int], dict[str, Any]]
     """The request of a client, as keywords for `requests.post`."""
 
-    section: dict[str, Any] = field(default_factory=lambda: SECTION)
     model: str = ""
     """The name of its network in this file, if it has one."""
 
@@ -59,9 +58,6 @@ def text(client: int) -> dict[str, Any]:
 def image(client: int) -> dict[str, Any]:
     return {"data": jpeg(client * 1234567)}
 
-
-ALIKE = {"micro_batch_size": 4, "parallelism": {"preprocess": 2}}
-"""For payloads that cannot be joined."""
 
 CASES = [
     Case("digits", image, model="Scores"),
@@ -84,7 +80,10 @@ CASES = [
     Case("image_segmenter", image, model="Maps"),
     Case("object_detector", image, model="Boxes"),
     Case(
-        "text_classifier", lambda c: {"data": " ".join(WORDS[: c % 5 + 1]).encode()}, model="Bags"
+        "text_classifier",
+        lambda c: {"data": " ".join(WORDS[: c % 5 + 1]).encode()},
+        model="Bags",
+        batches=False,
     ),
 ]
 
@@ -170,8 +169,8 @@ def test_wrapped_handlers_answer_as_plain_ones(server, case, tmp_path):
         files,
         model_file=model_file,
         weights=weights,
-        section=case.section,
-        plain_batch=CLIENTS if case.batches and case.handler != "text_classifier" else 1,
+        section=SECTION,
+        plain_batch=CLIENTS if case.batches else 1,
         batch=CLIENTS,
     ) as models:
         plain, wrapped = (
