@@ -82,13 +82,26 @@ FIRST_ROW_ONLY = ["as_the_text_classifier", "rebound", "twice", "is_timed", "is_
 @pytest.mark.parametrize("way", [name for name in vars(Ways) if not name.startswith("__")])
 def test_only_what_provably_forgets_rows_is_found(way):
     """A method is found if all that it reads of its argument is item 0, and not else."""
-    assert (way in FIRST_ROW_ONLY) == takes_first_row_only(getattr(Ways(), way))
+    assert (way in FIRST_ROW_ONLY) == takes_first_row_only(getattr(Ways(), way), way)
 
 
 @pytest.mark.parametrize("function", [len, functools.partial(print), eval("lambda data: data[0]")])
 def test_without_a_source_nothing_is_said(function):
     """A function that cannot be read is taken to handle all its rows."""
-    assert not takes_first_row_only(function)
+    assert not takes_first_row_only(function, "preprocess")
+
+
+def test_a_helper_of_a_method_is_not_taken_for_it():
+    """A function that a method calls says nothing of the rows that the method takes."""
+
+    def first(rows, of):
+        return of[0]
+
+    class Helped:
+        def preprocess(self, data):
+            return [first(data, row) for row in data]
+
+    assert not takes_first_row_only(Helped().preprocess, "preprocess")
 
 
 class Text(BaseHandler):

@@ -35,9 +35,10 @@ def keys_made(
     keys = group_by(result)
     if keys is None:
         return None
+    keys = list(keys)
     if len(keys) != rows:
         raise LengthError(stage, rows, len(keys), "group_by() must give a key for each row")
-    dict.fromkeys(keys)
+    dict.fromkeys(keys)  # raises here, where the key comes from
     return keys
 
 

@@ -33,11 +33,11 @@ def one_row_at_a_time(
     knows the handler.
     """
     # A function in place of stages says so; see brought.py.
-    first = getattr(handler, getattr(handler, "_micro_batch_takes_rows", "preprocess"), None)
-    if first is None or not takes_first_row_only(first):
+    name = getattr(handler, "_micro_batch_takes_rows", "preprocess")
+    first = getattr(handler, name, None)
+    if first is None or not takes_first_row_only(first, name):
         return config, ops
     sizes = config.micro_batch_size
-
     later = (sizes.inference, sizes.postprocess) if sizes.preprocess == 1 else (1, 1)
     sizes = PerStage(1, *(1 if size == AUTO else size for size in later))
     logger.warning(
@@ -53,30 +53,32 @@ def one_row_at_a_time(
     return replace(config, micro_batch_size=sizes), ops
 
 
-def takes_first_row_only(function: Callable[..., Any]) -> bool:
+def takes_first_row_only(function: Callable[..., Any], name: str) -> bool:
     """Whether the source of a method, or function, has its first argument as `data[0]` only.
+
+    Under decorators that hide it, a method is looked for by its name.
 
     False where there is no source, or where it cannot be told.
     """
     takes_self = inspect.ismethod(function)
     try:
-        source = textwrap.dedent(inspect.getsource(_undecorated(function)))
+        source = textwrap.dedent(inspect.getsource(_undecorated(function, name)))
         (definition,) = ast.parse(source).body
     except (OSError, TypeError, ValueError, SyntaxError):
         return False
     if not isinstance(definition, ast.FunctionDef):
         return False
-    names = [argument.arg for argument in definition.args.args][int(takes_self) :]
-    return bool(names) and _only_first(definition, names[0])
+    arguments = [argument.arg for argument in definition.args.args][int(takes_self) :]
+    return bool(arguments) and _only_first(definition, arguments[0])
 
 
-def _undecorated(function: Any) -> Any:
+def _undecorated(function: Any, name: str) -> Any:
     """The function under decorators: TorchServe's `timed` keeps it in its closure only."""
     function = inspect.unwrap(getattr(function, "__func__", function))
     while True:
         cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-        inner = [found for found in cells if inspect.isfunction(found)]
-        if len(inner) != 1:
+        inner = [found for found in cells if getattr(found, "__name__", "") == name]
+        if not inner or function.__name__ == name:
             return function
         function = inspect.unwrap(inner[0])
 

@@ -1,11 +1,13 @@
 """TorchServe's own `MicroBatching`, with what this package does: only the import line changes.
 
-from micro_batch_handler import MicroBatching      # was ts.handler_utils.micro_batching
+    from micro_batch_handler import MicroBatching      # was ts.handler_utils.micro_batching
 
-class Handler(ImageClassifier):
-    def __init__(self):
-        super().__init__()
-        self.handle = MicroBatching(self)
+    class Handler(ImageClassifier):
+        def __init__(self):
+            super().__init__()
+            self.handle = MicroBatching(self)
+
+What it sets is kept here; the work is the mixin's, which goes in front of the handler's class.
 """
 
 from __future__ import annotations
@@ -117,6 +119,7 @@ class MicroBatching:
         return MicroBatchMixin._micro_batch_answers(self.handler, data, context, encoded=encoded)  # noqa: SLF001
 
     def _take_change(self) -> bool:
+        """Whether anything was set since the last time."""
         changed, self._changed = self._changed, False
         return changed
 
