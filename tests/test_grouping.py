@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import PerStage
-from micro_batch_handler.errors import LengthError
+from micro_batch_handler.errors import LengthError, StageTimeout
 from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN
 from micro_batch_handler.pipeline.runner import Pipeline
 from tests.fakes import ManualClock, fake_context, plan, stages
@@ -137,6 +137,31 @@ def test_a_deadline_that_passes_leaves_the_other_kinds_alone():
 
     assert outcomes.failures.keys() == {1, 2}
     assert sorted(calls.seen["inference"]) == [((0, "a"),), ((3, "b"),)]
+
+
+def test_a_kind_whose_call_hangs_costs_the_other_kinds_nothing():
+    """What a lane was to call next is called by its successor, with its own rows."""
+    clock, gate, calls = ManualClock(), threading.Event(), Calls()
+    note = calls.note("inference")
+
+    def hang_for_a(batch):
+        result = note(batch)
+        if "a" in kinds(batch):
+            clock.advance(10)
+            gate.wait(60)
+        return result
+
+    functions = stages(list, hang_for_a, calls.note("postprocess"))
+    with Pipeline(
+        functions, PerStage(1, 1, 1), ops=OPS, clock=clock, stage_timeout_s=5
+    ) as pipeline:
+        outcomes = pipeline.run(drawn("abab"), plan(1, 4, 4))
+        gate.set()
+
+    assert outcomes.failures.keys() == {0, 2}
+    assert {type(failure.error) for failure in outcomes.failures.values()} == {StageTimeout}
+    assert calls.seen["inference"] == [((0, "a"), (2, "a")), ((1, "b"), (3, "b"))]
+    assert [outcomes.answers[at] for at in (1, 3)] == [(1, "b"), (3, "b")]
 
 
 @pytest.mark.parametrize(
