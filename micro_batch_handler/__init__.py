@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from micro_batch_handler.torchserve.handler import MicroBatchHandler, MicroBatchMixin
+    from micro_batch_handler.torchserve.micro_batching import MicroBatching
 
-__all__ = ["MicroBatchHandler", "MicroBatchMixin", "__version__"]
+__all__ = ["MicroBatchHandler", "MicroBatchMixin", "MicroBatching", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> object:
         from micro_batch_handler.torchserve import handler
 
         return getattr(handler, name)
+    if name == "MicroBatching":
+        from micro_batch_handler.torchserve import micro_batching
+
+        return micro_batching.MicroBatching
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,7 @@ PROG = "micro-batch-handler"
 
 COMMANDS = {
     "archive": "pack a handler, its model and this package into one archive for TorchServe",
+    "wrap": "put micro-batching into an archive that is there, or take it out again",
     "trace": "show where the time of a batch goes, and what to change",
 }
 """What each command does, in its --help. `micro_batch_handler/tools/<command>.py` holds

@@ -116,7 +116,7 @@ def test_every_archiver_flag_is_there():
 
     assert {"--model-name", "--extra-files", "-c", "-r", "-f"} <= set(theirs)
     assert ours.items() >= theirs.items()
-    assert set(ours) - set(theirs) == {"--check"}
+    assert set(ours) - set(theirs) == {"--check", "--micro-batch"}
 
 
 def test_archiver_is_left_as_it_was():

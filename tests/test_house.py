@@ -65,7 +65,7 @@ def test_the_public_names_are_what_the_package_says():
     """`__all__` is complete, each name loads, and another name is an AttributeError."""
     names = micro_batch_handler.__all__
 
-    assert ["MicroBatchHandler", "MicroBatchMixin", "__version__"] == names
+    assert ["MicroBatchHandler", "MicroBatchMixin", "MicroBatching", "__version__"] == names
     assert all(getattr(micro_batch_handler, name) for name in names)
     with pytest.raises(AttributeError, match="no_such"):
         _ = micro_batch_handler.no_such

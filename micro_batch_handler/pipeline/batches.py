@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
@@ -13,10 +13,16 @@ __all__ = ["MicroBatch", "Part", "gather"]
 class Part:
     """Rows `start` to `stop` of what one call of the stage before returned."""
 
-    __slots__ = ("done", "payload", "rows", "start", "stop")
+    __slots__ = ("done", "keys", "payload", "rows", "start", "stop")
 
     def __init__(
-        self, payload: Payload, rows: int, start: int, stop: int, done: Any = None
+        self,
+        payload: Payload,
+        rows: int,
+        start: int,
+        stop: int,
+        done: Any = None,
+        keys: Sequence[Hashable] | None = None,
     ) -> None:
         self.payload = payload
         self.rows = rows
@@ -24,10 +30,12 @@ class Part:
         self.stop = stop
         self.done = done
         """The device's event after which the payload may be used; None if it may be at once."""
+        self.keys = keys
+        """One for each row of the payload: those of different keys share no call. None: all may."""
 
     def only(self, start: int, stop: int) -> Part:
         """Fewer rows of the same payload."""
-        return Part(self.payload, self.rows, start, stop, self.done)
+        return Part(self.payload, self.rows, start, stop, self.done, self.keys)
 
 
 def gather(parts: Sequence[Part], ops: PayloadOps) -> Payload:
@@ -48,10 +56,10 @@ def gather(parts: Sequence[Part], ops: PayloadOps) -> Payload:
 class MicroBatch:
     """Some rows of a batch that travel together through one stage.
 
-    `indices` are the requests' places in the batch, ascending. The parts are joined only when a
-    lane of the stage takes the micro-batch, so that the joining runs in parallel too. Without
-    parts the rows start again from the requests: so does the first stage, and what must be
-    repeated after a fault.
+    `indices` are the requests' places in the batch, ascending among those that share calls. The
+    parts are joined only when a lane of the stage takes the micro-batch, so that the joining runs
+    in parallel too. Without parts the rows start again from the requests: so does the first stage,
+    and what must be repeated after a fault.
     """
 
     __slots__ = ("failed", "failed_alone", "indices", "parts", "planned", "ready_s")

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
+from micro_batch_handler.pipeline.grouping import Keys, by_key
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
 from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.payloads import Payload
@@ -87,6 +88,7 @@ class Caller:
         self._stage_timeout_s = stage_timeout_s
         self._clock = clock
         self._ceilings = [Ceiling() for _ in stages]
+        self._groups = any(stage.groups for stage in stages)
 
     def lane_for(self, position: int, batch: MicroBatch) -> int:
         """The stage in whose lanes a micro-batch passes the stage at `position`: mostly that one.
@@ -113,7 +115,7 @@ class Caller:
             The answers, or what failed; neither, if the batch has to go another way.
         """
         indices = range(len(rows))
-        if any(len(rows) > ceiling.limit for ceiling in self._ceilings):
+        if self._groups or any(len(rows) > ceiling.limit for ceiling in self._ceilings):
             return None, None
         ready_s = self._clock.now_s()
         taken, unreadable = rows.take(indices)
@@ -157,8 +159,8 @@ class Caller:
     ) -> Ready:
         """Take the last micro-batch of `todo` through the stage at `position`.
 
-        What must be called again, is too large for the memory or has to wait while something is
-        handed on goes back to `todo`, in parts.
+        What must be called again, is too large for the memory, may not share a call or has to wait
+        while something is handed on goes back to `todo`, in parts.
 
         Args:
             run: the batch.
@@ -170,9 +172,9 @@ class Caller:
             GivenUp: nothing may be done for this batch in this thread any more.
         """
         batch, ready = run.leave_expired(position, todo.pop(), self._clock.now_s())
-        limit = self._ceilings[position].limit
-        if len(batch) > limit:
-            todo += reversed(batch.pieces(limit))
+        pieces = self._pieces(position, batch)
+        if len(pieces) > 1:
+            todo += reversed(pieces)
             return ready
         rows, read_s = None, 0.0
         if not batch.parts:
@@ -199,6 +201,13 @@ class Caller:
         except BaseException as error:
             return self._recover(attempt, inspectable(error))
         return run.accept(position, batch.indices, result)
+
+    def _pieces(self, position: int, batch: MicroBatch) -> Sequence[MicroBatch]:
+        """What the stage is called with: rows of one key, and no more than fit the memory."""
+        if self._groups and len(groups := by_key(batch)) > 1:
+            return groups
+        limit = self._ceilings[position].limit
+        return batch.pieces(limit) if len(batch) > limit else (batch,)
 
     def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Part:
         run, batch = attempt.run, attempt.batch
@@ -266,12 +275,14 @@ class Caller:
         rows = len(indices)
         with self._streams.work(stage.name, parts, rows, before_s) as work:
             if bound_s is None:
-                result, keep = self._work(stage, tag, indices, parts, work, regroups=regroups)
+                result, keep, keys = self._work(stage, tag, indices, parts, work, regroups=regroups)
             else:
                 # In here: while streams change hands, no alarm may ring.
                 with alarm(stage.name, bound_s):
-                    result, keep = self._work(stage, tag, indices, parts, work, regroups=regroups)
-        return Part(result, rows, 0, rows, work.done), keep
+                    result, keep, keys = self._work(
+                        stage, tag, indices, parts, work, regroups=regroups
+                    )
+        return Part(result, rows, 0, rows, work.done, keys), keep
 
     def _work(
         self,
@@ -282,14 +293,15 @@ class Caller:
         work: Work,
         *,
         regroups: bool,
-    ) -> tuple[Payload, Keep | None]:
+    ) -> tuple[Payload, Keep | None, Keys]:
         payload = work.take_in(stage.gather(parts))
         result, keep = stage.call(tag, indices, payload)
         if regroups:
             stage.check_regroups(result)
         if self._planner is not None and self._planner.asks_for_payloads:
             self._planner.payload(stage.name, cuttable=stage.regroups(result))
-        return work.hand_over(result), keep
+        keys = stage.keys(result, parts, len(indices))
+        return work.hand_over(result), keep, keys
 
     def end(self, run: Run, call: Call, *, failed: bool) -> bool:
         """The call has returned or is given up; False if it was the other before."""

@@ -14,7 +14,7 @@ copied: joined, it could silently replace the values of other requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,10 @@ def _join(payloads: Sequence[Payload], where: str) -> Payload:
 
 def _same(kinds: list[str], where: str) -> None:
     if len(set(kinds)) > 1:
-        raise Uncuttable(f"{where} has rows of different kinds: {'; '.join(sorted(set(kinds)))}")
+        raise Uncuttable(
+            f"{where} has rows of different kinds: {'; '.join(sorted(set(kinds)))}. Override "
+            f"group_by(payload) to keep them apart, or join_payloads(payloads) to pad them"
+        )
 
 
 def rows_of(payload: Payload) -> int:
@@ -198,12 +201,14 @@ def _type(payload: Payload) -> str:
 
 @dataclass(frozen=True)
 class PayloadOps:
-    """How the pipeline handles payloads; users replace `cut` and `join` by overriding two hooks."""
+    """How the pipeline handles payloads; users replace some of it by overriding hooks."""
 
     count: Callable[[Payload], int | None]
     rows_of: Callable[[Payload], int | None]
     cut: Callable[[Payload, int, int], Payload]
     join: Callable[[Sequence[Payload]], Payload]
+    group_by: Callable[[Payload], Sequence[Hashable] | None] | None = None
+    """A key for each row of what preprocess returned; see grouping.py. None: there is no hook."""
 
 
 def pad(payload: Payload, rows: int, size: int, ops: PayloadOps) -> Payload:

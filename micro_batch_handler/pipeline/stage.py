@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
 from micro_batch_handler.pipeline.batches import Part, gather
+from micro_batch_handler.pipeline.grouping import Keys, keys_made, keys_passed_on
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, own, pad
 from micro_batch_handler.pipeline.records import LANE
 from micro_batch_handler.planning.choices import padded
@@ -244,6 +245,19 @@ class StageRunner:
         except Uncuttable:
             return False
         return True
+
+    @property
+    def groups(self) -> bool:
+        """Whether later stages are called apart for rows of different kinds."""
+        return self._ops.group_by is not None
+
+    def keys(self, result: Payload, parts: Sequence[Part], rows: int) -> Keys:
+        """Which rows of a result may share a call of the next stage; see grouping.py."""
+        if self._ops.group_by is None:
+            return None
+        if self._before is not None:
+            return keys_passed_on(parts, rows)
+        return keys_made(self._ops.group_by, self.name, result, rows)
 
     def call(
         self, tag: Any, indices: Sequence[int], payload: Payload

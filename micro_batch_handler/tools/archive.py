@@ -1,6 +1,7 @@
 """The archive command: vet the inputs, pack them, and on request check the archive.
 
-    flags      archive_flags     torch-model-archiver's, and --check
+    flags      archive_flags     torch-model-archiver's, --micro-batch and --check
+    front      take_over         a handler file in front of one without micro-batching
     vet        archive_inputs    names and files; handler_file.py and model_config.py look inside
     collect    archive_staging   the archiver's own code, into a private folder
     write      archive_output    archive_formats.py packs it, the same bytes each time
@@ -12,7 +13,9 @@ Nothing is written before everything is vetted.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_archiver_error import ModelArchiverError
@@ -24,6 +27,7 @@ from micro_batch_handler.tools.archive_flags import PROG, archive_parser
 from micro_batch_handler.tools.archive_inputs import ArchiveInputs
 from micro_batch_handler.tools.archive_output import ArchiveOutput
 from micro_batch_handler.tools.archive_staging import staged
+from micro_batch_handler.tools.take_over import with_front
 
 __all__ = ["main"]
 
@@ -35,13 +39,22 @@ def main(argv: Sequence[str]) -> int:
     if flags.check is not None and not flags.check.is_file():
         raise ArchiveError(f"--check {flags.check}: there is no such file")
     try:
-        output = build(config)
+        output = build_in_front(config) if flags.micro_batch else build(config)
     except (ModelArchiverError, OSError) as error:
         # Several lines to the archiver, one here.
         raise ArchiveError(" ".join(str(error).split())) from error
     if flags.check is not None:
         print(check_archive(output.path, output.format, flags.check))
     return 0
+
+
+def build_in_front(config: ModelArchiverConfig) -> ArchiveOutput:
+    """Build the archive with micro-batching in front of its handler."""
+    with tempfile.TemporaryDirectory(prefix="micro-batch-front-") as folder:
+        fronted, note = with_front(config, Path(folder))
+        output = build(fronted)
+    print(f"{PROG}: note: {note}", file=sys.stderr)
+    return output
 
 
 def build(config: ModelArchiverConfig) -> ArchiveOutput:

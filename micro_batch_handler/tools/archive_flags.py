@@ -1,4 +1,4 @@
-"""The flags of the archive command: those of torch-model-archiver, and `--check`."""
+"""The flags of the archive command: those of torch-model-archiver, and two more."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ serves as it is. Takes every flag of torch-model-archiver. On top of it, this co
   - adds the package, so that the server needs nothing installed but its usual packages;
   - refuses, before it writes anything, what TorchServe would only find when it loads the model;
   - makes the same archive, byte for byte, from the same files (SOURCE_DATE_EPOCH is honoured);
+  - with --micro-batch, takes a handler that knows nothing of this package;
   - with --check, loads the finished archive and sends it one request.
 """
 
@@ -74,6 +75,13 @@ def archive_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
         parents=[archiver_parser()],
         add_help=False,  # the archiver's parser brings -h
+    )
+    parser.add_argument(
+        "--micro-batch",
+        action="store_true",
+        help="Put micro-batching in front of a handler that does not have it: a class with\n"
+        "TorchServe's three stages, a function, or a built-in handler. Its file is packed as it\n"
+        "is; a note says what is taken over, an error what stands in the way.",
     )
     parser.add_argument(
         "--check",

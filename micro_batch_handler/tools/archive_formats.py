@@ -18,7 +18,15 @@ from typing import Any, BinaryIO
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.archive_inputs import is_packed_folder
 
-__all__ = ["packed_files", "source_date", "unpack", "write_folder", "write_tgz", "write_zip"]
+__all__ = [
+    "add_to_zip",
+    "packed_files",
+    "source_date",
+    "unpack",
+    "write_folder",
+    "write_tgz",
+    "write_zip",
+]
 
 _EARLIEST = 315532800  # 1980-01-01, the first time that a zip file can hold
 _LATEST = 2**32 - 1  # 2106-02-07, the last time that a gzip header can hold
@@ -49,15 +57,22 @@ def packed_files(folder: Path) -> list[str]:
 def write_zip(out: BinaryIO, folder: Path, names: list[str], date: int, compression: int) -> None:
     """A .mar file; `compression` is `zipfile.ZIP_DEFLATED` or `ZIP_STORED`."""
     with zipfile.ZipFile(out, "w") as archive:
-        for name in names:
-            entry = zipfile.ZipInfo(name, time.gmtime(date)[:6])
-            entry.compress_type = compression
-            entry.create_system = 3  # Unix, wherever this runs
-            entry.external_attr = (0o100000 | _FILE_MODE) << 16
-            # Told its size beforehand, zipfile knows whether the entry needs the large format.
-            entry.file_size = (folder / name).stat().st_size
-            with (folder / name).open("rb") as source, archive.open(entry, "w") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+        add_to_zip(archive, folder, names, date, compression)
+
+
+def add_to_zip(
+    archive: zipfile.ZipFile, folder: Path, names: list[str], date: int, compression: int
+) -> None:
+    """Write these files of the folder as the next entries."""
+    for name in names:
+        entry = zipfile.ZipInfo(name, time.gmtime(date)[:6])
+        entry.compress_type = compression
+        entry.create_system = 3  # Unix, wherever this runs
+        entry.external_attr = (0o100000 | _FILE_MODE) << 16
+        # Told its size beforehand, zipfile knows whether the entry needs the large format.
+        entry.file_size = (folder / name).stat().st_size
+        with (folder / name).open("rb") as source, archive.open(entry, "w") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
 
 
 def write_tgz(out: BinaryIO, folder: Path, names: list[str], date: int, root: str) -> None:

@@ -78,8 +78,8 @@ class ArchiveInputs:
         notes = list(_refuse_bad_names(items, output))
         if built_in:
             notes.append(
-                f"the built-in handler {config.handler} does not micro-batch; for that, put "
-                "MicroBatchMixin in front of its class, in a handler file of your own"
+                f"the built-in handler {config.handler} does not micro-batch; for that, give "
+                "--micro-batch"
             )
         else:
             check_handler_file(handler)

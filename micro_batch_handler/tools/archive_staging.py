@@ -17,7 +17,7 @@ from model_archiver.model_packaging_utils import ModelExportUtils
 import micro_batch_handler
 from micro_batch_handler.tools.archive_inputs import PACKAGE, ArchiveInputs
 
-__all__ = ["staged"]
+__all__ = ["copy_package", "staged"]
 
 _NOT_SERVED = ("__main__.py", "tools", "__pycache__", ".*")
 """What of this package a server has no use for: the commands, and what editors leave behind."""
@@ -55,9 +55,14 @@ def staged(config: ModelArchiverConfig, inputs: ArchiveInputs, date: int) -> Ite
         yield Path(folder)
 
 
-def _collect_extras(folder: Path, inputs: ArchiveInputs) -> None:
+def copy_package(folder: Path) -> None:
+    """Put this package, as an archive carries it, into the folder."""
     package = Path(micro_batch_handler.__file__).parent
     shutil.copytree(package, folder / PACKAGE, ignore=shutil.ignore_patterns(*_NOT_SERVED))
+
+
+def _collect_extras(folder: Path, inputs: ArchiveInputs) -> None:
+    copy_package(folder)
     for name, source in {path.name: path for path in inputs.extras}.items():
         # Links: the archiver copies what they lead to, and weights are copied once only.
         (folder / name).symlink_to(source.resolve())

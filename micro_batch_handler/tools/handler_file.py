@@ -14,7 +14,7 @@ from pathlib import Path
 
 from micro_batch_handler.errors import ArchiveError
 
-__all__ = ["HandlerName", "check_handler_file", "class_names"]
+__all__ = ["HandlerName", "check_handler_file", "class_names", "entry_point"]
 
 _ENTRY_POINT = "handle"
 _METHODS = ("initialize", "handle")
@@ -42,6 +42,7 @@ class _Module:
     """What the statements of a module bind when it is imported."""
 
     bound: set[str] = field(default_factory=set)
+    functions: dict[str, ast.AST] = field(default_factory=dict)
     classes: dict[str, ast.ClassDef | None] = field(default_factory=dict)  # None: made by a call
     takes_all: bool = False  # from … import *
 
@@ -65,6 +66,19 @@ def check_handler_file(handler: HandlerName) -> None:
         _check_function(path, handler.function, module)
     elif _ENTRY_POINT not in module.bound and not (module.takes_all and not module.classes):
         _check_class(path, module)
+
+
+def entry_point(handler: HandlerName) -> tuple[str, ast.AST | None]:
+    """The name of what the loader takes from a file that it can load, and where it is made.
+
+    A function, or a class; None if it comes from elsewhere, or from a call.
+    """
+    module = _read(_parse(handler.file))
+    function = handler.function or _ENTRY_POINT
+    if handler.function is None and function not in module.bound and module.classes:
+        ((name, node),) = module.classes.items()
+        return name, node
+    return function, module.functions.get(function)
 
 
 def class_names(path: Path) -> list[str]:
@@ -123,6 +137,7 @@ def _read(node: ast.Module | ast.ClassDef) -> _Module:
             module.bound.add(statement.name)
         elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
             module.bound.add(statement.name)
+            module.functions[statement.name] = statement
         elif isinstance(statement, (ast.Import, ast.ImportFrom)):
             names = [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
             module.takes_all |= "*" in names

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -82,11 +82,29 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
             ValueError: one of them would break the worker protocol, and so the whole batch.
         """
         processors = self.__dict__.get("_request_processor")
+        if isinstance(processors, dict):  # as `count_from` makes it
+            processors = list(processors.values())
         if processors is not None:  # else never asked for, so nothing was set
             self._keep_responses(processors)
         if self._batch_processors is not None:
             for place in self._json_places:
                 _declare_json(self._batch_processors[self._indices[place]])
+
+    @property
+    def first(self) -> int:
+        """The place of the first row in the batch."""
+        return int(self._indices[0])
+
+    def count_from(self, start: int) -> None:
+        """Let the indices of the rows begin at `start` instead of 0, for code that expects that."""
+        places = range(start, start + len(self._indices))
+        for name in ("_request_processor", "request_ids"):
+            rows = getattr(self, name)
+            if rows is not None:
+                values = rows.values() if isinstance(rows, dict) else rows
+                self._remember(name, dict(zip(places, values, strict=True)))
+        rows = dict(zip(places, self._indices, strict=True))
+        self._remember("_metrics", _LaneMetrics(self._batch.metrics, rows))
 
     def answers_json(self, places: Sequence[int]) -> None:
         """Let these rows' answers say that they are JSON, unless a stage has set a content type.
@@ -170,7 +188,7 @@ class _LaneMetrics:
     metric would fail for ever.
     """
 
-    def __init__(self, cache: Any, indices: Sequence[int]) -> None:
+    def __init__(self, cache: Any, indices: Sequence[int] | Mapping[int, int]) -> None:
         self._cache = cache
         self._indices = indices
 

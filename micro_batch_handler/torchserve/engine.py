@@ -37,6 +37,7 @@ from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder
 from micro_batch_handler.torchserve.encode import encode, is_json
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
+from micro_batch_handler.torchserve.first_row import one_row_at_a_time
 from micro_batch_handler.torchserve.message_reader import read_buffered
 from micro_batch_handler.torchserve.metrics import BatchMetrics, batch_metrics
 from micro_batch_handler.torchserve.trace_file import TraceFile
@@ -62,7 +63,8 @@ class Engine:
 
     def __init__(self, handler: Any, ops: PayloadOps, context: Context) -> None:
         model_yaml = getattr(context, "model_yaml_config", None)
-        self._config = MicroBatchingConfig.from_model_yaml(model_yaml)
+        config = MicroBatchingConfig.from_model_yaml(model_yaml)
+        self._config, ops = one_row_at_a_time(handler, config, ops)
         batch_size = context.system_properties.get("batch_size") or 1
         cores = usable_cores()
         lanes = lanes_for(self._config.parallelism, cores)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial, wraps
 from inspect import isfunction
 from typing import Any
@@ -28,6 +28,9 @@ from micro_batch_handler.torchserve.unsplit import answer_apart, asking, is_for_
 __all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]
 
 _creating = threading.Lock()
+
+HOOKS = ("cut_payload", "join_payloads", "group_by", "example_row")
+"""What a class beside the mixin may define too, although the mixin comes first."""
 
 
 def _then_start(initialize: Callable[..., None]) -> Callable[..., None]:
@@ -79,6 +82,11 @@ class MicroBatchMixin:
         if "context" in cls.__dict__:
             # `context = None` in a class would hide the property, and with it the views.
             del cls.context
+        for hook in HOOKS:
+            ours = vars(MicroBatchMixin)[hook]
+            theirs = [vars(kind)[hook] for kind in bases if hook in vars(kind)]
+            if getattr(cls, hook) is ours and len(theirs) > 1:
+                setattr(cls, hook, theirs[1])
 
     @_then_start
     def initialize(self, context: Context) -> None:
@@ -95,6 +103,14 @@ class MicroBatchMixin:
         Describe and explain requests, and some others, are left to the class beside this one; see
         unsplit.py.
         """
+        # An envelope around the handler, or a `handle` of the user's, reads the answers first.
+        encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
+        return self._micro_batch_answers(data, context, encoded=encoded)
+
+    def _micro_batch_answers(
+        self, data: list[Any], context: Context, *, encoded: bool
+    ) -> list[Any]:
+        """What `handle` answers; `encoded` as TorchServe sends it, because nobody else reads it."""
         started = time.time()
         self.context = context
         asked = asking(context, len(data))
@@ -103,8 +119,6 @@ class MicroBatchMixin:
         unsplit = None if beside is None else partial(_decode_first, engine, beside)
         if unsplit is not None and is_for_all(context, len(data), asked):
             return unsplit(data, context)
-        # An envelope around the handler, or a `handle` of the user's, reads the answers first.
-        encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
         usual = partial(engine.answers, encoded=encoded)
         if unsplit is not None and asked:
             answers = answer_apart(data, context, asked, unsplit, usual)
@@ -125,6 +139,15 @@ class MicroBatchMixin:
     def join_payloads(self, payloads: Sequence[Payload]) -> Payload:
         """One payload from several that a stage returned, in order (to pad them, for example)."""
         return join(payloads)
+
+    def group_by(self, payload: Payload) -> Sequence[Hashable] | None:  # noqa: ARG002
+        """A key for each row of what `preprocess` returned, its shape for example; None for none.
+
+        Override it where rows differ so that they cannot share a call: inference and postprocess
+        are then called apart for each key. Which rows share a call is fixed by the plan and the
+        keys. Payloads must be such that they can be cut and joined.
+        """
+        return None
 
     def example_row(self) -> Any:
         """One request as `preprocess` gets it, `{"body": …}`; None for none.
@@ -191,4 +214,5 @@ def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
         (lambda _: None) if own else rows_of,
         handler.cut_payload,
         handler.join_payloads,
+        None if kind.group_by is MicroBatchMixin.group_by else handler.group_by,
     )

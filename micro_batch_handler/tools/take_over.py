@@ -1,0 +1,164 @@
+"""What goes in front of a handler that knows no micro-batches: a small file, made for it.
+
+    a class with stages      micro-batching is mixed in front of it
+    a built-in handler       the same
+    a function               is called as one stage, since it has none
+    a `handle` of its own    refused: micro-batching would pass it over
+
+The handler's own file is not touched. What cannot be read in it is looked at again when the model
+loads (torchserve/brought.py).
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_packaging_utils import model_handlers
+
+from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.handler_file import HandlerName, check_handler_file, entry_point
+
+__all__ = ["Front", "front_of", "with_front"]
+
+_BUILT_IN = {
+    "base_handler": "BaseHandler",
+    "text_classifier": "TextClassifier",
+    "image_classifier": "ImageClassifier",
+    "object_detector": "ObjectDetector",
+    "image_segmenter": "ImageSegmenter",
+    "dali_image_classifier": "DALIImageClassifier",
+}
+"""The class of each built-in handler that has the three stages and no `handle` of its own."""
+
+_OURS = {"MicroBatchHandler", "MicroBatchMixin"}
+
+_CLASS = '''\
+"""Micro-batching in front of {what}; made by micro-batch-handler."""
+
+from importlib import import_module
+
+from micro_batch_handler.torchserve.brought import BroughtClass
+
+
+class MicroBatched(BroughtClass, import_module("{module}").{name}):
+    pass
+'''
+
+_FUNCTION = '''\
+"""Micro-batching in front of {what}; made by micro-batch-handler."""
+
+from importlib import import_module
+
+from micro_batch_handler.torchserve.brought import BroughtFunction
+
+
+class MicroBatched(BroughtFunction):
+    function = staticmethod(import_module("{module}").{name})
+'''
+
+
+@dataclass(frozen=True)
+class Front:
+    """A file for the archive's root, to be its handler in place of the one behind it."""
+
+    name: str
+    text: str
+
+    note: str
+    """What is taken over, and what is not."""
+
+
+def front_of(handler: str) -> Front:
+    """The file for a handler as `--handler` names it.
+
+    Raises:
+        ArchiveError: the handler cannot be taken over; says what to change in it.
+    """
+    if handler in model_handlers:
+        if handler not in _BUILT_IN:
+            raise ArchiveError(
+                f"the built-in handler {handler} has a handle() of its own, which answers while "
+                f"it computes; micro-batching would pass it over. Pack it without --micro-batch"
+            )
+        return _front_of_class(handler, f"ts.torch_handler.{handler}", _BUILT_IN[handler])
+    named = HandlerName.of(handler)
+    if not named.file.is_file():
+        raise ArchiveError(f"--handler {named.file}: there is no such file")
+    check_handler_file(named)
+    name, node = entry_point(named)
+    if isinstance(node, ast.AsyncFunctionDef):
+        raise ArchiveError(
+            f"{named.file} line {node.lineno}: {name} is async, which micro-batching cannot call; "
+            f"make it a class with preprocess, inference and postprocess"
+        )
+    if not isinstance(node, ast.ClassDef):
+        return _front_of_function(named.file, name)
+    _refuse_own_handle(named.file, node)
+    return _front_of_class(named.file.stem, named.file.stem, name)
+
+
+def with_front(config: ModelArchiverConfig, folder: Path) -> tuple[ModelArchiverConfig, str]:
+    """The same archive with the front as its handler, written to `folder`; and what to say of it.
+
+    The handler that it stands in front of becomes one of the extra files.
+    """
+    front = front_of(config.handler)
+    file = folder / front.name
+    file.write_text(front.text, encoding="utf-8")
+    behind = [] if config.handler in model_handlers else [str(HandlerName.of(config.handler).file)]
+    extra_files = ",".join([*filter(None, [config.extra_files]), *behind])
+    return replace(config, handler=str(file), extra_files=extra_files), front.note
+
+
+def _front_of_class(stem: str, module: str, name: str) -> Front:
+    return Front(
+        f"{stem}_micro_batched.py",
+        _CLASS.format(what=f"{module}.{name}", module=module, name=name),
+        f"{name} gets micro-batching in front of its stages; its file stays as it is",
+    )
+
+
+def _front_of_function(file: Path, name: str) -> Front:
+    return Front(
+        f"{file.stem}_micro_batched.py",
+        _FUNCTION.format(what=f"{file.stem}.{name}()", module=file.stem, name=name),
+        f"{name}() in {file} has no stages, so nothing can overlap: it is called on some rows at "
+        f"a time. It gains that a fault costs one request, time-outs, deadlines and JSON decoded "
+        f"and encoded faster; for the rest make it a class with preprocess, inference and "
+        f"postprocess",
+    )
+
+
+def _refuse_own_handle(file: Path, node: ast.ClassDef) -> None:
+    where, bases = f"{file} line", ", ".join(map(ast.unparse, node.bases))
+    if _OURS & {base.rpartition(".")[2] for base in map(ast.unparse, node.bases)}:
+        raise ArchiveError(
+            f"{where} {node.lineno}: {node.name} micro-batches by itself; pack it without "
+            f"--micro-batch"
+        )
+    stored = [
+        part.lineno
+        for part in ast.walk(node)
+        if isinstance(part, ast.Attribute)
+        and isinstance(part.ctx, ast.Store)
+        and ast.unparse(part) == "self.handle"
+    ]
+    if stored:
+        raise ArchiveError(
+            f"{where} {stored[0]} sets self.handle, which passes micro-batching over. "
+            f"For TorchServe's MicroBatching(self) change the import to 'from "
+            f"micro_batch_handler import MicroBatching' and pack it without --micro-batch; "
+            f"else remove the line"
+        )
+    for statement in node.body:
+        if getattr(statement, "name", None) == "handle":
+            raise ArchiveError(
+                f"{where} {statement.lineno}: {node.name} has a handle() of its own, which "
+                f"micro-batching would pass over. Change two lines and pack it without "
+                f"--micro-batch: 'class {node.name}(MicroBatchMixin, {bases or 'BaseHandler'}):', "
+                f"and in handle() 'answers = super().handle(data, context)' in place of the calls "
+                f"of the stages; or remove handle() if it does no more than BaseHandler's"
+            )

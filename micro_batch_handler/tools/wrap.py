@@ -1,0 +1,69 @@
+"""The wrap command: micro-batching put into an archive that is there, or taken out again.
+
+    wrap       the handler's front (take_over.py), this package, a manifest that names the front
+    --unwrap   these taken out, the old manifest put back
+
+Every other entry keeps its bytes, its date, its place and its compression.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.archive_check import check_archive
+from micro_batch_handler.tools.mar_file import MarFile, unwrapped, wrapped
+
+__all__ = ["main"]
+
+PROG = "micro-batch-handler wrap"
+
+_DESCRIPTION = """\
+Put micro-batching in front of the handler of an archive that TorchServe serves already. Nothing
+that is in the archive is changed but the manifest's name of the handler, and --unwrap gives every
+file back as it was. Refuses a handler that cannot be taken over, and says what to change in it.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; the exit status is 0, or an error is raised."""
+    flags = _parser().parse_args(argv)
+    output: Path = flags.output or flags.archive
+    if flags.output is not None and output.exists() and not flags.force:
+        raise ArchiveError(f"{output} exists; give --force to replace it")
+    if flags.check is not None and not flags.check.is_file():
+        raise ArchiveError(f"--check {flags.check}: there is no such file")
+    try:
+        with tempfile.TemporaryDirectory(prefix="micro-batch-wrap-") as folder:
+            mar = MarFile(flags.archive)
+            notes = unwrapped(mar, output) if flags.unwrap else wrapped(mar, output, Path(folder))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArchiveError(f"{flags.archive}: {error}") from error
+    for note in notes:
+        print(f"{PROG}: note: {note}", file=sys.stderr)
+    print(f"{output}: micro-batching {'taken out' if flags.unwrap else 'put in'}", flush=True)
+    if flags.check is not None:
+        print(check_archive(output, "default", flags.check))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROG, description=_DESCRIPTION)
+    parser.add_argument("archive", type=Path, help="a .mar file")
+    parser.add_argument(
+        "--output", type=Path, help="where to write; without it the archive itself is replaced"
+    )
+    parser.add_argument("--unwrap", action="store_true", help="take micro-batching out again")
+    parser.add_argument("--force", action="store_true", help="replace an --output that is there")
+    parser.add_argument(
+        "--check",
+        metavar="SAMPLE",
+        type=Path,
+        help="a file with the body of one request, which the new archive must answer with 200",
+    )
+    return parser

@@ -1,0 +1,113 @@
+"""Handlers that answer the first row of what they get and forget the others.
+
+TorchServe's text classifier is one (https://github.com/pytorch/serve/issues/2121), and many were
+written after it. They serve right where each call has one row.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage, Size
+from micro_batch_handler.pipeline.payloads import PayloadOps
+
+__all__ = ["one_row_at_a_time", "takes_first_row_only"]
+
+logger = logging.getLogger(__name__)
+
+ONE = PerStage[Size].of(1)
+
+
+def one_row_at_a_time(
+    handler: Any, config: MicroBatchingConfig, ops: PayloadOps
+) -> tuple[MicroBatchingConfig, PayloadOps]:
+    """The settings and payloads of a handler, made fit for one that takes the first row only.
+
+    Beside a size of 1 for preprocess, those of inference and postprocess stay: whoever wrote it
+    knows the handler.
+    """
+    # A function in place of stages says so; see brought.py.
+    name = getattr(handler, "_micro_batch_takes_rows", "preprocess")
+    first = getattr(handler, name, None)
+    if first is None or not takes_first_row_only(first, name):
+        return config, ops
+    sizes = config.micro_batch_size
+    later = (sizes.inference, sizes.postprocess) if sizes.preprocess == 1 else (1, 1)
+    sizes = PerStage(1, *(1 if size == AUTO else size for size in later))
+    logger.warning(
+        "%s of %s takes the first row that it gets and no other, so it is called with one at a "
+        "time; sizes are %s. Let it take all rows of its argument, and calls are shared",
+        first.__name__,
+        type(handler).__name__,
+        sizes,
+    )
+    if sizes == ONE:
+        # What it makes of one row may look like any number of rows: tokens, in a flat tensor.
+        ops = replace(ops, count=lambda _: None, rows_of=lambda _: None)
+    return replace(config, micro_batch_size=sizes), ops
+
+
+def takes_first_row_only(function: Callable[..., Any], name: str) -> bool:
+    """Whether the source of a method, or function, has its first argument as `data[0]` only.
+
+    Under decorators that hide it, a method is looked for by its name.
+
+    False where there is no source, or where it cannot be told.
+    """
+    takes_self = inspect.ismethod(function)
+    try:
+        source = textwrap.dedent(inspect.getsource(_undecorated(function, name)))
+        (definition,) = ast.parse(source).body
+    except (OSError, TypeError, ValueError, SyntaxError):
+        return False
+    if not isinstance(definition, ast.FunctionDef):
+        return False
+    arguments = [argument.arg for argument in definition.args.args][int(takes_self) :]
+    return bool(arguments) and _only_first(definition, arguments[0])
+
+
+def _undecorated(function: Any, name: str) -> Any:
+    """The function under decorators: TorchServe's `timed` keeps it in its closure only."""
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    while True:
+        cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+        inner = [found for found in cells if getattr(found, "__name__", "") == name]
+        if not inner or function.__name__ == name:
+            return function
+        function = inspect.unwrap(inner[0])
+
+
+def _only_first(definition: ast.FunctionDef, name: str) -> bool:
+    firsts = {
+        node.value
+        for node in ast.walk(definition)
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.slice, ast.Constant)
+        and node.slice.value == 0
+    }
+    looked_at = {  # data is None: as functions ask whether the model is only to be loaded
+        node.left
+        for node in ast.walk(definition)
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Is, ast.IsNot))
+    }
+    used = [use for use in _until_rebound(definition, name) if use not in looked_at]
+    return bool(used) and all(use in firsts for use in used)
+
+
+def _until_rebound(definition: ast.FunctionDef, name: str) -> Iterator[ast.Name]:
+    """The places where the argument is read, up to the statement that gives it another value."""
+    for statement in definition.body:
+        uses = [
+            node for node in ast.walk(statement) if isinstance(node, ast.Name) and node.id == name
+        ]
+        yield from (use for use in uses if isinstance(use.ctx, ast.Load))
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(use.ctx, ast.Store) for use in uses
+        ):
+            return

@@ -1,0 +1,1 @@
+"""What TorchServe's text handler asks of torchtext, for tests without it."""
