@@ -724,7 +724,7 @@ def test_predict_messages_are_read_as_torchserve_writes_them():
 
     response = number(200) + field(b"Prediction success") + field(b"id") + field(b"text/plain")
     response += number(404) + field(b"Not here") + number(1) + field(b"k") + field(b"v")
-    answer = parse_response(response + field(b"body") + number(-1))
+    (answer,) = parse_response(response + field(b"body") + number(-1))
 
     assert (answer.batch_code, answer.batch_message) == (200, "Prediction success")
     assert (answer.status, answer.reason, answer.content_type) == (404, "Not here", "text/plain")

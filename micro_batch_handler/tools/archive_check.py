@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
-from typing import Any
 
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.archive_formats import unpack
 
 __all__ = ["check_archive"]
 
@@ -36,7 +33,7 @@ def check_archive(
     """
     with tempfile.TemporaryDirectory(prefix="micro-batch-check-") as private:
         model = Path(private, "model")
-        _unpack(archive, archive_format, model)
+        unpack(archive, archive_format, model)
         outcome = Path(private, "outcome")
         outcome.mkdir()
         log = Path(private, "log")
@@ -57,24 +54,6 @@ def check_archive(
         answer = _readable((outcome / "answer").read_bytes())
         kind = f" {result['content_type']}" if result["content_type"] else ""
         return f"check: status {result['status']}{kind}\n{answer}"
-
-
-def _unpack(archive: Path, archive_format: str, model: Path) -> None:
-    if archive_format == "no-archive":
-        shutil.copytree(archive, model)  # a copy: the archive stays free of __pycache__
-    elif archive_format == "tgz":
-        with tarfile.open(archive) as packed, tempfile.TemporaryDirectory(dir=model.parent) as top:
-            packed.extractall(top, **_only_plain_files())  # noqa: S202 - just made, by us
-            (folder,) = Path(top).iterdir()
-            folder.rename(model)
-    else:
-        with zipfile.ZipFile(archive) as packed_zip:
-            packed_zip.extractall(model)  # noqa: S202 - just made, by us
-
-
-def _only_plain_files() -> dict[str, Any]:
-    # Python 3.12 warns without a filter; the first releases of 3.10 have none.
-    return {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 def _run_worker(model: Path, sample: Path, outcome: Path, log: Path, timeout_s: float) -> str:

@@ -4,7 +4,8 @@
 
 Runs with the archive's root as its folder and on its import path, so `micro_batch_handler` here is
 the one in the archive, which has no tools: this file imports nothing of it. Each side of the
-frontend's protocol is spoken through TorchServe's own code where it has any.
+frontend's protocol is spoken through TorchServe's own code where it has any. The workbench loads
+models and asks them in the same way, inside its own process.
 """
 
 from __future__ import annotations
@@ -20,14 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Answer", "encode_request", "parse_response"]
+__all__ = [
+    "Answer",
+    "LoggedErrors",
+    "cause",
+    "encode_request",
+    "failure",
+    "load",
+    "parse_response",
+    "request",
+]
 
 _HTTP_OK = 200
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a predict response says of its first request; `batch_*` is said of the whole batch."""
+    """What a predict response says of one request; `batch_*` is said of the whole batch."""
 
     batch_code: int
     batch_message: str
@@ -40,28 +50,28 @@ class Answer:
 def main(model: Path, sample: Path, outcome: Path) -> None:
     """Write `report.json`, and `answer` if there is one, into the folder `outcome`."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
-    errors = _LoggedErrors()
+    errors = LoggedErrors()
     logging.getLogger().addHandler(errors)
     report: dict[str, object] = {"failure": "", "status": 0, "content_type": ""}
     doing = "TorchServe cannot load it"
     try:
-        service = _load(model)
+        service = load(model)
         doing = "TorchServe cannot answer it"
-        answer = parse_response(service.predict([_request(sample)]))
+        (answer,) = parse_response(service.predict([request(sample)]))
     except BaseException as error:  # SystemExit too: the worker would be gone
         logging.getLogger(__name__).exception(doing)
-        report["failure"] = f"{doing}: {_cause(error)}"
+        report["failure"] = f"{doing}: {cause(error)}"
     else:
         (outcome / "answer").write_bytes(answer.body)
         report.update(status=answer.status, content_type=answer.content_type)
-        report["failure"] = _failure(answer, errors.last)
+        report["failure"] = failure(answer, errors.last)
     (outcome / "report.json").write_text(json.dumps(report), encoding="utf-8")
     sys.stdout.flush()
     # As TorchServe ends its workers: without waiting for threads that the handler started.
     os._exit(1 if report["failure"] else 0)
 
 
-def _load(model: Path) -> Any:
+def load(model: Path) -> Any:
     """What `TorchModelServiceWorker.load_model` does with a load message."""
     import torch
     import ts
@@ -91,14 +101,14 @@ def _load(model: Path) -> Any:
     return service
 
 
-def _request(sample: Path) -> Any:
+def request(sample: Path) -> Any:
     """The sample as the worker reads it from its socket, JSON and text decoded."""
     from ts.protocol.otf_message_handler import retrieve_msg
 
     content_type = mimetypes.guess_type(sample.name)[0] or "application/octet-stream"
     connection = _Connection(encode_request(sample.read_bytes(), content_type))
-    _, (request,) = retrieve_msg(connection)
-    return request
+    _, (read,) = retrieve_msg(connection)
+    return read
 
 
 def encode_request(body: bytes, content_type: str) -> bytes:
@@ -114,37 +124,42 @@ def encode_request(body: bytes, content_type: str) -> bytes:
     return b"I" + field(b"check") + header + end + parameter + end + end
 
 
-def parse_response(response: bytes) -> Answer:
-    """Read what `create_predict_response` wrote for a batch of one."""
+def parse_response(response: bytes) -> list[Answer]:
+    """Read what `create_predict_response` wrote: an answer for each request of the batch."""
     stream = io.BytesIO(response)
 
     def number() -> int:
         return int(struct.unpack("!i", stream.read(4))[0])
 
-    def field() -> bytes:
-        return stream.read(number())
+    def read(length: int) -> bytes:
+        return stream.read(length)
 
-    batch_code, batch_message = number(), field().decode()
-    field()  # the request's id
-    content_type = field().decode()
-    status, reason = number(), field().decode()
-    for _ in range(number()):
-        field(), field()  # a response header and its value
-    return Answer(batch_code, batch_message, status, reason, content_type, field())
+    batch_code, batch_message = number(), read(number()).decode()
+    answers = []
+    while (length := number()) >= 0:
+        read(length)  # the request's id
+        content_type = read(number()).decode()
+        status, reason = number(), read(number()).decode()
+        for _ in range(number()):
+            read(number()), read(number())  # a response header and its value
+        body = read(number())
+        answers.append(Answer(batch_code, batch_message, status, reason, content_type, body))
+    return answers
 
 
-def _failure(answer: Answer, logged: BaseException | None) -> str:
+def failure(answer: Answer, logged: BaseException | None) -> str:
     """One line on why this is no good answer; nothing if it is one."""
     if answer.batch_code == answer.status == _HTTP_OK:
         return ""
     if answer.batch_code != _HTTP_OK:
-        cause = f": {_cause(logged)}" if logged is not None else ""
-        return f"its answer is {answer.batch_code} {answer.batch_message}{cause}"
+        why = f": {cause(logged)}" if logged is not None else ""
+        return f"its answer is {answer.batch_code} {answer.batch_message}{why}"
     body = " ".join(answer.body.decode("utf-8", errors="replace").split())
     return f"its answer is {answer.status} {answer.reason}: {body}"
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
+    """One line on what a model raised."""
     # An ImportError in a handler file sends the loader after a built-in handler of that name,
     # whose absence then hides the first error.
     missing = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("ts.")
@@ -163,7 +178,7 @@ class _Connection:
         return self._stream.read(length)
 
 
-class _LoggedErrors(logging.Handler):
+class LoggedErrors(logging.Handler):
     """Keeps the last exception that was logged: TorchServe answers 503 and logs the reason."""
 
     def __init__(self) -> None:
@@ -171,6 +186,7 @@ class _LoggedErrors(logging.Handler):
         self.last: BaseException | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep what the record carries."""
         if record.exc_info:
             self.last = record.exc_info[1]
 

@@ -25,7 +25,7 @@ from micro_batch_handler.torchserve.context import current_view
 from micro_batch_handler.torchserve.engine import Engine
 from micro_batch_handler.torchserve.unsplit import answer_apart, asking, is_for_all
 
-__all__ = ["MicroBatchHandler", "MicroBatchMixin"]
+__all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]
 
 _creating = threading.Lock()
 
@@ -162,6 +162,14 @@ class MicroBatchMixin:
 
 class MicroBatchHandler(MicroBatchMixin, BaseHandler):  # type: ignore[misc]  # ts is untyped
     """`BaseHandler` with micro-batching: subclass it as you would subclass `BaseHandler`."""
+
+
+def engine_of(handler: MicroBatchMixin, context: Context) -> Engine:
+    """The engine that serves a handler; made for the settings in `context` where there is none.
+
+    A function, since each method of ours could hide one of the user's.
+    """
+    return handler._micro_batch_engine_for(context)  # noqa: SLF001
 
 
 def _decode_first(

@@ -1,0 +1,101 @@
+"""A self-contained HTML page: one file that loads nothing, for a screen, a keyboard or paper."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "table"]
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+figure { margin: 1rem 0; background: #fff; border-radius: 6px; padding: .5rem; }
+figure svg { width: 100%; height: auto; display: block; }
+figcaption { color: #333; font-size: .9rem; padding: 0 .5rem .5rem; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8886; }
+th:first-child, td:first-child { text-align: left; }
+.wide { overflow-x: auto; }
+footer { font-size: .8rem; opacity: .8; overflow-wrap: anywhere; }
+@media print {
+  :root { color-scheme: light; }
+  body { max-width: none; margin: 0; }
+  figure, tr { break-inside: avoid; }
+  .wide { overflow: visible; }
+}
+"""
+
+
+def page(title: str, parts: Iterable[str], about: str = "") -> str:
+    """The whole page.
+
+    Args:
+        title: in the tab and as the heading, as plain text.
+        parts: what stands below it, as HTML, from the functions beside this one.
+        about: how it was made, as plain text, in small letters at the end.
+    """
+    lines = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title>",
+        f"<style>{STYLE}</style></head><body><main>",
+        f"<h1>{html.escape(title)}</h1>",
+        *parts,
+        "</main>",
+    ]
+    if about:
+        lines.append(f"<footer><p>{html.escape(about)}</p></footer>")
+    return "\n".join([*lines, "</body></html>"]) + "\n"
+
+
+def heading(text: str) -> str:
+    """A heading inside the page, from plain text."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
+def paragraph(text: str) -> str:
+    """A paragraph, from plain text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def figure(svg: str, caption: str) -> str:
+    """A picture with plain text under it; always on white, as it was drawn."""
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def inline_svg(drawn: Any, label: str) -> str:
+    """A figure of matplotlib's as SVG that stands in a page; its text stays text.
+
+    Args:
+        drawn: the `matplotlib.figure.Figure`.
+        label: what it shows, for who cannot see it; pictures of one page need different ones.
+    """
+    import matplotlib as mpl  # of an extra, which only those who draw have
+
+    out = io.StringIO()
+    # Identifiers do not change from run to run, and do not meet in one page.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "svg.id": None}):
+        drawn.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    named = f'<svg role="img" aria-label="{html.escape(label)}"'
+    return text[text.index("<svg") :].replace("<svg", named, 1)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of plain text; too wide a one scrolls by itself, with the keyboard too."""
+    lines = [
+        '<div class="wide" tabindex="0"><table><thead>',
+        _row(head, '<th scope="col">', "</th>"),
+        "</thead><tbody>",
+        *(_row(cells, "<td>", "</td>") for cells in rows),
+        "</tbody></table></div>",
+    ]
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str], begin: str, end: str) -> str:
+    return f"<tr>{''.join(f'{begin}{html.escape(cell)}{end}' for cell in cells)}</tr>"
