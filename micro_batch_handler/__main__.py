@@ -19,6 +19,7 @@ PROG = "micro-batch-handler"
 
 COMMANDS = {
     "archive": "pack a handler, its model and this package into one archive for TorchServe",
+    "tune": "find the batch size, micro-batch sizes, lanes and workers for a handler",
 }
 """What each command does, in its --help. `micro_batch_handler/tools/<command>.py` holds
 `main(argv) -> int`, the exit status, and is imported only when that command is run."""

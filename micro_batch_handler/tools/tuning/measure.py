@@ -58,6 +58,9 @@ class Measured:
     largest: int
     """Of the batches that were measured."""
 
+    most_lanes: PerStage[int]
+    """That were tried without requests failing."""
+
     regroups: bool
     """Whether stages can have different sizes."""
 
@@ -77,14 +80,29 @@ class Measured:
 class _Notes:
     """What the batches of all rounds have told."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_lanes: PerStage[int]) -> None:
         self.inline = [CallCosts() for _ in STAGES]
         self.lanes = [CallCosts() for _ in STAGES]
         self.crowded: dict[tuple[int, int], CallCosts] = {}
         self.seconds: dict[Setting, list[float]] = {}
         self.cpu: list[float] = []
         self.memory = CallCosts()
+        self.most_lanes = most_lanes
         self.regroups = True
+
+    def failed(self, setting: Setting, failure: SettingFails) -> None:
+        """Learn from it what not to choose; raise it if it would be the same everywhere."""
+        if not failure.regroups:
+            self.regroups = False
+            return
+        if setting.lanes == ONE_LANE:
+            raise failure
+        fewer = {
+            stage: min(self.most_lanes[stage], setting.lanes[stage] - 1)
+            for stage in STAGES
+            if setting.lanes[stage] > 1
+        }
+        self.most_lanes = replace(self.most_lanes, **fewer)
 
     def add(self, setting: Setting, visit: Visit) -> None:
         self.seconds.setdefault(setting, []).append(visit.seconds)
@@ -120,6 +138,7 @@ class _Notes:
             median(self.cpu) if self.cpu else 1.0,
             self.memory.points(),
             largest,
+            self.most_lanes,
             self.regroups,
             median(map(spread, self.seconds.values())),
             rounds,
@@ -153,7 +172,7 @@ def measure(
     Raises:
         SettingFails: not even one request can be answered.
     """
-    notes = _Notes()
+    notes = _Notes(most_lanes)
     sizes = _unsplit(bench, notes, batch_sizes, budget)
     probes = [*_probes(sizes), *_probes_with_neighbours(sizes[-1], most_lanes)]
     rounds = 0
@@ -163,13 +182,13 @@ def measure(
         for setting in probes:
             if not notes.regroups or (rounds and not budget.lasts(share)):
                 break
+            if any(setting.lanes[stage] > notes.most_lanes[stage] for stage in STAGES):
+                continue
             budget.doing(f"measuring {setting}")
             try:
                 notes.add(setting, bench.visit(setting))
             except SettingFails as failure:
-                if failure.regroups:
-                    raise
-                notes.regroups = False
+                notes.failed(setting, failure)
         rounds += 1
     return notes.measured(sizes[-1], rounds)
 

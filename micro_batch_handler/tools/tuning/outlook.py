@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from micro_batch_handler.config import STAGES, Stage
+from micro_batch_handler.tools.tuning.batch import Visit
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.model import BatchModel
 from micro_batch_handler.tools.tuning.setting import Setting
