@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,8 +35,9 @@ from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import GAP, Load
 from micro_batch_handler.tools.tuning.picture import written
 from micro_batch_handler.tools.tuning.report import keys_of, report
+from micro_batch_handler.tools.tuning.result import Tuning
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.tuner import Space, Tuning, tune
+from micro_batch_handler.tools.tuning.tuner import Space, tune
 from micro_batch_handler.tools.tuning.workers import with_workers
 from micro_batch_handler.tools.tuning.yaml_file import update
 
@@ -113,7 +114,7 @@ def _tuned(flags: argparse.Namespace) -> Tuning:
         COPIES_SHARE * flags.seconds,
         files if given_files else {},
     )
-    copies = partial(run_copies, job)
+    copies = cache(partial(run_copies, job))  # goals may have the same setting
     found = [with_workers(each, flags.max_workers, load, copies) for each in tuning.recommendations]
     return replace(tuning, recommendations=found)
 

@@ -56,6 +56,7 @@ class HandlerBench:
         if setting != self._in_force:
             self._in_force = None
             self._workbench.configure(batch_size=rows, micro_batching=setting.section)
+            self._memory.trim()
             self._run(rows)
             self._in_force = setting
         times = max(times, -(-len(self._samples) // rows))

@@ -12,7 +12,7 @@ from micro_batch_handler.planning.curves import Curve, Line, fit
 from micro_batch_handler.planning.experience import Model
 from micro_batch_handler.planning.planner import HAND_OVER_S
 from micro_batch_handler.planning.search import best
-from micro_batch_handler.tools.tuning.measure import Measured
+from micro_batch_handler.tools.tuning.measured import Measured
 from micro_batch_handler.tools.tuning.setting import Setting
 
 __all__ = ["BatchModel"]

@@ -24,7 +24,7 @@ from micro_batch_handler.tools.tuning.report import (
     notes,
     reasons,
 )
-from micro_batch_handler.tools.tuning.tuner import Tuning
+from micro_batch_handler.tools.tuning.result import Tuning
 from micro_batch_handler.tools.tuning.yaml_file import as_yaml
 
 __all__ = ["draw", "written"]

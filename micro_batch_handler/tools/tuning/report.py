@@ -7,7 +7,7 @@ from typing import Any
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.tools.tuning.goals import MIB, Figures
-from micro_batch_handler.tools.tuning.tuner import NOISY, Recommendation, Tuning
+from micro_batch_handler.tools.tuning.result import NOISY, Recommendation, Tuning
 from micro_batch_handler.tools.tuning.yaml_file import as_yaml
 
 __all__ = ["ALREADY", "costs_table", "figures_table", "keys_of", "notes", "reasons", "report"]

@@ -17,20 +17,19 @@ from micro_batch_handler.tools.tuning.batch import Bench
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import Figures, Goal, frontier
 from micro_batch_handler.tools.tuning.load import Load
-from micro_batch_handler.tools.tuning.measure import Measured, measure
+from micro_batch_handler.tools.tuning.measure import measure
+from micro_batch_handler.tools.tuning.measured import Measured
 from micro_batch_handler.tools.tuning.model import BatchModel
-from micro_batch_handler.tools.tuning.outlook import Outlook, outlook
+from micro_batch_handler.tools.tuning.outlook import outlook
+from micro_batch_handler.tools.tuning.result import Recommendation, Tuning
 from micro_batch_handler.tools.tuning.search import Expectations, candidates
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.verify import Verified, explore, settle
 
-__all__ = ["Recommendation", "Space", "Tuning", "tune"]
+__all__ = ["Space", "tune"]
 
 MEASURED, EXPLORED = 0.35, 0.65
 """Of all time, when measuring stages ends and when trying settings does."""
-
-NOISY = 0.1
-"""Repeated measures further apart than this, relatively, are not to be trusted."""
 
 ALREADY = 0.03
 """What must be gained, for the setting that there is to be changed; more where there is noise."""
@@ -52,60 +51,9 @@ class Space:
     most_lanes: PerStage[int]
     cores: int
 
-    def choices(self, *, together: bool) -> Choices:
+    def choices(self, *, together: bool = False) -> Choices:
         """The sizes of micro-batches; for all stages the same if they must be."""
         return Choices(replace(self.config, micro_batch_size=PerStage.of(AUTO)), together)
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The setting for one goal."""
-
-    goal: Goal
-    measured: Figures | None
-    """None if no setting that was run keeps to the limits."""
-
-    predicted: Figures | None
-    already: bool
-    """Whether it is the setting that there is."""
-
-    outlook: Outlook | None
-    workers: int = 1
-    several: Figures | None = None
-    """Of all workers together, if there is more than one."""
-
-    about_workers: Sequence[str] = ()
-    """Why there are so many."""
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """All that tuning has found."""
-
-    measured: Measured
-    model: BatchModel
-    given: Figures | None
-    """What the setting that there is gives; None if requests fail in it."""
-
-    recommendations: Sequence[Recommendation]
-    tried: Sequence[Figures]
-    predicted: Sequence[Figures]
-    """Of each setting in `tried`, what was predicted before."""
-
-    frontier: Sequence[Figures]
-    candidates: int
-    larger: bool
-    """Whether larger batches would have been tried in more time."""
-
-    lanes_before: PerStage[int]
-    failed: dict[Setting, str]
-    noise: float
-    """How far repeated measures lie apart, relatively; the most of stages and finalists."""
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the machine was too restless to trust the result."""
-        return self.noise > NOISY
 
 
 def tune(
@@ -129,7 +77,9 @@ def tune(
     Raises:
         SettingFails: not even one request can be answered.
     """
-    measured = measure(bench, space.batch_sizes, space.most_lanes, budget, MEASURED)
+    measured = measure(
+        bench, space.choices(), space.batch_sizes, space.most_lanes, budget, MEASURED
+    )
     sizes = [size for size in space.batch_sizes if size <= measured.largest]
     choices = space.choices(together=not measured.regroups)
     model = BatchModel.of(measured, choices, space.cores)

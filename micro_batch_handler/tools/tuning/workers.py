@@ -9,9 +9,9 @@ from statistics import fmean
 from micro_batch_handler.tools.tuning.batch import Visit
 from micro_batch_handler.tools.tuning.goals import MIB, Figures
 from micro_batch_handler.tools.tuning.load import Load
+from micro_batch_handler.tools.tuning.result import Recommendation
 from micro_batch_handler.tools.tuning.search import measured_figures
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.tuner import Recommendation
 
 __all__ = ["with_workers"]
 
