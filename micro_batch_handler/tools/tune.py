@@ -68,6 +68,8 @@ def _refuse_early(flags: argparse.Namespace) -> None:
         if not sample.is_file():
             raise ArchiveError(f"--sample {sample}: there is no such file")
     if flags.write is not None:
+        if not flags.write.is_file():
+            raise ArchiveError(f"--write {flags.write}: there is no such file to change")
         read_model_config(flags.write)
     if flags.page is not None and not flags.page.parent.is_dir():
         raise ArchiveError(f"--page {flags.page}: there is no such folder")

@@ -145,7 +145,8 @@ def _cells(title: str, measured: Figures, predicted: Figures | None) -> list[str
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms"
+    ms = seconds * 1000
+    return f"{ms:,.0f} ms" if ms >= 100 else f"{ms:.3g} ms"  # noqa: PLR2004  (three digits)
 
 
 def _mib(size_bytes: float) -> str:
