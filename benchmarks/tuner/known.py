@@ -85,7 +85,7 @@ class Outcome:
 def draw(seed: int, number: int) -> Case:
     """The case of this number: an unsplit batch of 16 takes some 100 to 300 ms."""
     chance = random.Random(f"{seed}-{number}")  # noqa: S311  (no secret)
-    return Case([(chance.uniform(0.0, 0.02), chance.uniform(0.0005, 0.006)) for _ in STAGES])
+    return Case([(chance.uniform(0.002, 0.02), chance.uniform(0.001, 0.006)) for _ in STAGES])
 
 
 def play(case: Case, seconds: float) -> Outcome:

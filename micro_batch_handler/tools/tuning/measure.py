@@ -31,6 +31,10 @@ LONGEST = 1 / 60
 
 MOST_ROUNDS = 15
 
+OVERTIME = 1.5
+"""By what factor the first round may take longer than its time, which it needs if the machine has
+become slower since the batches were chosen; then the rest of it is left out."""
+
 OTHERS = [stage for stage in STAGES if stage != STAGES[INFERENCE]]
 
 
@@ -42,7 +46,7 @@ def measure(
     budget: Budget,
     share: float,
 ) -> Measured:
-    """Measure in rounds until the share of the budget is used; at least one round.
+    """Measure in rounds until the share of the budget is used.
 
     Args:
         bench: runs the batches.
@@ -66,7 +70,7 @@ def measure(
         if rounds:
             _unsplit(bench, notes, wholes, budget)
         for setting in probes:
-            if not notes.regroups or (rounds and not budget.lasts(share)):
+            if not notes.regroups or not budget.lasts(share if rounds else OVERTIME * share):
                 break
             if any(setting.lanes[stage] > notes.most_lanes[stage] for stage in STAGES):
                 continue
