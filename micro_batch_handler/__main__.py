@@ -19,6 +19,7 @@ PROG = "micro-batch-handler"
 
 COMMANDS = {
     "archive": "pack a handler, its model and this package into one archive for TorchServe",
+    "trace": "show where the time of a batch goes, and what to change",
     "tune": "find the batch size, micro-batch sizes, lanes and workers for a handler",
 }
 """What each command does, in its --help. `micro_batch_handler/tools/<command>.py` holds

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union
 
 from micro_batch_handler.errors import ConfigError
@@ -124,6 +125,12 @@ class MicroBatchingConfig:
     buffered_reads: bool = True
     """Whether batches are read from TorchServe's socket through a buffer (TorchServe 0.12.0)."""
 
+    trace_file: str | None = None
+    """The absolute path that a trace of the worker's first batches is written to; None for none."""
+
+    trace_batches: int = 20
+    """How many batches that trace has."""
+
     @classmethod
     def from_section(
         cls, section: object, response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
@@ -157,6 +164,12 @@ class MicroBatchingConfig:
             pinned_bytes=_bytes(keys, "pinned_bytes", default.pinned_bytes),
             decode_input_request=_flag(keys, "decode_input_request", default.decode_input_request),
             buffered_reads=_flag(keys, "buffered_reads", default.buffered_reads),
+            trace_file=_trace_file(keys.get("trace_file")),
+            trace_batches=_count(
+                f"{SECTION}.trace_batches",
+                keys.get("trace_batches", default.trace_batches),
+                "a whole number >= 1",
+            ),
         )
         _refuse_together(config)
         return config
@@ -345,6 +358,15 @@ def _bytes(section: Mapping[Any, Any], name: str, default: int) -> int:
     if value == 0 and not isinstance(value, bool):
         return 0
     return _count(f"{SECTION}.{name}", value, "a whole number of bytes >= 0")
+
+
+def _trace_file(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and PurePath(value).is_absolute()):
+        return value
+    raise ConfigError(
+        f"{SECTION}.trace_file must be an absolute path, since a worker runs in a folder of its "
+        f"own, or null, found {_shown(value)}"
+    )
 
 
 def _refuse_together(config: MicroBatchingConfig) -> None:

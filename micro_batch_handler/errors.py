@@ -3,6 +3,7 @@
     MicroBatchError
     ├── ConfigError (RuntimeError)    a setting cannot work; found when the model loads
     ├── ArchiveError                  an archive cannot be built or checked; raised by the tools
+    ├── TraceError                    a trace cannot be read or drawn; raised by the tools
     └── StageError                    a stage broke the contract; the outcome of its requests
         ├── LengthError (ValueError)  k rows went in, another number came out
         ├── PayloadError (TypeError)  a payload cannot be cut or joined where the plan needs it
@@ -29,6 +30,7 @@ __all__ = [
     "RegroupError",
     "StageError",
     "StageTimeout",
+    "TraceError",
 ]
 
 
@@ -46,6 +48,10 @@ class ConfigError(MicroBatchError, RuntimeError):
 
 class ArchiveError(MicroBatchError):
     """An archive cannot be built or checked; the message says what to change."""
+
+
+class TraceError(MicroBatchError):
+    """A trace cannot be read or drawn; the message says what to change."""
 
 
 class StageError(MicroBatchError):

@@ -85,12 +85,13 @@ class Call:
 
     def record(self, ended_s: float, *, failed: bool) -> CallRecord:
         """What is kept of it."""
+        began_s = self.started_s - self.before_s
         return CallRecord(
             self.stage,
             self.batch.indices,
             self.thread.name if self.thread.name.startswith(LANE) else INLINE,
-            self.ready_s,
-            self.started_s - self.before_s,
+            min(self.ready_s, began_s),  # a call made again is ready when its thread turns to it
+            began_s,
             ended_s,
             failed,
         )

@@ -5,6 +5,8 @@ What TorchServe makes of an archive when it registers the model.
 
 from __future__ import annotations
 
+import os
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from micro_batch_handler.tools.archive_formats import source_date, unpack
 from micro_batch_handler.tools.archive_inputs import ArchiveInputs
 from micro_batch_handler.tools.archive_staging import staged
 
-__all__ = ["ModelFiles", "model_folder"]
+__all__ = ["ModelFiles", "importable", "model_folder", "working_in"]
 
 _FORMATS = {".mar": "default", ".tar.gz": "tgz", ".tgz": "tgz"}
 
@@ -72,6 +74,31 @@ def model_folder(source: Path, files: ModelFiles | None, private: Path) -> Itera
     if not (model / MAR_INF / MANIFEST_FILE_NAME).is_file():
         raise ArchiveError(f"{source} has no {MAR_INF}/{MANIFEST_FILE_NAME}, so it is no archive")
     yield model
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Put the folder first on the import path; afterwards forget what was imported from it."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        inside = f"{folder}{os.sep}"
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None) or "").startswith(inside):
+                del sys.modules[name]
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Work in the model's folder, as TorchServe's worker does."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _format_of(source: Path) -> str | None:

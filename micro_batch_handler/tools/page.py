@@ -12,8 +12,9 @@ __all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "preformatted
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-figure { margin: 1rem 0; background: #fff; border-radius: 6px; padding: .5rem; }
+figure { margin: 1rem 0; background: #fff; border-radius: 6px; padding: .5rem; overflow-x: auto; }
 figure svg { width: 100%; height: auto; display: block; }
+@media screen { figure svg { min-width: 42rem; } }
 figcaption { color: #333; font-size: .9rem; padding: 0 .5rem .5rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8886; }
@@ -57,9 +58,10 @@ def heading(text: str) -> str:
     return f"<h2>{html.escape(text)}</h2>"
 
 
-def paragraph(text: str) -> str:
-    """A paragraph, from plain text."""
-    return f"<p>{html.escape(text)}</p>"
+def paragraph(text: str, lead: str = "") -> str:
+    """A paragraph, from plain text; `lead` stands before it, and out."""
+    before = f"<strong>{html.escape(lead)}</strong> " if lead else ""
+    return f"<p>{before}{html.escape(text)}</p>"
 
 
 def preformatted(text: str) -> str:
@@ -69,7 +71,7 @@ def preformatted(text: str) -> str:
 
 def figure(svg: str, caption: str) -> str:
     """A picture with plain text under it; always on white, as it was drawn."""
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f'<figure tabindex="0">{svg}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 def inline_svg(drawn: Any, label: str) -> str:

@@ -15,7 +15,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import cache, partial
 from importlib.util import find_spec
@@ -27,7 +27,6 @@ from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.curves import Line
 from micro_batch_handler.tools.model_config import read_model_config
-from micro_batch_handler.tools.model_folder import ModelFiles
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.copies import Job, run_copies
 from micro_batch_handler.tools.tuning.flags import PROG, tune_parser
@@ -40,6 +39,7 @@ from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
 from micro_batch_handler.tools.tuning.workers import with_workers
 from micro_batch_handler.tools.tuning.yaml_file import update
+from micro_batch_handler.tools.workbench_flags import files_of
 
 __all__ = ["main"]
 
@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _refuse_early(flags: argparse.Namespace) -> None:
     """Refuse now what would only fail when all is measured."""
+    if not flags.sample:
+        raise ArchiveError("--sample is missing: give files with the body of one request each")
     for sample in flags.sample:
         if not sample.is_file():
             raise ArchiveError(f"--sample {sample}: there is no such file")
@@ -93,18 +95,14 @@ def _tuned(flags: argparse.Namespace) -> Tuning:
     from micro_batch_handler.tools.tuning.bench import HandlerBench
     from micro_batch_handler.tools.workbench import Workbench
 
-    files = {
-        name: getattr(flags, name)
-        for name in ("config_file", "serialized_file", "model_file", "extra_files")
-    }
-    given_files = ModelFiles(**files) if any(files.values()) else None
     load = Load(GAP if flags.gap_ms is None else Line(flags.gap_ms / 1000, 0.0))
     wanted = goals(flags.p99_ms, flags.memory_mib)
     samples = [sample.resolve() for sample in flags.sample]
-    with Workbench(flags.source, given_files) as workbench:
+    files = files_of(flags)
+    with Workbench(flags.source, files, batch_size=flags.batch_size) as workbench:
         bench = HandlerBench(workbench, samples)
         with _progress(flags.seconds) as budget:
-            given = bench.given(budget)
+            given = bench.given(budget, flags.batch_size)
             space = _space(workbench.config, given, flags)
             tuning = tune(bench, given, space, wanted, budget, load)
     if flags.memory_mib is not None and not tuning.measured.memory:
@@ -114,7 +112,7 @@ def _tuned(flags: argparse.Namespace) -> Tuning:
         str(flags.source.resolve()),
         [str(sample) for sample in samples],
         COPIES_SHARE * flags.seconds,
-        files if given_files else {},
+        asdict(files),
     )
     copies = cache(partial(run_copies, job))  # goals may have the same setting
     found = [with_workers(each, flags.max_workers, load, copies) for each in tuning.recommendations]

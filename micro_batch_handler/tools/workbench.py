@@ -11,11 +11,9 @@ name, and an older copy may have nothing to watch. Code, model and settings are 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,6 +25,7 @@ import torch
 from micro_batch_handler.config import AUTO, SECTION, MicroBatchingConfig
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.records import BatchRecord
+from micro_batch_handler.pipeline.trace import Setup
 from micro_batch_handler.tools.check_worker import (
     Answer,
     LoggedErrors,
@@ -36,7 +35,7 @@ from micro_batch_handler.tools.check_worker import (
     parse_response,
     request,
 )
-from micro_batch_handler.tools.model_folder import ModelFiles, model_folder
+from micro_batch_handler.tools.model_folder import ModelFiles, importable, model_folder, working_in
 from micro_batch_handler.torchserve.handler import MicroBatchMixin, engine_of
 
 __all__ = ["Ran", "Workbench"]
@@ -85,7 +84,7 @@ class Workbench:
         with ExitStack() as stack:
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micro-batch-")))
             self._folder = stack.enter_context(model_folder(source.resolve(), files, private))
-            stack.enter_context(_importable(self._folder))
+            stack.enter_context(importable(self._folder))
             logging.getLogger().addHandler(self._errors)
             stack.callback(logging.getLogger().removeHandler, self._errors)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
@@ -100,6 +99,11 @@ class Workbench:
     def batch_size(self) -> int:
         """The most rows of a batch."""
         return int(self._service.context.system_properties["batch_size"])
+
+    @property
+    def setup(self) -> Setup:
+        """What batches run with."""
+        return engine_of(self._handler, self._service.context).setup
 
     @property
     def config(self) -> MicroBatchingConfig:
@@ -130,7 +134,7 @@ class Workbench:
         context.system_properties["batch_size"] = batch_size or given.get("batchSize") or 1
         MicroBatchMixin.close(self._handler)
         torch.set_num_threads(self._threads)
-        with _working_in(self._folder):
+        with working_in(self._folder):
             engine = engine_of(self._handler, context)
         engine.listeners.append(self._records.append)
 
@@ -152,7 +156,7 @@ class Workbench:
             raise ArchiveError(f"a sample cannot be read: {error}") from error
         self._records.clear()
         self._errors.last = None
-        with _working_in(self._folder):
+        with working_in(self._folder):
             answers = parse_response(self._service.predict(batch))
         records = tuple(self._records)
         ran = Ran(answers, records, self._failures(answers, named, records))
@@ -179,7 +183,7 @@ class Workbench:
     def _load(self, source: Path) -> Any:
         before = torch.get_num_threads()
         try:
-            with _working_in(self._folder):
+            with working_in(self._folder):
                 service = load(self._folder)
         except Exception as error:
             raise ArchiveError(f"TorchServe cannot load {source}: {cause(error)}") from error
@@ -205,28 +209,3 @@ class Workbench:
                 raised = f" ({cause(failed[at].error)})" if at in failed else ""
                 found[at] = f"{sample.name}: {why}{raised}"
         return found
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Put the folder first on the import path; afterwards forget what was imported from it."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        inside = f"{folder}{os.sep}"
-        for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None) or "").startswith(inside):
-                del sys.modules[name]
-
-
-@contextmanager
-def _working_in(folder: Path) -> Iterator[None]:
-    """Work in the model's folder, as TorchServe's worker does."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
 from micro_batch_handler.pipeline.thread_state import ThreadState
+from micro_batch_handler.pipeline.trace import Setup
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import intra_op_threads, lanes_for, usable_cores
 from micro_batch_handler.planning.planner import Planner
@@ -36,6 +38,7 @@ from micro_batch_handler.torchserve.decode import decode_rows, decoder
 from micro_batch_handler.torchserve.encode import encode, is_json
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
 from micro_batch_handler.torchserve.message_reader import read_buffered
+from micro_batch_handler.torchserve.trace_file import TraceFile
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
 
@@ -67,6 +70,8 @@ class Engine:
         self._clock = Clock()
         self.listeners: list[Listener] = []
         """Told of every batch before its answers leave."""
+        self.setup = Setup(context.model_name, lanes, batch_size, cores)
+        """What batches run with."""
         self._ends = False
         device = accelerator_of(getattr(handler, "device", None))
         self._pipeline = Pipeline(
@@ -88,6 +93,9 @@ class Engine:
             raise
         if self._config.buffered_reads:
             read_buffered()
+        if self._config.trace_file:
+            path, batches = Path(self._config.trace_file), self._config.trace_batches
+            self.listeners.append(TraceFile(path, batches, self.setup, self.listeners.remove))
         _warn_if_serial(self._config, batch_size, model_yaml or {})
         logger.info("micro-batching %s, lanes %s", self._config.micro_batch_size, lanes)
 
@@ -122,7 +130,7 @@ class Engine:
         outcomes = self._pipeline.run(Rows(data, decode), plan, (context, encoded), deadlines)
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
         self._learn(record)
-        for listener in self.listeners:
+        for listener in tuple(self.listeners):  # they may leave
             listener(record)
         if outcomes.fatal:
             self._ends = end_at_next_batch(context)

@@ -62,14 +62,18 @@ class HandlerBench:
         times = max(times, -(-len(self._samples) // rows))
         return Visit([self._run(rows)[0] for _ in range(times)])
 
-    def given(self, budget: Budget) -> Setting:
+    def given(self, budget: Budget, batch_size: int | None = None) -> Setting:
         """The setting that model-config.yaml asks for; where it leaves sizes open, what is found.
+
+        Args:
+            budget: of time, of which learning the sizes may take a tenth.
+            batch_size: in place of the file's.
 
         Raises:
             SettingFails: some request has failed in it.
         """
         self._in_force = None
-        self._workbench.configure()
+        self._workbench.configure(batch_size=batch_size)
         config, rows = self._workbench.config, self._workbench.batch_size
         lanes = lanes_for(config.parallelism, usable_cores())
         sizes = [config.micro_batch_size[stage] for stage in STAGES]

@@ -128,8 +128,7 @@ def main(argv: Sequence[str]) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     job = json.loads(argv[0])
     setting = Setting(job["batch_size"], tuple(job["sizes"]), PerStage(*job["lanes"]))
-    files = ModelFiles(**job["files"]) if job["files"] else None
-    with Workbench(Path(job["source"]), files) as workbench:
+    with Workbench(Path(job["source"]), ModelFiles(**job["files"])) as workbench:
         bench = HandlerBench(workbench, [Path(sample) for sample in job["samples"]])
         bench.visit(setting)
         print("ready", file=out, flush=True)

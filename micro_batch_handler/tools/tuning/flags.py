@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
+
+from micro_batch_handler.tools.workbench_flags import add_workbench_flags, count
 
 __all__ = ["PROG", "tune_parser"]
 
@@ -42,32 +43,19 @@ def tune_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "source",
-        type=Path,
-        metavar="ARCHIVE",
-        help="an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file (.py)",
+    add_workbench_flags(
+        parser, "an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file (.py)"
     )
-    parser.add_argument(
-        "--sample",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="bodies of requests, one a file, whose name says its content type; batches take them "
-        "in turn",
-    )
-    _add_files(parser)
     wanted = parser.add_argument_group("what is wanted")
     wanted.add_argument(
         "--p99-ms",
-        type=_above_0(float),
+        type=_above_0,
         metavar="MS",
         help="also the most throughput with 99 of 100 requests answered within this",
     )
     wanted.add_argument(
         "--memory-mib",
-        type=_above_0(float),
+        type=_above_0,
         metavar="MIB",
         help="also the most throughput with all workers holding at most this; of the machine, not "
         "of a device",
@@ -91,50 +79,38 @@ def tune_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_files(parser: argparse.ArgumentParser) -> None:
-    """As the archive command has them."""
-    files = parser.add_argument_group("what a handler file is served with; an archive has its own")
-    files.add_argument("--config-file", metavar="FILE", help="model-config.yaml")
-    files.add_argument("--serialized-file", metavar="FILE", help="weights")
-    files.add_argument("--model-file", metavar="FILE", help="the network's class")
-    files.add_argument("--extra-files", metavar="A,B", help="files and folders beside it")
-
-
 def _add_space(parser: argparse.ArgumentParser) -> None:
     space = parser.add_argument_group("what may be tried")
     space.add_argument(
         "--seconds",
-        type=_above_0(float),
+        type=_above_0,
         default=60.0,
         help="for all but loading and workers (default: 60)",
     )
     space.add_argument(
-        "--max-batch", type=_above_0(int), default=64, metavar="N", help="batchSize (default: 64)"
+        "--max-batch", type=count, default=64, metavar="N", help="batchSize (default: 64)"
     )
     space.add_argument(
         "--max-lanes",
-        type=_above_0(int),
+        type=count,
         metavar="N",
         help="threads of preprocess and of postprocess, whose methods must stand that (default: "
         "one a core, at most 4); inference keeps its own",
     )
-    space.add_argument(
-        "--max-workers", type=_above_0(int), default=2, metavar="N", help="(default: 2)"
-    )
+    space.add_argument("--max-workers", type=count, default=2, metavar="N", help="(default: 2)")
     space.add_argument(
         "--gap-ms",
-        type=_above_0(float),
+        type=_above_0,
         metavar="MS",
         help="between two full batches, the server's own time (default: 0.5 and 0.06 a request)",
     )
 
 
-def _above_0(kind: Callable[[str], float]) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError(text)
-        return value
-
-    number.__name__ = "number above 0"  # argparse says "invalid … value"
-    return number
+def _above_0(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, found {text!r}")
+    return value

@@ -1,0 +1,73 @@
+"""A trace: batches with all their calls, and the settings that they ran with; holds no payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.pipeline.records import BatchRecord, CallRecord
+from micro_batch_handler.planning.plans import sizes_of
+from micro_batch_handler.planning.schedule import Sizes
+
+__all__ = ["Setup", "Trace", "TracedBatch", "with_sources"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What batches ran with."""
+
+    model: str
+    lanes: PerStage[int]
+    batch_size: int
+    """The most rows of a batch."""
+    cores: int
+    """That this process may use."""
+
+
+class TracedBatch(NamedTuple):
+    """One batch; times are seconds on a clock that all batches of a trace share."""
+
+    rows: int
+    sizes: Sizes
+    """The most rows of a micro-batch, for each stage in order."""
+    began_s: float
+    ended_s: float
+    calls: Sequence[CallRecord]
+    """In the order in which they ended."""
+
+    @classmethod
+    def of(cls, record: BatchRecord) -> TracedBatch:
+        """What a trace keeps of a record: no answers, nothing of the requests."""
+        calls = tuple(call._replace(indices=tuple(call.indices)) for call in record.outcomes.calls)
+        return cls(record.rows, sizes_of(record.plan), record.began_s, record.ended_s, calls)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds from cutting it to its last settled request."""
+        return self.ended_s - self.began_s
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Batches of one handler, in order."""
+
+    setup: Setup
+    batches: Sequence[TracedBatch]
+
+
+def with_sources(calls: Sequence[CallRecord]) -> Iterator[tuple[CallRecord, list[CallRecord]]]:
+    """Each call of a batch with the calls of the stage before that its rows came from.
+
+    Args:
+        calls: in the order in which they ended.
+    """
+    came_from: dict[tuple[int, int], CallRecord] = {}
+    for call in calls:
+        position = STAGES.index(call.stage)
+        found = (came_from.get((position - 1, row)) for row in call.indices)
+        # By identity: two calls may be equal, and a dictionary keeps their order.
+        yield call, list({id(source): source for source in found if source}.values())
+        if not call.failed:
+            came_from.update(dict.fromkeys(((position, row) for row in call.indices), call))

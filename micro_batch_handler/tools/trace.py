@@ -1,0 +1,141 @@
+"""The trace command: run batches, or take those of a worker, and draw where their time goes.
+
+flags       workbench_flags     what to load, and the samples
+run         workbench           warm up, then record
+judge       diagnosis           what holds the batches up
+write       trace_page          trace.json, trace.png, trace.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from micro_batch_handler.config import AUTO, STAGES
+from micro_batch_handler.errors import ArchiveError, TraceError
+from micro_batch_handler.pipeline.trace import Trace, TracedBatch
+from micro_batch_handler.pipeline.trace_json import from_json
+from micro_batch_handler.tools.workbench_flags import add_workbench_flags, count, files_of
+
+__all__ = ["main"]
+
+PROG = "micro-batch-handler trace"
+
+LEARNING = 60
+"""Batches after which `micro_batch_size: auto` has settled."""
+
+WARMING = 3
+"""Batches after which whatever is slow at first has happened."""
+
+_DESCRIPTION = """\
+Show where the time of a batch goes: which lane made which call when, what waited for what, and
+what to change. Loads the handler in this process as TorchServe's worker would, runs batches of
+the sample requests, and writes three files:
+
+  trace.html   a picture of one batch, what holds it up, and how busy each lane was
+  trace.png    the picture alone
+  trace.json   all batches, for https://ui.perfetto.dev or chrome://tracing
+
+With the file that a running worker wrote (trace_file in its micro_batching: section), draws that.
+"""
+
+_EXAMPLES = """\
+examples:
+  micro-batch-handler trace model_store/cats.mar --sample cat.jpg dog.jpg
+  micro-batch-handler trace handler.py --config-file model-config.yaml --sample cat.jpg
+  micro-batch-handler trace /tmp/worker.json
+
+How to read it: a lane that is hatched waits. If the lanes of one stage are never hatched and
+others often, that stage holds the batch up: more lanes (parallelism) or cheaper calls help. If all
+are hatched at the beginning or the end, there are too few micro-batches to overlap: a larger
+batchSize helps, or smaller micro-batches.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; the exit status is 0, or an error is raised."""
+    options = _parser().parse_args(argv)
+    missing = [name for name in ("matplotlib", "tqdm") if not importlib.util.find_spec(name)]
+    if missing:
+        raise TraceError(
+            f"{' and '.join(missing)} missing; pip install 'micro-batch-handler[tools]'"
+        )
+    from micro_batch_handler.tools.trace_page import write
+
+    if options.source.suffix == ".json":
+        trace = _read(options.source)
+    elif options.sample:
+        trace = _run(options)
+    else:
+        raise TraceError("--sample is missing: give files with the body of one request each")
+    try:
+        found, files = write(trace, options.output)
+    except OSError as error:
+        raise TraceError(f"--output {options.output} cannot be written: {error}") from error
+    print(found)
+    for file in files:
+        print(file)
+    return 0
+
+
+def _read(path: Path) -> Trace:
+    try:
+        return from_json(path.read_bytes())
+    except OSError as error:
+        raise TraceError(f"{path} cannot be read: {error}") from error
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
+
+
+def _run(options: argparse.Namespace) -> Trace:
+    from tqdm import tqdm
+
+    from micro_batch_handler.tools.workbench import Workbench
+
+    batches: list[TracedBatch] = []
+    with Workbench(options.source, files_of(options), batch_size=options.batch_size) as bench:
+        sizes = bench.config.micro_batch_size
+        learns = any(sizes[stage] == AUTO for stage in STAGES)
+        usual = LEARNING if learns else WARMING
+        warm_up = usual if options.warm_up is None else options.warm_up
+        # Without a terminal there is nobody to watch.
+        with tqdm(total=warm_up + options.batches, unit="batch", disable=None) as progress:
+            for number in range(warm_up + options.batches):
+                progress.set_description("warming up" if number < warm_up else "recording")
+                ran = bench.run(options.sample, bench.batch_size)
+                if ran.failures:
+                    raise ArchiveError(next(iter(ran.failures.values())))
+                if number >= warm_up:
+                    batches += map(TracedBatch.of, ran.records)
+                progress.update()
+        return Trace(bench.setup, batches)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = "an archive, a handler file, or a trace (.json)"
+    add_workbench_flags(parser, source)
+    add = parser.add_argument
+    add("--batches", type=count, default=20, metavar="N", help="batches to record (20)")
+    add(
+        "--warm-up",
+        type=partial(count, least=0),
+        metavar="N",
+        help=f"batches before that ({WARMING}; {LEARNING} where a size is auto and has to learn)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("trace"),
+        metavar="FOLDER",
+        help="where the files go, in place of older ones (./trace)",
+    )
+    return parser

@@ -1,0 +1,51 @@
+"""The flags of commands that run a handler on sample requests, and the workbench they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from micro_batch_handler.tools.model_folder import ModelFiles
+
+__all__ = ["add_workbench_flags", "count", "files_of"]
+
+
+def add_workbench_flags(parser: argparse.ArgumentParser, source: str) -> None:
+    """Add what to load, with what, and the samples.
+
+    Args:
+        parser: of the command.
+        source: what the command takes as its first argument, for --help.
+    """
+    parser.add_argument("source", type=Path, metavar="SOURCE", help=source)
+    parser.add_argument(
+        "--sample",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="files with the body of one request each (a photo, a .json); the name says the "
+        "content type, as with curl -T. Batches take them in turn",
+    )
+    parser.add_argument(
+        "--batch-size", type=count, metavar="N", help="requests in a batch (the model's batchSize)"
+    )
+    group = parser.add_argument_group("with a handler file, as in `archive`")
+    group.add_argument("--config-file", metavar="FILE", help="model-config.yaml")
+    group.add_argument("--serialized-file", metavar="FILE", help="the weights")
+    group.add_argument("--model-file", metavar="FILE", help="the model's class")
+    group.add_argument("--extra-files", metavar="FILES", help="more, with commas between them")
+
+
+def files_of(options: argparse.Namespace) -> ModelFiles:
+    """What a handler file is served with."""
+    return ModelFiles(
+        options.config_file, options.serialized_file, options.model_file, options.extra_files
+    )
+
+
+def count(text: str, least: int = 1) -> int:
+    """A whole number from the command line."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, found {text!r}")
+    return int(text)

@@ -1,0 +1,114 @@
+"""What `trace_file` and `trace_batches` make a worker do."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from micro_batch_handler import MicroBatchHandler
+from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.pipeline.trace_json import from_json
+from micro_batch_handler.torchserve.handler import engine_of
+from tests.fakes import fake_context
+
+
+class Plain(MicroBatchHandler):
+    """Answers with what it gets."""
+
+    def initialize(self, context):
+        pass
+
+    def preprocess(self, data):
+        return [row["body"] for row in data]
+
+    def inference(self, batch):
+        return batch
+
+    def postprocess(self, outputs):
+        return outputs
+
+
+def started(**section):
+    """A handler with these keys, and its engine."""
+    handler = Plain()
+    context = fake_context(4, batch_size=4, model_yaml={"micro_batching": section})
+    handler.initialize(context)
+    return handler, engine_of(handler, context)
+
+
+def answer(handler, rows=4):
+    """One batch."""
+    return handler.handle([{"body": row} for row in range(rows)], fake_context(rows))
+
+
+def test_so_many_batches_are_written_and_then_nobody_listens(tmp_path):
+    """The file has the batches with all calls; nothing beside it is left, and no listener."""
+    path = tmp_path / "trace.json"
+    handler, engine = started(micro_batch_size=2, trace_file=str(path), trace_batches=2)
+
+    assert answer(handler) == [0, 1, 2, 3]
+    assert not path.exists()
+    answer(handler, 3)
+    trace = from_json(path.read_bytes())
+    answer(handler)
+    handler.close()
+
+    assert [batch.rows for batch in trace.batches] == [4, 3]
+    assert [len(batch.calls) for batch in trace.batches] == [6, 6]
+    assert trace.setup == engine.setup
+    assert (trace.setup.model, trace.setup.batch_size) == ("model", 4)
+    assert engine.listeners == []
+    assert list(tmp_path.iterdir()) == [path]
+    assert len(from_json(path.read_bytes()).batches) == 2
+
+
+def test_without_a_trace_nobody_listens():
+    """Off, it costs nothing."""
+    handler, engine = started(micro_batch_size=2)
+
+    assert engine.listeners == []
+    handler.close()
+
+
+def test_another_listener_misses_no_batch_when_the_trace_leaves(tmp_path):
+    """Leaving does not skip the next in line."""
+    path = tmp_path / "trace.json"
+    handler, engine = started(micro_batch_size=2, trace_file=str(path), trace_batches=1)
+    told = []
+    engine.listeners.append(told.append)
+
+    answer(handler)
+    answer(handler)
+    handler.close()
+
+    assert len(told) == 2
+
+
+def test_a_file_that_cannot_be_written_costs_a_line_in_the_log(tmp_path, caplog):
+    """Requests are answered all the same."""
+    path = tmp_path / "missing" / "trace.json"
+    handler, engine = started(micro_batch_size=2, trace_file=str(path), trace_batches=1)
+    with caplog.at_level(logging.WARNING):
+        assert answer(handler) == [0, 1, 2, 3]
+        assert answer(handler) == [0, 1, 2, 3]
+    handler.close()
+
+    [line] = [r.message for r in caplog.records if "trace_file" in r.message]
+    assert f"micro_batching.trace_file {path} cannot be written" in line
+    assert engine.listeners == []
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"trace_file": "trace.json"}, "trace_file must be an absolute path, .* 'trace.json'"),
+        ({"trace_file": 3}, "trace_file must be an absolute path"),
+        ({"trace_file": "/tmp/t", "trace_batches": 0}, "trace_batches must be a whole number >= 1"),
+        ({"trace_file": "/tmp/t", "trace_batches": True}, "trace_batches must be"),
+    ],
+)
+def test_keys_that_cannot_work_are_refused(section, said):
+    """When the model loads, with the key, the rule and the value."""
+    with pytest.raises(ConfigError, match=said):
+        started(**section)
