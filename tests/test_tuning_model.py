@@ -60,6 +60,16 @@ def test_lanes_that_share_a_core_are_not_thought_to_help():
     assert replace(model, contention={}, cores=8).batch_s(setting) < 0.6 * bench.batch_s(setting)
 
 
+def test_lanes_that_hold_one_another_up_are_not_thought_to_help():
+    """Where calls take twice as long in two lanes, though cores are plenty, a lock is between."""
+    _, model = modelled(Machine([linear(0, 0.004), linear(0, 1e-5), linear(0, 1e-5)]), 8)
+    alone, both = Setting(16, (2, 16, 16)), Setting(16, (2, 16, 16), TWO)
+
+    assert model.batch_s(both) < 0.6 * model.batch_s(alone)
+    locked = replace(model, contention={(0, 2): 2.0})
+    assert locked.batch_s(both) == pytest.approx(model.batch_s(alone), rel=0.05)
+
+
 def test_stages_that_overlap_take_no_less_than_their_work_on_all_cores():
     """Three stages that cost alike cannot all run at once on two cores."""
     bench, model = modelled(Machine([linear(0, 0.003)] * 3, cores=2), 2)
@@ -82,6 +92,20 @@ def test_what_batches_took_corrects_what_is_expected_of_others():
     apart = model.corrected({seen: 1.3 * model.batch_s(seen), fewer: model.batch_s(fewer)})
     assert apart.batch_s(alike) == pytest.approx(1.3 * model.batch_s(alike))
     assert apart.batch_s(fewer) == pytest.approx(model.batch_s(fewer))
+
+
+def test_running_a_setting_changes_what_is_expected_of_others():
+    """The model was made on a quick machine; on one twice as slow, the rest is expected slower."""
+    _, model = modelled(Machine([linear(0.001, 0.003)] * 3), 8)
+    slow = SimulatedBench(Machine([linear(0.002, 0.006)] * 3))
+    seen, other = Setting(16, (4, 4, 4), TWO), Setting(8, (2, 2, 2), TWO)
+    verified = Verified(Expectations(model, Load()))
+    before = verified.expected.of(other)
+
+    verified.run(slow, seen, Budget(60, now_s=lambda: slow.now_s))
+
+    assert verified.expected.of(other).batch_s == pytest.approx(2 * before.batch_s, rel=0.05)
+    assert verified.predicted[seen].batch_s == pytest.approx(slow.batch_s(seen) / 2, rel=0.05)
 
 
 def test_coarser_sizes_are_proposed_too():

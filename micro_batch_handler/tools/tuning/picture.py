@@ -42,7 +42,7 @@ def draw(tuning: Tuning) -> Any:
     """The settings that were run, as a figure of matplotlib's."""
     from matplotlib.figure import Figure  # of an extra, which only those who draw have
 
-    drawn = Figure(figsize=(9, 5), layout="constrained")
+    drawn = Figure(figsize=(9, 6), layout="constrained")
     axes = drawn.subplots()
     front = tuning.frontier
     axes.plot(*_points(tuning.predicted), "x", color="0.6", label="predicted before it was run")
@@ -69,12 +69,12 @@ def draw(tuning: Tuning) -> Any:
             )
     for limit_ms in {1000 * each.goal.p99_s for each in tuning.recommendations if each.goal.p99_s}:
         axes.axhline(limit_ms, color="0.4", linestyle=":", linewidth=1.5)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.08 * max(each.rate for each in [*tuning.tried, *tuning.predicted]))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("requests per second of one worker")
     axes.set_ylabel("p99 latency (ms)")
     axes.grid(visible=True, alpha=0.25)
-    drawn.legend(loc="outside right upper", frameon=False)
+    drawn.legend(loc="outside lower center", ncols=2, frameon=False)
     return drawn
 
 

@@ -14,6 +14,9 @@ __all__ = ["ALREADY", "costs_table", "figures_table", "keys_of", "notes", "reaso
 
 ALREADY = ", sizes and lanes are already best as they are"
 
+UNBROKEN = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit, which a page must not put on two lines."""
+
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """A head and its rows."""
 
@@ -146,11 +149,11 @@ def _cells(title: str, measured: Figures, predicted: Figures | None) -> list[str
 
 def _ms(seconds: float) -> str:
     ms = seconds * 1000
-    return f"{ms:,.0f} ms" if ms >= 100 else f"{ms:.3g} ms"  # noqa: PLR2004  (three digits)
+    return f"{ms:,.0f}{UNBROKEN}ms" if ms >= 100 else f"{ms:.3g}{UNBROKEN}ms"  # noqa: PLR2004
 
 
 def _mib(size_bytes: float) -> str:
-    return f"{size_bytes / MIB:,.0f} MiB" if size_bytes else "unknown"
+    return f"{size_bytes / MIB:,.0f}{UNBROKEN}MiB" if size_bytes else "unknown"
 
 
 def _columns(table: Table) -> str:
