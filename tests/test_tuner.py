@@ -24,7 +24,7 @@ MOST_LANES = PerStage(2, 1, 2)
 LOAD = Load()
 
 
-def tuned(bench, given=None, p99_ms=None, memory_mib=None, *, seconds=60.0, **config):
+def tuned(bench, given=None, p99_ms=None, memory_mib=None, *, seconds=30.0, **config):
     """What the tuner finds in so much simulated time."""
     space = Space(
         MicroBatchingConfig.from_section(config), BATCH_SIZES, MOST_LANES, bench.machine.cores or 4
@@ -99,7 +99,7 @@ def test_a_noisy_machine_misleads_it_little(seed):
     """With calls that vary by 10 % and one in a hundred that takes five times as long."""
     machine = drawn(seed, noise=0.1)
     machine.pauses = 0.01
-    found = tuned(SimulatedBench(machine), seconds=120).recommendations[0].measured
+    found = tuned(SimulatedBench(machine), seconds=60).recommendations[0].measured
 
     quiet = SimulatedBench(drawn(seed))
     most = max(rate(quiet, setting) for setting in every_setting([16]))

@@ -26,7 +26,7 @@ CHOICES = Choices(MicroBatchingConfig())
 def modelled(machine, cores):
     """A bench, and the model that measuring it gives."""
     bench = SimulatedBench(machine)
-    budget = Budget(60, now_s=lambda: bench.now_s)
+    budget = Budget(20, now_s=lambda: bench.now_s)
     measured = measure(bench, CHOICES, [1, 2, 4, 8, 16], TWO, budget, 0.5)
     return bench, BatchModel.of(measured, CHOICES, cores)
 

@@ -1,4 +1,4 @@
-"""The command: emulated stages of known costs, then the image example on a real TorchServe."""
+"""The command: simulated machines, emulated stages, the image example on a real TorchServe."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,9 @@ def main() -> int:
 
     about = describe()
     told: dict[str, Any] = {**about, **vars(options)}
-    told["known"] = _known(options)
+    told["simulated"] = _simulated(options)
+    if options.cases:
+        told["known"] = _known(options)
     if options.rounds:
         told["served"] = _served(options)
     RESULT.parent.mkdir(exist_ok=True)
@@ -34,6 +37,29 @@ def main() -> int:
     shown = ", ".join(f"{key} {value}" for key, value in about.items())
     sys.stdout.write(f"\n{shown}\n{RESULT}\n")
     return 0
+
+
+def _simulated(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from benchmarks.tuner.simulated import play
+
+    outcomes = []
+    for number in range(options.machines):
+        outcomes.append(play(options.seed, number))
+        last = outcomes[-1]
+        sys.stdout.write(
+            f"machine {number}: {last.recommended}, {last.against_best:.3f} of the best of "
+            f"{last.settings}, {last.tried} run, costs off by {last.fit_off:.1%}\n"
+        )
+        sys.stdout.flush()
+    if outcomes:
+        reached = [each.against_best for each in outcomes]
+        sys.stdout.write(
+            f"{len(outcomes)} simulated machines: throughput median {median(reached):.3f}, worst "
+            f"{min(reached):.3f} of the best of all settings; costs off by at most "
+            f"{max(each.fit_off for each in outcomes):.1%}; latency limit kept in "
+            f"{sum(each.keeps_limit for each in outcomes)}\n"
+        )
+    return [{**vars(each), "recommended": str(each.recommended)} for each in outcomes]
 
 
 def _known(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -121,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare what the tuner finds with what there is to find.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--machines", type=int, default=20, help="simulated, that are drawn")
     parser.add_argument("--cases", type=int, default=5, help="emulated handlers that are drawn")
     parser.add_argument("--seconds", type=float, default=60.0, help="to tune each of them")
     parser.add_argument("--seed", type=int, default=1)
