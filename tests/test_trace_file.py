@@ -10,6 +10,7 @@ from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.trace_json import from_json
 from micro_batch_handler.torchserve.handler import engine_of
+from micro_batch_handler.torchserve.trace_file import TraceFile
 from tests.fakes import fake_context
 
 
@@ -37,6 +38,11 @@ def started(**section):
     return handler, engine_of(handler, context)
 
 
+def traces(engine) -> list:
+    """Who still listens to write a trace."""
+    return [one for one in engine.listeners if isinstance(one, TraceFile)]
+
+
 def answer(handler, rows=4):
     """One batch."""
     return handler.handle([{"body": row} for row in range(rows)], fake_context(rows))
@@ -58,16 +64,19 @@ def test_so_many_batches_are_written_and_then_nobody_listens(tmp_path):
     assert [len(batch.calls) for batch in trace.batches] == [6, 6]
     assert trace.setup == engine.setup
     assert (trace.setup.model, trace.setup.batch_size) == ("model", 4)
-    assert engine.listeners == []
+    assert not traces(engine)
     assert list(tmp_path.iterdir()) == [path]
     assert len(from_json(path.read_bytes()).batches) == 2
 
 
-def test_without_a_trace_nobody_listens():
+def test_only_with_a_trace_file_somebody_listens(tmp_path):
     """Off, it costs nothing."""
+    on, engine = started(trace_file=str(tmp_path / "trace.json"))
+    assert len(traces(engine)) == 1
+    on.close()
     handler, engine = started(micro_batch_size=2)
 
-    assert engine.listeners == []
+    assert not traces(engine)
     handler.close()
 
 
@@ -96,7 +105,7 @@ def test_a_file_that_cannot_be_written_costs_a_line_in_the_log(tmp_path, caplog)
 
     [line] = [r.message for r in caplog.records if "trace_file" in r.message]
     assert f"micro_batching.trace_file {path} cannot be written" in line
-    assert engine.listeners == []
+    assert not traces(engine)
 
 
 @pytest.mark.parametrize(

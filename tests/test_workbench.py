@@ -134,6 +134,17 @@ def test_settings_change_without_loading_the_model_again():
         assert answers(bench.run([Path("yes.json")])) == ["YES"]
 
 
+def test_a_trace_that_a_worker_is_to_write_is_left_to_it(place):
+    """The archive's own trace_file is not written from here."""
+    path = place / "worker.json"
+    section = f"micro_batching: {{micro_batch_size: 1, trace_file: {path}, trace_batches: 1}}"
+    Path("model-config.yaml").write_text(section)
+    with Workbench(Path("word_handler.py"), FILES) as bench:
+        assert answers(bench.run([Path("yes.json")])) == ["YES"]
+
+    assert not path.exists()
+
+
 def test_a_bad_answer_is_reported_with_its_sample_its_body_and_what_was_raised():
     """The others are answered."""
     with Workbench(Path("word_handler.py"), FILES) as bench:

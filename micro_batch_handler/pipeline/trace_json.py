@@ -31,13 +31,14 @@ def to_json(trace: Trace) -> str:
     began_s = trace.batches[0].began_s if trace.batches else 0.0
     names = [_BATCHES, *lane_names(trace)]
     events = [
-        {"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "args": {"name": setup.model}}
+        {"ph": "M", "name": "process_name", "pid": 1, "tid": 1, "args": {"name": setup.model}}
     ]
-    for tid, name in enumerate(names):
+    # From 1, which is the process's own thread: Perfetto has another use for 0.
+    tids = {name: tid for tid, name in enumerate(names, 1)}
+    for name, tid in tids.items():
         about = {"ph": "M", "pid": 1, "tid": tid}
         events.append({**about, "name": "thread_name", "args": {"name": name}})
         events.append({**about, "name": "thread_sort_index", "args": {"sort_index": tid}})
-    tids = {name: tid for tid, name in enumerate(names)}
     arrows = count(1)
     for number, batch in enumerate(trace.batches):
         events += _events(batch, number, began_s, tids, arrows)
@@ -100,15 +101,16 @@ def _events(
     def us(at_s: float) -> float:
         return round((at_s - origin_s) * _NS_PER_S) / 1e3
 
-    def span(name: str, tid: int, began_s: float, ended_s: float, args: Any) -> dict[str, Any]:
+    def span(name: str, thread: str, began_s: float, ended_s: float, args: Any) -> dict[str, Any]:
         dur = round(us(ended_s) - us(began_s), 3)
+        kind = "batch" if thread == _BATCHES else "call"
         return {
-            "ph": "X", "name": name, "cat": "call" if tid else "batch", "pid": 1, "tid": tid,
+            "ph": "X", "name": name, "cat": kind, "pid": 1, "tid": tids[thread],
             "ts": us(began_s), "dur": dur, "args": args,
         }  # fmt: skip
 
     args = {"batch": number, "rows": batch.rows, "sizes": list(batch.sizes)}
-    yield span(f"batch {number}: {batch.rows} rows", 0, batch.began_s, batch.ended_s, args)
+    yield span(f"batch {number}: {batch.rows} rows", _BATCHES, batch.began_s, batch.ended_s, args)
     for call, sources in with_sources(batch.calls):
         args = {
             "batch": number,
@@ -119,7 +121,7 @@ def _events(
             "failed": call.failed,
         }
         name = f"{call.stage} {_shown(call)}"
-        yield span(name, tids[call.thread], call.began_s, call.ended_s, args)
+        yield span(name, call.thread, call.began_s, call.ended_s, args)
         for source in sources:
             arrow = {"name": "rows", "cat": "rows", "pid": 1, "id": next(arrows)}
             # An arrow hangs on the slice that its time lies in, and a slice's end is outside.

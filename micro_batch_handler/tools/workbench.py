@@ -126,7 +126,8 @@ class Workbench:
             ConfigError: a setting cannot work.
         """
         given = self._given
-        section = {**(given.get(SECTION) or {}), **(micro_batching or {})}
+        # The file that a worker is to write is not for this process to replace.
+        section = {**(given.get(SECTION) or {}), "trace_file": None, **(micro_batching or {})}
         settings = {**given, SECTION: section}
         MicroBatchingConfig.from_model_yaml(settings)  # before anything is closed
         context = self._service.context

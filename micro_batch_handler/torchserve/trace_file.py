@@ -44,8 +44,8 @@ class TraceFile:
         self._leave(self)
         try:
             self._write()
-        except OSError as error:
-            logger.warning("micro_batching.trace_file %s cannot be written: %s", self._path, error)
+        except Exception as error:  # of any kind: a trace may not cost an answer
+            logger.warning("micro_batching.trace_file %s cannot be written: %r", self._path, error)
         else:
             logger.info("a trace of %d batches is in %s", len(self._batches), self._path)
 
@@ -55,6 +55,5 @@ class TraceFile:
         try:
             part.write_text(to_json(Trace(self._setup, self._batches)), encoding="utf-8")
             part.replace(self._path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        finally:
+            part.unlink(missing_ok=True)  # where it could not be moved
