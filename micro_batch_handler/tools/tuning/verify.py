@@ -19,9 +19,12 @@ FEW = 3
 BATCHES = 2
 """Of a setting in one visit, at least."""
 
-LEAST_ROUNDS = 3
+LEAST_VISITS = 4
 MOST_ROUNDS = 60
-"""Of the finalists, in turns, so that what drifts on the machine meets all alike."""
+"""To each finalist, in turns, so that what drifts on the machine meets all alike."""
+
+OVERTIME = 1.5
+"""By what factor these may take longer, for a setting that becomes the best at the end."""
 
 
 @dataclass
@@ -99,19 +102,21 @@ def settle(
 ) -> None:
     """Run in turns those that are best for some goal, and these, until the budget is used.
 
-    Who is best may change meanwhile, and then it is the others' turn.
+    Who is best may change meanwhile, and then it is the others' turn; nobody is left that was
+    hardly run.
     """
-    rounds = 0
-    while rounds < LEAST_ROUNDS or (rounds < MOST_ROUNDS and budget.lasts(1)):
+    for _ in range(MOST_ROUNDS):
         finalists = dict.fromkeys(always)
         for goal in goals:
             best = goal.best(verified.measured())
             if best is not None:
                 finalists[best.setting] = None
-        for setting in finalists:
-            if setting not in verified.failed:
-                verified.run(bench, setting, budget)
-        rounds += 1
+        turns = [setting for setting in finalists if setting not in verified.failed]
+        settled = all(len(verified.visits.get(setting, ())) >= LEAST_VISITS for setting in turns)
+        if not budget.lasts(1 if settled else OVERTIME):
+            return
+        for setting in turns:
+            verified.run(bench, setting, budget)
 
 
 def _best_of_each_size(figures: Sequence[Figures]) -> list[Figures]:
