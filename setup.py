@@ -50,7 +50,7 @@ setup(
             "pytest-xdist",
             "requests",
         ],
-        "tools": ["matplotlib>=3.8", "tqdm>=4.66"],
+        "tools": ["matplotlib>=3.8", "ruamel.yaml>=0.18", "tqdm>=4.66"],
         "benchmark": ["matplotlib>=3.8"],
         "check": ["mypy", "ruff", "types-PyYAML", "types-requests"],
     },

@@ -21,6 +21,7 @@ COMMANDS = {
     "archive": "pack a handler, its model and this package into one archive for TorchServe",
     "wrap": "put micro-batching into an archive that is there, or take it out again",
     "trace": "show where the time of a batch goes, and what to change",
+    "tune": "find the batch size, micro-batch sizes, lanes and workers for a handler",
 }
 """What each command does, in its --help. `micro_batch_handler/tools/<command>.py` holds
 `main(argv) -> int`, the exit status, and is imported only when that command is run."""

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "table"]
+__all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "preformatted", "table"]
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -19,13 +19,13 @@ figcaption { color: #333; font-size: .9rem; padding: 0 .5rem .5rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8886; }
 th:first-child, td:first-child { text-align: left; }
-.wide { overflow-x: auto; }
+.wide, pre { overflow-x: auto; }
 footer { font-size: .8rem; opacity: .8; overflow-wrap: anywhere; }
 @media print {
   :root { color-scheme: light; }
   body { max-width: none; margin: 0; }
   figure, tr { break-inside: avoid; }
-  .wide { overflow: visible; }
+  .wide, pre { overflow: visible; }
 }
 """
 
@@ -62,6 +62,11 @@ def paragraph(text: str, lead: str = "") -> str:
     """A paragraph, from plain text; `lead` stands before it, and out."""
     before = f"<strong>{html.escape(lead)}</strong> " if lead else ""
     return f"<p>{before}{html.escape(text)}</p>"
+
+
+def preformatted(text: str) -> str:
+    """Lines that stand as they are, from plain text."""
+    return f'<pre tabindex="0">{html.escape(text)}</pre>'
 
 
 def figure(svg: str, caption: str) -> str:

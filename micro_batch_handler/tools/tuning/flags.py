@@ -1,0 +1,116 @@
+"""The flags of the tune command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from micro_batch_handler.tools.workbench_flags import add_workbench_flags, count
+
+__all__ = ["PROG", "tune_parser"]
+
+PROG = "micro-batch-handler tune"
+
+_DESCRIPTION = """\
+Find batchSize, maxBatchDelay, micro_batch_size, parallelism and workers for a handler on this
+machine. It measures each stage alone, computes what a batch would take in hundreds of settings, and
+runs the best few for real, in turns with the settings that there are. It prints model-config.yaml
+for the most throughput and, if asked, for a latency and a memory limit, predicted and measured
+figures side by side, what holds each setting up, and whether the machine was quiet enough.
+"""
+
+_EPILOG = """\
+what is measured
+  Batches run through the handler's own pipeline in this process, without TorchServe's frontend.
+  For that a gap between two batches is added (--gap-ms). Latency is under full load: up to one
+  batch waits while another runs. With less load requests wait less, with more a queue grows.
+  Run it where the handler will run, with nothing beside it, and with samples like real requests.
+
+examples
+  micro-batch-handler tune model_store/cats.mar --sample photos/*.jpg
+  micro-batch-handler tune model_store/cats.mar --sample photos/*.jpg --p99-ms 50 \\
+      --page cats.html --write model-config.yaml
+  micro-batch-handler tune handler.py --config-file model-config.yaml --serialized-file model.pt \\
+      --sample sample.json --seconds 300
+"""
+
+
+def tune_parser() -> argparse.ArgumentParser:
+    """The parser, with all flags."""
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_workbench_flags(
+        parser, "an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file (.py)"
+    )
+    wanted = parser.add_argument_group("what is wanted")
+    wanted.add_argument(
+        "--p99-ms",
+        type=_above_0,
+        metavar="MS",
+        help="also the most throughput with 99 of 100 requests answered within this",
+    )
+    wanted.add_argument(
+        "--memory-mib",
+        type=_above_0,
+        metavar="MIB",
+        help="also the most throughput with all workers holding at most this; of the machine, not "
+        "of a device",
+    )
+    _add_space(parser)
+    out = parser.add_argument_group("what is written")
+    out.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE.html",
+        help="write all of it as a page that needs nothing else, and throughput against latency "
+        "beside it as FILE.png",
+    )
+    out.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the setting for the strictest of the wanted into this model-config.yaml; "
+        "comments stay",
+    )
+    return parser
+
+
+def _add_space(parser: argparse.ArgumentParser) -> None:
+    space = parser.add_argument_group("what may be tried")
+    space.add_argument(
+        "--seconds",
+        type=_above_0,
+        default=60.0,
+        help="for all but loading and workers (default: 60)",
+    )
+    space.add_argument(
+        "--max-batch", type=count, default=64, metavar="N", help="batchSize (default: 64)"
+    )
+    space.add_argument(
+        "--max-lanes",
+        type=count,
+        metavar="N",
+        help="threads of preprocess and of postprocess, whose methods must stand that (default: "
+        "one a core, at most 4); inference keeps its own",
+    )
+    space.add_argument("--max-workers", type=count, default=2, metavar="N", help="(default: 2)")
+    space.add_argument(
+        "--gap-ms",
+        type=_above_0,
+        metavar="MS",
+        help="between two full batches, the server's own time (default: 0.5 and 0.06 a request)",
+    )
+
+
+def _above_0(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, found {text!r}")
+    return value

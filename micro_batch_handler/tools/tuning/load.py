@@ -1,0 +1,83 @@
+"""One worker under load: what batches that take so long mean for clients.
+
+A worker has one batch in flight. While it runs, requests gather for the next; when it is answered,
+the frontend needs a moment (the gap) before the worker has the next. So
+
+    throughput   n / (batch + gap)
+    latency      the rest of the batch before, the gap, the own batch; a request comes at any time
+
+             |-- batch before --|gap|-- own batch --|gap|
+                   ^ comes                              ^ is answered
+
+It holds up to full load, where about a batch waits. Beyond that a queue grows, and latency is the
+number of clients divided by the throughput, whatever the setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from micro_batch_handler.planning.curves import Line
+
+__all__ = ["GAP", "Load", "percentile"]
+
+GAP = Line(0.0005, 0.00006)
+"""Seconds between two batches of k requests: TorchServe's frontend, its worker's socket."""
+
+DELAY_SHARE = 0.1
+"""Of batch and gap, how long the first request of a batch waits for company: the clients that were
+answered just now have sent again by then, and nobody waits noticeably longer."""
+
+MOST_DELAY_MS = 100
+
+STEPS = 100
+"""Moments of a batch at which requests are taken to come."""
+
+
+class Load:
+    """Clients enough for full batches.
+
+    Args:
+        gap: seconds between two batches, by the rows of a batch.
+    """
+
+    def __init__(self, gap: Line = GAP) -> None:
+        self._gap = gap
+
+    def rate(self, rows: int, batch_s: float) -> float:
+        """Requests per second."""
+        return rows / self._cycle_s(rows, batch_s)
+
+    def max_batch_delay_ms(self, rows: int, batch_s: float) -> int:
+        """`maxBatchDelay`, in whole milliseconds; a batch of one waits for nobody."""
+        if rows == 1:
+            return 0
+        delay_ms = round(1000 * DELAY_SHARE * self._cycle_s(rows, batch_s))
+        return min(max(1, delay_ms), MOST_DELAY_MS)
+
+    def latencies_s(self, rows: int, batches_s: Sequence[float]) -> list[float]:
+        """What requests wait that come at any moment of these batches, which follow one another.
+
+        With `maxBatchDelay`, which the last of a batch does not wait for, and the first does.
+        """
+        delay_s = self.max_batch_delay_ms(rows, sum(batches_s) / len(batches_s)) / 1000
+        cycles_s = [self._cycle_s(rows, seconds) for seconds in batches_s]
+        pairs = zip([cycles_s[-1], *cycles_s[:-1]], cycles_s, strict=True)
+        return [
+            before * (step + 0.5) / STEPS + delay_s + own
+            for before, own in pairs
+            for step in range(STEPS)
+        ]
+
+    def _cycle_s(self, rows: int, batch_s: float) -> float:
+        return batch_s + self._gap.at(rows)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of all do not exceed.
+
+    >>> percentile([4, 1, 3, 2], 0.5)
+    2
+    """
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

@@ -1,0 +1,170 @@
+"""What tuning has found, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from micro_batch_handler.config import STAGES
+from micro_batch_handler.tools.tuning.goals import MIB, Figures
+from micro_batch_handler.tools.tuning.result import NOISY, Recommendation, Tuning
+from micro_batch_handler.tools.tuning.yaml_file import as_yaml
+
+__all__ = ["ALREADY", "costs_table", "figures_table", "keys_of", "notes", "reasons", "report"]
+
+ALREADY = ", sizes and lanes are already best as they are"
+
+UNBROKEN = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit, which a page must not put on two lines."""
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""A head and its rows."""
+
+
+def report(tuning: Tuning) -> str:
+    """All of it, for a terminal."""
+    parts = [
+        f"What calls cost, each stage alone ({tuning.measured.rounds} rounds):",
+        _columns(costs_table(tuning)),
+        f"{tuning.candidates} settings were computed, {len(tuning.tried)} of them run:",
+        _columns(figures_table(tuning)),
+    ]
+    parts += [_recommended(each) for each in tuning.recommendations]
+    parts += [f"Note: {note}" for note in notes(tuning)]
+    return "\n\n".join(parts)
+
+
+def costs_table(tuning: Tuning) -> Table:
+    """What calls cost: in a lane, unsplit, and in several lanes."""
+    inline, lanes = tuning.measured.curves()
+    counts = sorted({count for _, count in tuning.measured.contention})
+    head = ["stage", "a call", "a request more", "unsplit: a call", "a request more"]
+    head += [f"in {count} lanes" for count in counts]
+    rows = []
+    for at, stage in enumerate(STAGES):
+        cells: list[str] = [stage]
+        for known in (lanes[at].line, inline[at].line):
+            cells += [_ms(known.fixed_s), _ms(known.row_s) if known.slope_known else "unknown"]
+        for count in counts:
+            factor = tuning.measured.contention.get((at, count))
+            cells.append("" if factor is None else f"x {factor:.2f}")
+        rows.append(cells)
+    return head, rows
+
+
+def figures_table(tuning: Tuning) -> Table:
+    """Predicted and measured figures of the setting that there is and those recommended."""
+    head = ["setting", "requests/s", "predicted", "p50", "p99", "predicted", "memory", "predicted"]
+    predicted = dict(zip((each.setting for each in tuning.tried), tuning.predicted, strict=True))
+    shown: dict[str, Figures] = {}
+    if tuning.given is not None:
+        shown["as it is"] = tuning.given
+    for each in tuning.recommendations:
+        if each.measured is not None and not each.already:
+            shown[each.goal.title] = each.measured
+    rows = []
+    for title, figures in shown.items():
+        rows.append(_cells(f"{title}: {figures.setting}", figures, predicted[figures.setting]))
+    for each in tuning.recommendations:
+        if each.several is not None:
+            title = f"{each.goal.title}, {each.workers} workers"
+            rows.append(_cells(title, each.several, None))
+    return head, rows
+
+
+def keys_of(each: Recommendation) -> Mapping[str, Any]:
+    """What model-config.yaml should say, for a recommendation that has a setting."""
+    if each.measured is None:
+        raise ValueError(f"no setting keeps to {each.goal.title}")
+    return each.measured.setting.keys(each.measured.max_batch_delay_ms, each.workers)
+
+
+def notes(tuning: Tuning) -> list[str]:
+    """What a reader must know before believing the rest."""
+    found = []
+    measured = tuning.measured
+    if tuning.noisy:
+        found.append(
+            f"the machine was too restless to trust this: batches that were the same took "
+            f"{tuning.noise:.0%} more or less (below {NOISY:.0%} is fine). Stop what else runs on "
+            f"it, or give more --seconds"
+        )
+    if not measured.regroups:
+        found.append(
+            "what the stages return cannot be cut or joined, so all stages have the same size"
+        )
+    if tuning.larger:
+        found.append(
+            f"batches above {measured.largest} take too long to be tried in this time; give more "
+            f"--seconds"
+        )
+    lanes = [each.measured.setting.lanes for each in tuning.recommendations if each.measured]
+    more = {
+        stage for stage in STAGES if any(each[stage] > tuning.lanes_before[stage] for each in lanes)
+    }
+    if more:
+        found.append(
+            f"{' and '.join(stage for stage in STAGES if stage in more)} would run in more threads "
+            f"than now; its method must stand that. --max-lanes 1 keeps to one"
+        )
+    found += [f"requests failed in {setting}: {why}" for setting, why in tuning.failed.items()]
+    return found
+
+
+def _recommended(each: Recommendation) -> str:
+    title = f"For {each.goal.title}"
+    if each.measured is None:
+        return f"{title}: no setting that was run keeps to it."
+    text = as_yaml(keys_of(each)).rstrip()
+    lines = [f"{title}{ALREADY if each.already else ''}:"]
+    lines += [f"    {line}" for line in text.splitlines()]
+    return "\n".join([*lines, *(f"  {line}" for line in reasons(each))])
+
+
+def reasons(each: Recommendation) -> list[str]:
+    """What holds this setting up, and what more workers would do."""
+    told = [] if each.outlook is None else [str(each.outlook)]
+    return [*told, *each.about_workers]
+
+
+def _cells(title: str, measured: Figures, predicted: Figures | None) -> list[str]:
+    foretold = ["", "", ""]
+    if predicted is not None:
+        foretold = [
+            f"{predicted.rate:,.0f}",
+            _ms(predicted.p99_s),
+            _mib(predicted.memory_bytes),
+        ]
+    return [
+        title,
+        f"{measured.rate:,.0f}",
+        foretold[0],
+        _ms(measured.p50_s),
+        _ms(measured.p99_s),
+        foretold[1],
+        _mib(measured.memory_bytes),
+        foretold[2],
+    ]
+
+
+def _ms(seconds: float) -> str:
+    ms = seconds * 1000
+    return f"{ms:,.0f}{UNBROKEN}ms" if ms >= 100 else f"{ms:.3g}{UNBROKEN}ms"  # noqa: PLR2004
+
+
+def _mib(size_bytes: float) -> str:
+    return f"{size_bytes / MIB:,.0f}{UNBROKEN}MiB" if size_bytes else "unknown"
+
+
+def _columns(table: Table) -> str:
+    """The table in columns; numbers to the right."""
+    head, rows = table
+    lines = [head, *rows]
+    widths = [max(len(cells[at]) for cells in lines) for at in range(len(head))]
+    return "\n".join(_line(cells, widths) for cells in lines)
+
+
+def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
+    first, *rest = zip(cells, widths, strict=True)
+    shown = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+    return ("  " + "  ".join(shown)).rstrip()

@@ -1,0 +1,168 @@
+"""The tune command, on a handler in this process and in others."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from micro_batch_handler.__main__ import main
+from micro_batch_handler.config import SECTION, PerStage
+from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.tuning.bench import HandlerBench
+from micro_batch_handler.tools.tuning.budget import Budget
+from micro_batch_handler.tools.tuning.copies import Job, run_copies
+from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.workbench import Workbench
+
+pytest.importorskip("tqdm")
+
+HANDLER = """
+import threading
+
+from micro_batch_handler import MicroBatchHandler
+
+class Handler(MicroBatchHandler):
+    def initialize(self, context):
+        self.context = context
+        print("a handler may print")
+
+    def preprocess(self, data):
+        return [row["body"]["word"] for row in data]
+
+    def inference(self, batch):
+        if "raise" in batch:
+            raise ValueError("no such word")
+        return [word.upper() for word in batch]
+
+    def postprocess(self, outputs):
+        return [{"word": word} for word in outputs]
+"""
+
+CONFIG = """\
+batchSize: 4  # four
+micro_batching:
+  micro_batch_size: {preprocess: 1, inference: 2, postprocess: 4}
+  parallelism: {preprocess: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A folder with a handler, its model-config.yaml and two samples."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("handler.py").write_text(HANDLER)
+    Path("model-config.yaml").write_text(CONFIG)
+    Path("one.json").write_text('{"word": "one"}')
+    Path("two.json").write_text('{"word": "two"}')
+    Path("bad.json").write_text('{"word": "raise"}')
+    return tmp_path
+
+
+def tune(*flags, samples=("one.json", "two.json")):
+    """The exit status of the command."""
+    given = ["handler.py", "--config-file", "model-config.yaml", "--max-batch", "4"]
+    return main(["tune", *given, "--seconds", "2", *flags, "--sample", *samples])
+
+
+@pytest.fixture
+def workbench():
+    """A workbench with the handler."""
+    from micro_batch_handler.tools.model_folder import ModelFiles
+
+    with Workbench(Path("handler.py"), ModelFiles(config_file="model-config.yaml")) as bench:
+        yield bench
+
+
+def test_a_handler_is_tuned_and_the_file_written(capsys):
+    """Figures and a setting are printed; the page, its picture and the yaml are written."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("ruamel.yaml")
+    files = ["--page", "page.html", "--write", "model-config.yaml"]
+    assert tune("--max-workers", "1", "--p99-ms", "5000", *files) == 0
+
+    told = capsys.readouterr().out
+    assert "as it is: 4 in 1/2/4, lanes 2/1/1" in told
+    assert "For p99 at most 5000 ms" in told
+    assert "The bottleneck is" in told
+    written = yaml.safe_load(Path("model-config.yaml").read_text())
+    assert "# four" in Path("model-config.yaml").read_text()
+    assert set(written[SECTION]["micro_batch_size"]) == {"preprocess", "inference", "postprocess"}
+    assert Path("page.png").read_bytes().startswith(b"\x89PNG")
+    page = Path("page.html").read_text()
+    assert "<svg" in page
+    assert "src=" not in page
+    assert "4 in 1/2/4, lanes 2/1/1" in page
+
+
+def test_a_batch_is_told_as_it_went(workbench):
+    """Its calls, of the sizes and in the lanes of the setting; samples are taken in turn."""
+    bench = HandlerBench(workbench, [Path("one.json").resolve(), Path("two.json").resolve()])
+    visit = bench.visit(Setting(4, (1, 2, 4), PerStage(2, 1, 1)))
+
+    (batch,) = visit.batches
+    rows = sorted((call.stage, call.rows) for call in batch.calls)
+    assert rows == [("inference", 2)] * 2 + [("postprocess", 4)] + [("preprocess", 1)] * 4
+    assert 0 < batch.busy_s("inference") < batch.seconds
+    assert batch.cpu_s >= 0
+    assert len(bench.visit(Setting.whole(1)).batches) == 2
+
+
+def test_the_setting_that_there_is_is_read(workbench):
+    """Sizes and lanes of model-config.yaml; where it says `auto`, the sizes that are found."""
+    bench = HandlerBench(workbench, [Path("one.json").resolve()])
+    budget = Budget(1)
+
+    assert bench.given(budget) == Setting(4, (1, 2, 4), PerStage(2, 1, 1))
+
+    workbench._given[SECTION] = {"micro_batch_size": "auto"}
+    found = bench.given(budget)
+    assert found.batch_size == 4
+    assert all(1 <= size <= 4 for size in found.sizes)
+
+
+def test_copies_run_side_by_side():
+    """Two processes load the handler, which may print, and each tells what its batches took."""
+    job = Job(
+        str(Path("handler.py").resolve()),
+        [str(Path("one.json").resolve())],
+        0.01,
+        {"config_file": str(Path("model-config.yaml").resolve())},
+    )
+    visits = run_copies(job, Setting(4, (1, 2, 4), PerStage(2, 1, 1)), 2)
+
+    assert len(visits) == 2
+    assert all(len(visit.batches) >= 3 and visit.seconds > 0 for visit in visits)
+
+
+def test_a_copy_that_cannot_load_is_told_of():
+    """With the last lines of what it said."""
+    job = Job(str(Path("none.mar").resolve()), [], 0.01)
+
+    with pytest.raises(ArchiveError, match=r"(?s)could not be run.*no such file"):
+        run_copies(job, Setting.whole(4), 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "samples", "message"),
+    [
+        ([], ["none.json"], "--sample none.json: there is no such file"),
+        ([], ["bad.json"], "bad.json: "),
+        (["--page", "none/page.html"], ["one.json"], "there is no such folder"),
+        (["--write", "none.yaml"], ["one.json"], "--write none.yaml: there is no such file"),
+    ],
+)
+def test_what_cannot_work_is_refused(flags, samples, message, capsys):
+    """One line with what to change, before any time is spent where that can be known."""
+    assert tune(*flags, samples=samples) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_help_says_what_is_measured(capsys):
+    """Without loading TorchServe, whose import takes seconds."""
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    assert "without TorchServe's frontend" in capsys.readouterr().out
