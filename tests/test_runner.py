@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -358,3 +360,35 @@ def test_a_pipeline_shows_its_state():
             "<Pipeline preprocess: 2 lanes, 0 waiting | inference: 1 lanes, 0 waiting"
             " | postprocess: 1 lanes, 0 waiting>"
         )
+
+
+EXITS = """
+import sys, threading, torch
+from micro_batch_handler.config import PerStage
+from micro_batch_handler.pipeline.runner import Pipeline
+from tests.fakes import plan, stages
+
+busy = threading.Event()
+
+def work(payload):
+    rows = torch.ones(64, 64)
+    for _ in range(2000):
+        (rows @ rows)[:2].clone().tolist()
+        busy.set()
+    return list(payload)
+
+pipeline = Pipeline(stages(inference=work), PerStage.of(1))
+run = threading.Thread(target=pipeline.run, args=(list(range(4)), plan(2)), daemon=True)
+run.start()
+busy.wait()
+sys.exit(0)
+"""
+
+
+def test_a_process_that_ends_while_lanes_work_is_not_aborted():
+    """Lanes inside PyTorch end before the interpreter, which they would take down else."""
+    ended = subprocess.run(
+        [sys.executable, "-c", EXITS], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ended.returncode == 0, ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import SECTION, PerStage
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools import tune as command
 from micro_batch_handler.tools.tuning.bench import HandlerBench
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.copies import Job, run_copies
@@ -166,3 +168,19 @@ def test_help_says_what_is_measured(capsys):
     with pytest.raises(SystemExit):
         main(["tune", "--help"])
     assert "without TorchServe's frontend" in capsys.readouterr().out
+
+
+def test_the_log_is_quiet_only_while_it_tunes(monkeypatch):
+    """Who calls the command from a program gets its own log back."""
+    levels = []
+
+    def tuned(_flags):
+        levels.append(logging.getLogger(command.__name__).getEffectiveLevel())
+        raise ArchiveError("no")
+
+    monkeypatch.setattr(command, "_tuned", tuned)
+    before = logging.getLogger(command.__name__).getEffectiveLevel()
+
+    assert main(["tune", "handler.py", "--sample", "one.json"]) == 1
+    assert levels == [logging.ERROR]
+    assert logging.getLogger(command.__name__).getEffectiveLevel() == before

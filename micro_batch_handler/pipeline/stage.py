@@ -6,9 +6,11 @@ never sees a thread.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -34,6 +36,9 @@ StageFunction: TypeAlias = Callable[[Any, Sequence[int], Payload], "tuple[Payloa
 PATIENCE_S = 10
 """How long closing waits for one lane."""
 
+EXIT_PATIENCE_S = 2.0
+"""How long the end of the process waits for all lanes."""
+
 Task: TypeAlias = Callable[[], bool]
 """What a lane does next; False if the lane was replaced meanwhile and must end."""
 
@@ -41,9 +46,9 @@ Task: TypeAlias = Callable[[], bool]
 class LanePool:
     """The lanes of one stage: named daemon threads that take tasks from one inbox.
 
-    Daemon threads, because TorchServe ends a worker with `sys.exit`, which waits for all others.
-    An idle lane holds no reference to its tasks' owner, so that a forgotten handler is collected
-    and its lanes end.
+    Daemon threads, because TorchServe ends a worker with `sys.exit`, which waits for all others,
+    and a lane may hang. An idle lane holds no reference to its tasks' owner, so that a forgotten
+    handler is collected and its lanes end.
     """
 
     def __init__(
@@ -54,7 +59,8 @@ class LanePool:
         self._lost: list[threading.Thread] = []
         self._threads = [self._start(f"{LANE}{name}-{lane}") for lane in range(lanes)]
         self._finalizer = weakref.finalize(self, self._inbox.end)
-        self._finalizer.atexit = False  # daemon threads end with the process anyway
+        self._finalizer.atexit = False  # see _end_all
+        _pools.add(self)
 
     def submit(self, task: Task, *, wait: bool = True) -> None:
         """Give a task to the next free lane; it must not raise.
@@ -80,9 +86,18 @@ class LanePool:
 
         Waits for them, but not long for one that hangs: it ends with the process.
         """
-        self._finalizer()
+        self.end()
         for thread in list(self._threads):
             thread.join(PATIENCE_S)
+
+    def end(self) -> None:
+        """Let the lanes end once the tasks before are done."""
+        self._finalizer()
+
+    def join(self, until_s: float) -> None:
+        """Wait for the lanes, at most until this moment of the monotonic clock."""
+        for thread in list(self._threads):
+            thread.join(max(0.0, until_s - time.monotonic()))
 
     @property
     def lanes(self) -> int:
@@ -124,6 +139,24 @@ class Permits:
     def release(self) -> None:
         """Give it back."""
         self._free.put(None)
+
+
+_pools: weakref.WeakSet[LanePool] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End all lanes while the interpreter still runs.
+
+    A thread that is inside PyTorch when the interpreter ends aborts the process: it is ended by an
+    exception that PyTorch's C++ does not expect (https://github.com/python/cpython/issues/87135).
+    """
+    pools = list(_pools)
+    for pool in pools:
+        pool.end()
+    until_s = time.monotonic() + EXIT_PATIENCE_S
+    for pool in pools:
+        pool.join(until_s)
 
 
 _Entry: TypeAlias = "tuple[Task | None, Permits | None]"

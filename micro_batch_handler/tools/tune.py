@@ -51,9 +51,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0, or an error is raised."""
     flags = tune_parser().parse_args(argv)
     _refuse_early(flags)
-    # What each engine says of its settings, hundreds of times.
-    logging.getLogger("micro_batch_handler").setLevel(logging.ERROR)
-    tuning = _tuned(flags)
+    with _errors_only():
+        tuning = _tuned(flags)
     print(report(tuning))
     if flags.page is not None:
         _write_page(tuning, flags, argv)
@@ -81,6 +80,18 @@ def _refuse_early(flags: argparse.Namespace) -> None:
         raise ArchiveError(
             f"{' and '.join(missing)} must be installed: pip install 'micro-batch-handler[tools]'"
         )
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Without what each engine says of its settings, hundreds of times."""
+    logger = logging.getLogger("micro_batch_handler")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _is_missing(name: str) -> bool:
