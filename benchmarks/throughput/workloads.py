@@ -90,8 +90,9 @@ TEXT = Workload(
         replace(
             _stock([], []),
             candidates=[
-                {"handler": {"threads": threads}, "micro_batching": {"micro_batch_size": size}}
-                for threads, size in product((1, 2), (4, 8, 16))
+                {**candidate, "handler": {"threads": threads}}
+                for threads in (1, 2)
+                for candidate in _stock([4, 8, 16], [_threads(1, 1, 1)]).candidates
             ],
         ),
     ],
