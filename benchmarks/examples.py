@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -148,9 +149,10 @@ def main() -> int:
     """Measure the examples that are named, and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("examples", nargs="*", metavar="NAME", help=", ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a sample")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
     before = os.getloadavg()[0]
     rows = [
         _row(name, *_measured(CASES[name], options.rounds, options.seconds))
@@ -166,6 +168,11 @@ def main() -> int:
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    """End as Ctrl-C does, by way of every `with`: servers must not stay behind."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
