@@ -35,7 +35,7 @@ class ExampleModel(Model):
     Args:
         server: where.
         folder: in examples/.
-        variant: as the example's build.py has it; "" for the only one.
+        variant: as the example's build.py has it; "" for its first.
         registration: parameters of the management API.
     """
 
