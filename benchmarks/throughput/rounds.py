@@ -20,8 +20,8 @@ from benchmarks.throughput.workload import Config, Contender, Workload
 
 __all__ = ["Lengths", "play"]
 
-FIRST_WARM_UPS = 10
-"""How many times as long the first warm-up is, for all alike: `auto` needs some 60 batches."""
+FIRST_WARM_UPS = 15
+"""How many times as long the first warm-up is, for all alike: `auto` needs some 300 batches."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,11 @@ LAUNCH_BOUND = Workload(
     content_type="image/jpeg",
     config={"batchSize": 64, "maxBatchDelay": 5},
     contenders=[
-        replace(OURS, candidates=[{"micro_batching": {"parallelism": {"preprocess": 2}}}]),
+        # Two lanes to decode on two cores, and two to keep the device's queue filled.
+        replace(
+            OURS,
+            candidates=[{"micro_batching": {"parallelism": {"preprocess": 2, "inference": 2}}}],
+        ),
         BASE,
         _stock([1, 2, 4, 8, 16, 32, 64], [_threads(1, 1, 1), _threads(2, 1, 1), _threads(2, 2, 1)]),
     ],

