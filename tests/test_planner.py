@@ -10,6 +10,7 @@ from itertools import count, product
 import pytest
 
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.planning.contest import Contest
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.plans import Plan
 from tests.simulated import HAND_OVER_S, Machine, linear
@@ -103,6 +104,20 @@ def test_sizes_prove_best_where_calls_get_in_each_others_way(row_s, launch_s):
     best_s = min(alone.run_s(64, Plan(PerStage(*each))) for each in product(sizes, repeat=3))
 
     assert alone.run_s(64, in_force(planner, 64)) <= 1.04 * best_s
+
+
+@pytest.mark.parametrize("champion", [(1, 1, 1), (32, 1, 1), (1, 32, 1)])
+def test_a_bad_first_choice_does_not_stay_in_the_way_of_better_ones(champion):
+    """Where the sizes that were tried lose to whole batches, others are proposed and tried."""
+    machine = Machine(BALANCED, PerStage(2, 1, 1), noise=0.02)
+    planner = planner_for(machine)
+    serve(machine, planner, [32], 3)
+    planner._contests[32] = Contest(champion)
+    serve(machine, planner, [32], 200)
+
+    taken_s, unsplit_s = serve(machine, planner, [32], 100)
+
+    assert taken_s < 0.75 * unsplit_s
 
 
 def test_what_has_proved_best_is_kept_when_calls_seem_to_cost_more():

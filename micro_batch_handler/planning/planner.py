@@ -237,7 +237,14 @@ class Planner:
         split_s = contest.champion_s(self._ended)
         if split_s is None and self._model is not None:
             split_s = self._model.batch_s(rows, contest.champion, split=True)
-        return choice if split_s is None else choice.about(contest.champion, split_s, before)
+        if split_s is None:
+            return choice
+        found = choice.about(contest.champion, split_s, before)
+        if found.splits or choice.proposed in (None, contest.champion):
+            return found
+        # The best of those that were tried does not pay; what is proposed now may.
+        del self._contests[rows]
+        return choice
 
     def _contend(self, rows: int, choice: Decision) -> Plan:
         """The best sizes known, or those that challenge them."""
