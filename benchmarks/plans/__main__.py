@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 from statistics import median
 
+BEHIND = 1.05
+
 RESULT = Path(__file__).parents[2] / ".run" / "plans.json"
 
 
 def main() -> int:
     """Run; gives back 0."""
     options = _parser().parse_args()
+    if options.simulated:
+        return _simulate(options.simulated)
     # Imported late, so that --help needs nothing installed.
     from benchmarks.machine import describe
     from benchmarks.plans.cases import draw
@@ -55,6 +59,20 @@ def main() -> int:
     return 0
 
 
+def _simulate(cases: int) -> int:
+    from benchmarks.plans.simulated import play
+
+    found = [play(number) for number in range(cases)]
+    to_best = [each.to_best for each in found]
+    sys.stdout.write(
+        f"{cases} cases in simulated time, after 300 batches: to the best plan median "
+        f"{median(to_best):.3f}, worst {max(to_best):.3f}, more than 5 % behind "
+        f"{sum(each > BEHIND for each in to_best)}; to unsplit, trials included, worst "
+        f"{max(each.to_unsplit for each in found):.3f}\n"
+    )
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Compare the planner's plans with the best there are, on emulated stages.",
@@ -64,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=21, help="batches of each plan in each case")
     parser.add_argument("--warm-up", type=int, default=60, help="batches for the planner to learn")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--simulated", type=int, metavar="N", help="so many cases in simulated time instead"
+    )
     return parser
 
 

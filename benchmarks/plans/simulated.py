@@ -1,0 +1,113 @@
+"""Many cases in simulated time: stages that contend for cores, calls and batches that vary."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count
+from statistics import fmean, median
+
+from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.planning.choices import even_sizes
+from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.planning.plans import Plan, plan_of
+from micro_batch_handler.planning.schedule import Sizes
+from tests.simulated import HAND_OVER_S, Cost, Machine, linear
+
+__all__ = ["Outcome", "play"]
+
+BATCHES = 300
+WARM_UP = 80
+LAST = 60
+"""Batches whose plans count as what was found."""
+
+ROWS = (8, 16, 32, 64, 64, 128)
+SIZES = {1, 2, 3, 4, 5, 6, 8, 10, 11, 13, 16, 22, 32, 43, 64, 128}
+STARTS = 4
+KINDS = 5
+LEARNING_S = 0.001
+"""What the planner is told that each of its thoughts takes."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case, in what its plans would take on a machine that does not vary."""
+
+    to_best: float
+    """The plan found, to the best that a search on the machine itself finds."""
+
+    to_unsplit: float
+    """All batches after the warm-up, trials included, to unsplit ones."""
+
+
+def play(number: int) -> Outcome:
+    """Let a planner learn one case."""
+    rows, machine = _draw(number)
+    quiet = replace(machine, noise=0.0, unrest=0.0, pauses=0.0)
+    thoughts = count()
+    planner = Planner(
+        MicroBatchingConfig(),
+        rows,
+        machine.lanes,
+        hand_over_s=HAND_OVER_S,
+        regroups=True,
+        now_s=lambda: next(thoughts) * LEARNING_S,
+    )
+
+    @cache
+    def true_s(plan: Plan) -> float:
+        return quiet.run_s(rows, plan)
+
+    taken_s = []
+    for _ in range(BATCHES):
+        plan = planner.plan(rows)
+        seconds = machine.run_s(rows, plan)
+        for stage, size, call_s in machine.calls:
+            planner.observe(STAGES[stage], size, call_s)
+        planner.finished(rows, plan, seconds)
+        taken_s.append(true_s(plan))
+    best_s = _best_s(rows, lambda sizes: true_s(plan_of(sizes)))
+    unsplit_s = true_s(Plan(PerStage.of(rows)))
+    return Outcome(median(taken_s[-LAST:]) / best_s, fmean(taken_s[WARM_UP:]) / unsplit_s)
+
+
+def _draw(number: int) -> tuple[int, Machine]:
+    """Five kinds in turn: cores plenty; a device beside few; one; decoding beside a device; two."""
+    chance = random.Random(f"case{number}")  # noqa: S311  (no secret)
+    rows = chance.choice(ROWS)
+    fixed, by_row = ([chance.choice([0.0, chance.random()]) for _ in STAGES] for _ in range(2))
+    parts = []
+    for share, a, b in zip([chance.random() for _ in STAGES], fixed, by_row, strict=True):
+        whole = (a + b) or 1
+        parts.append((share * a / whole, share * (b if a + b else 1) / whole))
+    scale = chance.uniform(0.02, 0.2) / sum(map(sum, parts))
+    costs: Sequence[Cost] = [linear(scale * a, scale * b / rows) for a, b in parts]
+    lanes = PerStage(chance.randint(1, 4), 1, chance.randint(1, 4))
+    noise, unrest = chance.choice([0.02, 0.05, 0.1]), chance.choice([0, 0.05, 0.15])
+    cores: float | None = (None, chance.choice([2, 4]), 1, 2, 2)[number % KINDS]
+    waiting = (1,) if number % KINDS in {1, 3} else ()
+    if number % KINDS == 3:  # noqa: PLR2004  (the fourth kind)
+        rows, lanes = 64, PerStage(2, 1, 1)
+        launch_s, row_s = chance.choice([0.001, 0.005]), chance.uniform(1e-4, 5e-4)
+        decode = linear(1e-4, chance.uniform(0.001, 0.004))
+        costs = [decode, linear(launch_s, row_s), linear(1e-4, 2e-5)]
+    return rows, Machine(costs, lanes, cores, waiting, noise, unrest, pauses=0.003, seed=number)
+
+
+def _best_s(rows: int, taken_s: Callable[[Sizes], float]) -> float:
+    """The least, by changing one stage's size at a time from the best few of equal sizes."""
+    options = [size for size in even_sizes(rows) if size in SIZES or size == rows]
+    starts = sorted(((size,) * len(STAGES) for size in options), key=taken_s)
+    return min(taken_s(_descend(start, options, taken_s)) for start in starts[:STARTS])
+
+
+def _descend(sizes: Sizes, options: Sequence[int], taken_s: Callable[[Sizes], float]) -> Sizes:
+    while True:
+        before = sizes
+        for at in range(len(STAGES)):
+            others = [(*sizes[:at], size, *sizes[at + 1 :]) for size in options]
+            sizes = min([sizes, *others], key=taken_s)
+        if sizes == before:
+            return sizes
