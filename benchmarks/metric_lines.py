@@ -2,15 +2,16 @@
 
 python -m benchmarks.metric_lines
 
-The worker writes the metrics of many batches for one request, so that nothing else counts; once as
-this package does, for batches cut in different ways, and once by TorchServe's own cache of metrics,
-as many figures and a log record each.
+The worker writes the metrics of many batches for one request, so that nothing else counts: as this
+package does where batches come fast, for batches cut in different ways; as it does where they are
+rare, with a write for each; and by TorchServe's own cache, as many figures with a log record each.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.machine import describe
@@ -23,11 +24,13 @@ __all__ = ["main"]
 HANDLER = Path(__file__).with_name("metric_lines_handler.py")
 
 WAYS = {
-    32: "18 lines in one write; batch of 32 left whole",
-    8: "the same, in micro-batches of 8",
-    1: "the same, in micro-batches of 1",
-    0: "18 records by TorchServe's cache",
+    "added up, batch of 32 left whole": {"size": 32},
+    "the same, in micro-batches of 8": {"size": 8},
+    "the same, in micro-batches of 1": {"size": 1},
+    "18 lines in one write for each batch": {"size": 32, "rare": True},
+    "18 records by TorchServe's cache": {},
 }
+"""What the handler is asked for."""
 
 BATCHES = 500
 REQUESTS = 10
@@ -38,20 +41,20 @@ def main() -> None:
     """Measure in turn, and print the medians in microseconds a batch."""
     properties = {"decode_input_request": "true", "enable_model_api": "true"}
     with TorchServe(properties, shipped=True) as server, server.model(HANDLER) as model:
-        rounds = [[_measure(model, size) for size in WAYS] for _ in range(1 + ROUNDS)][1:]
+        rounds = [[_measure(model, way) for way in WAYS.values()] for _ in range(1 + ROUNDS)][1:]
     sys.stdout.write(
         f"{describe()}\n\n| a batch | worker (µs) | frontend (µs) |\n| --- | --- | --- |\n"
     )
-    for way, of in zip(WAYS.values(), zip(*rounds, strict=True), strict=True):
+    for way, of in zip(WAYS, zip(*rounds, strict=True), strict=True):
         worker, frontend = (statistics.median(each) for each in zip(*of, strict=True))
         sys.stdout.write(f"| {way} | {worker:.0f} | {frontend:.0f} |\n")
 
 
-def _measure(model: Model, size: int) -> tuple[float, float]:
+def _measure(model: Model, way: Mapping[str, int]) -> tuple[float, float]:
     """Microseconds of the worker and of the frontend for one batch."""
     before = worked_s(model.server)
     for batches in [BATCHES] * REQUESTS:
-        answer = model.predict(json={"size": size, "batches": batches})
+        answer = model.predict(json={**way, "batches": batches})
         answer.raise_for_status()
     # The frontend may still be reading what was written last: a few hundred lines of 90,000.
     after = worked_s(model.server)

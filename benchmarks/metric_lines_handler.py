@@ -20,22 +20,28 @@ REQUEST_IDS = {row: f"c3a9a1f0-0000-4000-8000-{row:012}" for row in range(ROWS)}
 
 
 class Handler(BaseHandler):  # type: ignore[misc]  # ts is untyped
-    """`{"size": 8, "batches": 100}`; size 0 has TorchServe's own cache write as many figures."""
+    """`{"batches": 100, "size": 8}`; without a size TorchServe's own cache writes as many figures.
+
+    With `"rare": true` each batch is written by itself.
+    """
 
     def initialize(self, context: Context) -> None:
         """Load no model."""
-        lines = MetricLines(context.metrics, METRICS, undeclared=False)
-        self.metrics = BatchMetrics(lines, PerStage.of(1), ROWS)
+        self.lines = MetricLines(context.metrics, METRICS, undeclared=False)
+        self.metrics = BatchMetrics(self.lines, PerStage.of(1), ROWS)
         self.initialized = True
 
     def handle(self, data: list[Any], context: Context) -> list[str]:
         """Answer when all is written."""
         (row,) = data
-        size, batches = row["body"]["size"], row["body"]["batches"]
-        if size:
-            record = _record(size)
+        asked = row["body"]
+        batches = asked["batches"]
+        if "size" in asked:
+            record = _record(asked["size"])
             for _ in range(batches):
                 self.metrics.add(record)
+                if asked.get("rare"):
+                    self.lines.write()
         else:
             context.metrics.request_ids = REQUEST_IDS
             for _ in range(batches * LINES):

@@ -18,6 +18,7 @@ from micro_batch_handler.torchserve.metric_lines import Metric, MetricLines
 from micro_batch_handler.torchserve.metrics import METRICS, BatchMetrics
 from tests.emitted import OURS, THEIRS, cache_of, figures, writes
 from tests.fakes import fake_context, plan
+from tests.server.wait import until
 
 LINES = 18
 """Of a batch without failures: three of its own, and five for each stage."""
@@ -38,9 +39,9 @@ def metrics(caplog):
     return started
 
 
-def record(rows, sizes, calls=(), failures=None, retried=(), lasted_s=10.0):
+def record(rows, sizes, calls=(), failures=None, retried=(), lasted_s=10.0, fatal=False):
     """A batch that began at 100 s."""
-    outcomes = Outcomes([None] * rows, failures or {}, list(retried), calls=list(calls))
+    outcomes = Outcomes([None] * rows, failures or {}, list(retried), fatal, list(calls))
     return BatchRecord(rows, plan(*sizes), 100.0, 100.0 + lasted_s, outcomes)
 
 
@@ -184,13 +185,31 @@ def test_failures_are_counted_by_stage_and_reason(metrics, caplog, error, reason
     assert found["mbh_retried_calls_total", "inference", reason] == 1
 
 
-def test_a_batch_is_one_write_of_as_many_lines_however_it_is_cut(metrics, caplog):
+@pytest.mark.parametrize("size", [8, 4, 2, 1])
+def test_a_batch_is_one_write_of_as_many_lines_however_it_is_cut(metrics, caplog, size):
     """The cost of metrics does not grow with the number of micro-batches."""
-    for size in (8, 4, 2, 1):
-        calls = [call(stage, 100, 100, 101) for stage in STAGES for _ in range(8 // size)]
-        metrics.add(record(8, (size,), calls))
+    calls = [call(stage, 100, 100, 101) for stage in STAGES for _ in range(8 // size)]
+    metrics.add(record(8, (size,), calls))
 
-    assert [len(lines) for lines in writes(caplog)] == [LINES] * 4
+    assert [len(lines) for lines in writes(caplog)] == [LINES]
+
+
+def test_batches_that_come_at_once_share_a_write(metrics, caplog):
+    """Under load a batch adds two lines, which go into buckets; the rest is added up."""
+    for _ in range(3):
+        metrics.add(record(8, (2,)))
+    until(lambda: figures(caplog)["mbh_requests_total",] == 24, "what the later two have added")
+
+    assert [len(lines) for lines in writes(caplog)] == [LINES, LINES + 2]
+
+
+def test_the_last_batch_of_a_worker_is_written_at_once(metrics, caplog):
+    """A worker whose device is lost ends, and nothing that waited would be written any more."""
+    metrics.add(record(8, (2,)))
+    failures = {0: Failure("inference", RuntimeError("CUDA error: device-side assert"), [0])}
+    metrics.add(record(8, (2,), failures=failures, fatal=True))
+
+    assert figures(caplog)["mbh_failed_requests_total", "inference", "device_lost"] == 1
 
 
 def test_requests_are_counted_last(metrics, caplog):
@@ -304,13 +323,29 @@ def test_a_dimension_that_there_is_not_is_told(caplog, tmp_path):
     assert any("dimension Colour; it has Stage, ModelName, Level" in m for m in caplog.messages)
 
 
+def test_figures_between_two_writes(caplog):
+    """Of counters comes the sum, of gauges the last, of histograms each."""
+    kinds = {
+        kind: Metric(f"mbh_{kind}", kind, "Count") for kind in ("counter", "gauge", "histogram")
+    }
+    lines = MetricLines(cache_of(), list(kinds.values()), undeclared=True)
+
+    lines.add((metric, value, ()) for value in (2, 5) for metric in kinds.values())
+    lines.write()
+    lines.write()
+
+    (written,) = writes(caplog)
+    shown = [line.split("|")[0].removeprefix("[METRICS]mbh_") for line in written]
+    assert shown == ["counter.Count:7", "gauge.Count:5", "histogram.Count:2", "histogram.Count:5"]
+
+
 @pytest.mark.parametrize("value", [0, 3, 10**12, 0.0, 1e-9, 123456.789, 1e17])
 def test_the_frontend_can_read_any_number(caplog, value):
     """Its pattern has no plus sign, so no number is written with an exponent."""
     metric = Metric("mbh_some_total", "counter", "Count")
     lines = MetricLines(cache_of(), [metric], undeclared=True)
 
-    lines.add(metric, value)
+    lines.add([(metric, value, ())])
     lines.write()
 
     assert figures(caplog)["mbh_some_total",] == pytest.approx(value, abs=1e-6)
@@ -323,7 +358,7 @@ def test_a_line_is_what_torchserves_cache_writes(caplog, monkeypatch):
     cache = cache_of()
     lines = MetricLines(cache, METRICS, undeclared=False)
 
-    lines.add(metric, 7, "inference")
+    lines.add([(metric, 7, ("inference",))])
     lines.write()
     declared = cache.get_metric(metric.name, caching_metric.MetricTypes.COUNTER)
     declared.add_or_update(7, ["inference", "model", "Model"])

@@ -1,26 +1,31 @@
-"""Metrics as the lines that TorchServe's frontend reads from a worker, many in one write.
+"""Metrics as the lines that TorchServe's frontend reads from a worker, as few as can be.
 
 TorchServe's cache of metrics prints each figure as a log record of its own, with the ids of all
-requests. Those of a batch take its worker and its frontend ten times as long as the same lines in
-one record (`python -m benchmarks.metric_lines`). So the cache is asked what the server's
-metrics.yaml declares, and the lines are written here, to its logger.
+requests, and its frontend takes each line apart by regular expressions. So figures are added up
+here, and written many at once (`python -m benchmarks.metric_lines` has what that saves). The cache
+is asked what the server's metrics.yaml declares, and the lines go to its logger.
+
+    counter      one line, the sum of what came since the last write
+    gauge        one line, the latest figure
+    histogram    a line for each figure, since the frontend sorts them into buckets
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from ts.metrics import caching_metric
 from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.metric_cache_abstract import MetricCacheAbstract
 from ts.metrics.metric_type_enum import MetricTypes
 
-__all__ = ["Metric", "MetricLines"]
+__all__ = ["Figure", "Metric", "MetricLines"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +47,17 @@ class Metric:
     """Besides those that every metric has."""
 
 
+Figure: TypeAlias = "tuple[Metric, float, tuple[str, ...]]"
+"""A figure of a metric, for these values of the metric's own dimensions."""
+
+
 class MetricLines:
-    """Collects figures, and writes them all at once. Use it in one thread.
+    """Collects figures, and writes all there are at once. Any thread may use it.
 
     Args:
         cache: TorchServe's, of this worker: what the server's metrics.yaml declares, and the name
             of the model.
-        metrics: that may be added to.
+        metrics: that may be added to; lines are written in this order.
         undeclared: whether to write those that metrics.yaml does not declare, too; a frontend with
             `model_metrics_auto_detect=true` takes them.
     """
@@ -64,42 +73,66 @@ class MetricLines:
             if (declared := _declared(cache, metric, undeclared=undeclared)) is not None
         }
         self._ends: dict[tuple[Metric, tuple[str, ...]], tuple[str, str]] = {}
-        self._lines: list[str] = []
+        self._lock = threading.Lock()
+        self._figures = self._none()
 
     @property
     def names(self) -> list[str]:
         """What will be written."""
         return [metric.name for metric in self._declared]
 
-    def add(self, metric: Metric, value: float, *dimensions: str) -> None:
-        """A figure of one metric, for these values of its own dimensions."""
-        if metric not in self._declared:
-            return
-        key = metric, dimensions
-        ends = self._ends.get(key)
-        if ends is None:
-            ends = self._ends[key] = self._around(metric, dimensions)
-        # No exponent: the frontend's pattern for values has no plus sign.
-        shown = value if isinstance(value, int) else f"{value:.6f}"
-        self._lines.append(f"{ends[0]}{shown}{ends[1]}")
+    def add(self, figures: Iterable[Figure]) -> None:
+        """Take these figures, all into the same write."""
+        with self._lock:
+            for metric, value, dimensions in figures:
+                found = self._figures.get(metric)
+                if found is None:
+                    continue
+                values = found.setdefault(dimensions, [])
+                if metric.kind == "histogram" or not values:
+                    values.append(value)
+                else:
+                    values[0] = value + values[0] if metric.kind == "counter" else value
 
     def write(self) -> None:
         """Hand all figures to the frontend."""
-        if self._lines:
+        with self._lock:
             now_s = int(time.time())
-            metrics_logger.info("\n".join([f"{line}{now_s}" for line in self._lines]))
-            self._lines.clear()
+            lines = [
+                f"{begin}{_shown(value)}{end}{now_s}"
+                for metric, found in self._figures.items()
+                for dimensions, values in found.items()
+                for begin, end in [self._around(metric, dimensions)]
+                for value in values
+            ]
+            self._figures = self._none()
+            # Not after the lock: a later write may not overtake it.
+            if lines:
+                metrics_logger.info("\n".join(lines))
 
-    def _around(self, metric: Metric, dimensions: Sequence[str]) -> tuple[str, str]:
+    def _none(self) -> dict[Metric, dict[tuple[str, ...], list[float]]]:
+        return {metric: {} for metric in self._declared}
+
+    def _around(self, metric: Metric, dimensions: tuple[str, ...]) -> tuple[str, str]:
         """What stands before the value, and between it and the time."""
+        known = self._ends.get((metric, dimensions))
+        if known is not None:
+            return known
         declared = self._declared[metric]
         values = dict(zip(metric.dimensions, dimensions, strict=True))
         values.update(zip(ALWAYS, (self._model, "Model"), strict=True))
         shown = ",".join(f"{name}:{values[name]}" for name in declared.dimension_names)
-        return (
+        ends = (
             f"[METRICS]{declared.metric_name}.{declared.unit}:",
             f"|#{shown}|#type:{declared.metric_type.name}|#hostname:{self._host},",
         )
+        self._ends[metric, dimensions] = ends
+        return ends
+
+
+def _shown(value: float) -> str:
+    """Without an exponent: the frontend's pattern for values has no plus sign."""
+    return str(value) if isinstance(value, int) else f"{value:.6f}"
 
 
 def _declared(

@@ -5,14 +5,15 @@
     idle     lanes without a call, while the batch was under way
 
 Counters, wherever a sum makes sense: the frontend owns them, so that they add up over all workers
-of a model and outlive a worker. A batch adds the same number of lines however it is cut; only what
-fails adds some, one for each stage and reason.
+of a model and outlive a worker. What is written for a batch does not grow with the number of its
+micro-batches, and under load many batches share a write: see `EVERY_S`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, deque
+from collections.abc import Iterator
 
 from ts.context import Context
 from ts.metrics.metric_cache_abstract import MetricCacheAbstract
@@ -20,7 +21,8 @@ from ts.metrics.metric_cache_abstract import MetricCacheAbstract
 from micro_batch_handler.config import AUTO, STAGES, Metrics, PerStage, Stage
 from micro_batch_handler.pipeline.records import BatchRecord
 from micro_batch_handler.torchserve.faults import REASONS, reason_of
-from micro_batch_handler.torchserve.metric_lines import Metric, MetricLines
+from micro_batch_handler.torchserve.metric_lines import Figure, Metric, MetricLines
+from micro_batch_handler.torchserve.paced import Paced
 
 __all__ = ["METRICS", "BatchMetrics", "batch_metrics"]
 
@@ -44,7 +46,12 @@ FAILED = Metric("mbh_failed_requests_total", "counter", "Count", ("Stage", "Reas
 RETRIED = Metric("mbh_retried_calls_total", "counter", "Count", ("Stage", "Reason"))
 """Planned calls that failed and were made again in parts."""
 
-METRICS = (REQUESTS, FILL, DURATION, SIZE, CALLS, WORK, WAIT, IDLE, FAILED, RETRIED)
+# Requests last: who sees them counted has seen what else their batch adds.
+METRICS = (FILL, DURATION, SIZE, CALLS, WORK, WAIT, IDLE, FAILED, RETRIED, REQUESTS)
+
+EVERY_S = 0.25
+"""From one write to the next under load. Prometheus asks every few seconds; a worker that is killed
+takes along what its last quarter of a second has added."""
 
 
 class BatchMetrics:
@@ -61,17 +68,21 @@ class BatchMetrics:
         self._lanes = lanes
         self._batch_size = batch_size
         self._observed: deque[tuple[Stage, float]] = deque()
+        self._soon = Paced(lines.write, EVERY_S)
 
     def start(self) -> None:
         """Begin to count. Counters are written as 0, or nobody would see them go from 0 to 1."""
         self._observed.clear()  # calls that warm up are for no request
-        self._lines.add(REQUESTS, 0)
-        for stage in STAGES:
-            for metric in (CALLS, WORK, WAIT, IDLE):
-                self._lines.add(metric, 0, stage)
-            for reason in REASONS:
-                self._lines.add(FAILED, 0, stage, reason)
-                self._lines.add(RETRIED, 0, stage, reason)
+        by_stage = [
+            (metric, 0, (stage,)) for metric in (CALLS, WORK, WAIT, IDLE) for stage in STAGES
+        ]
+        by_reason = [
+            (metric, 0, (stage, reason))
+            for metric in (FAILED, RETRIED)
+            for stage in STAGES
+            for reason in REASONS
+        ]
+        self._lines.add([*by_stage, *by_reason, (REQUESTS, 0, ())])
         self._lines.write()
 
     def observe(self, stage: Stage, _rows: int, seconds: float) -> None:
@@ -79,26 +90,32 @@ class BatchMetrics:
         self._observed.append((stage, seconds))
 
     def add(self, record: BatchRecord) -> None:
-        """Count a batch, and hand the figures to TorchServe."""
-        lines, outcomes, plan = self._lines, record.outcomes, record.plan
+        """Count a batch; TorchServe gets the figures now or soon."""
+        self._lines.add(self._figures(record))
+        if record.outcomes.fatal:  # there may be no soon
+            self._lines.write()
+        else:
+            self._soon.ask()
+
+    def _figures(self, record: BatchRecord) -> Iterator[Figure]:
+        outcomes, plan = record.outcomes, record.plan
         lasted_s = record.ended_s - record.began_s
-        lines.add(FILL, record.rows / self._batch_size)
-        lines.add(DURATION, lasted_s, "whole" if plan.fits(record.rows) else "split")
+        yield FILL, record.rows / self._batch_size, ()
+        yield DURATION, lasted_s, ("whole" if plan.fits(record.rows) else "split",)
         calls, work_s, wait_s = self._totals(record)
         for stage in STAGES:
-            lines.add(SIZE, min(plan.sizes[stage], record.rows), stage)
-            lines.add(CALLS, calls[stage], stage)
-            lines.add(WORK, work_s[stage], stage)
-            lines.add(WAIT, wait_s[stage], stage)
-            lines.add(IDLE, max(0.0, self._lanes[stage] * lasted_s - work_s[stage]), stage)
+            yield SIZE, min(plan.sizes[stage], record.rows), (stage,)
+            yield CALLS, calls[stage], (stage,)
+            yield WORK, work_s[stage], (stage,)
+            yield WAIT, wait_s[stage], (stage,)
+            yield IDLE, max(0.0, self._lanes[stage] * lasted_s - work_s[stage]), (stage,)
         failed = Counter((f.stage, reason_of(f.error)) for f in outcomes.failures.values())
-        for (stage, reason), requests in failed.items():
-            lines.add(FAILED, requests, stage, reason)
+        for cause, requests in failed.items():
+            yield FAILED, requests, cause
         retried = Counter((f.stage, reason_of(f.error)) for f in outcomes.retried)
-        for (stage, reason), times in retried.items():
-            lines.add(RETRIED, times, stage, reason)
-        lines.add(REQUESTS, record.rows)  # last: who sees it has seen what else the batch adds
-        lines.write()
+        for cause, times in retried.items():
+            yield RETRIED, times, cause
+        yield REQUESTS, record.rows, ()
 
     def _totals(
         self, record: BatchRecord

@@ -1,0 +1,63 @@
+"""Doing something when it is asked for, but not more often than every so often."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["Paced"]
+
+
+def _later(seconds: float, do: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, do)
+    timer.daemon = True  # else a worker could not end before it
+    timer.start()
+
+
+class Paced:
+    """Does something at once if that is long enough ago, and otherwise as soon as it is.
+
+    However often it is asked for meanwhile, it is then done once, in a thread of its own.
+
+    Args:
+        do: what; nobody hears what it raises in that thread but `threading.excepthook`.
+        every_s: the least time from one begin to the next.
+        now_s: the time.
+        later: calls a function after so many seconds, in another thread.
+    """
+
+    def __init__(
+        self,
+        do: Callable[[], None],
+        every_s: float,
+        now_s: Callable[[], float] = time.monotonic,
+        later: Callable[[float, Callable[[], None]], None] = _later,
+    ) -> None:
+        self._do = do
+        self._every_s = every_s
+        self._now_s = now_s
+        self._later = later
+        self._lock = threading.Lock()
+        self._next_s = -math.inf
+        self._waits = False
+
+    def ask(self) -> None:
+        """Have it done, now or soon; from any thread."""
+        with self._lock:
+            if self._waits:
+                return
+            now_s = self._now_s()
+            self._waits = now_s < self._next_s
+            if self._waits:
+                self._later(self._next_s - now_s, self._catch_up)
+                return
+            self._next_s = now_s + self._every_s
+        self._do()
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            self._waits = False
+            self._next_s = self._now_s() + self._every_s
+        self._do()
