@@ -130,13 +130,26 @@ class _Buffer:
             self._fill(1)
         return self.take(min(most, self._stop - self._start))
 
-    def take_int(self) -> int:
-        """The next number."""
-        if self._stop - self._start < INT.size:
+    def take_field(self) -> bytearray | None:
+        """A length and so many bytes, which are the caller's; None for the end of a list.
+
+        No bytes for any other negative length, as with TorchServe.
+        """
+        start = self._start
+        body = start + INT.size
+        if self._stop < body:
             self._fill(INT.size)
-        (number,) = INT.unpack_from(self._bytes, self._start)
-        self._start += INT.size
-        return number  # type: ignore[no-any-return]
+            start = self._start
+            body = start + INT.size
+        (length,) = INT.unpack_from(self._bytes, start)
+        self._start = body
+        if length == END:
+            return None
+        stop = body + length
+        if length < 0 or stop > self._stop:
+            return self.take(length)
+        self._start = stop
+        return self._bytes[body:stop]
 
     def take(self, length: int) -> bytearray:
         """So many bytes, which are the caller's; none for a negative length, as with TorchServe."""
@@ -183,15 +196,14 @@ class _Buffer:
 
 def _batch(buffer: _Buffer) -> list[dict[str, Any]]:
     """Requests until the end of the list, each as `_retrieve_request` gives it."""
-    take, take_int = buffer.take, buffer.take_int
+    take = buffer.take_field
     # Where the server decodes bodies, TorchServe's own function does.
     read_input = otf_message_handler._retrieve_input_data if server_decodes() else _input  # noqa: SLF001
     requests = []
-    while (length := take_int()) != END:
-        identity = take(length)
+    while (identity := take()) is not None:
         headers = []
-        while (length := take_int()) != END:
-            headers.append({"name": take(length), "value": take(take_int())})
+        while (name := take()) is not None:
+            headers.append({"name": name, "value": _bytes(take())})
         inputs = []
         while (found := read_input(buffer)) is not None:
             inputs.append(found)
@@ -201,9 +213,15 @@ def _batch(buffer: _Buffer) -> list[dict[str, Any]]:
 
 def _input(buffer: _Buffer) -> dict[str, Any] | None:
     """A body or a part of a form, as `_retrieve_input_data` gives it undecoded."""
-    length = buffer.take_int()
-    if length == END:
+    field = buffer.take_field()
+    if field is None:
         return None
-    name = buffer.take(length).decode("utf-8")
-    content_type = buffer.take(buffer.take_int()).decode("utf-8")
-    return {"name": name, "contentType": content_type, "value": buffer.take(buffer.take_int())}
+    name = field.decode("utf-8")
+    content_type = _bytes(buffer.take_field()).decode("utf-8")
+    value = _bytes(buffer.take_field())
+    return {"name": name, "contentType": content_type, "value": value}
+
+
+def _bytes(field: bytearray | None) -> bytearray:
+    """Of a field that ends no list: its length is the only one that means nothing else."""
+    return bytearray() if field is None else field
