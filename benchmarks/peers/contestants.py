@@ -23,9 +23,17 @@ PEERS = ("mosec", "triton", "litserve", "bentoml", "ray")
 
 
 def _candidates(key: str) -> dict[str, Sequence[Config]]:
-    """By workload, the settings that a contender of throughput/ has there."""
+    """By workload, the settings that a contender of throughput/ has there, with two batch sizes.
+
+    Half the workload's own: what is not in a batch waits in the queue, so that the frontend or
+    another worker has something to do meanwhile.
+    """
     return {
-        each.name: one.candidates
+        each.name: [
+            {**candidate, "batchSize": size}
+            for candidate in one.candidates
+            for size in (each.config["batchSize"] // 2, each.config["batchSize"])
+        ]
         for each in WORKLOADS.values()
         for one in each.contenders
         if one.key == key

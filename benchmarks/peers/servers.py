@@ -28,6 +28,9 @@ from tests.server.wait import until
 
 __all__ = ["PeerServer", "Running", "Server", "TorchServeServer"]
 
+QUIET = {"ACCESS_LOG_LEVEL": "off"}
+"""For TorchServe, since no peer logs requests either."""
+
 START_S = 120
 STOP_S = 20
 ANSWER_S = 60
@@ -105,7 +108,7 @@ class TorchServeServer:
         handler = THROUGHPUT / "contenders" / f"{self.contender}.py"
         config = workload.config_for(settings, str(device))
         with (
-            TorchServe(properties, shipped=True) as server,
+            TorchServe(properties, QUIET, shipped=True) as server,
             server.model(handler, config, helpers=helpers, initial_workers=self.workers) as model,
         ):
             url = f"http://127.0.0.1:{server.ports.inference}/predictions/{model.name}"
