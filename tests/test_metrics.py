@@ -212,12 +212,16 @@ def test_the_last_batch_of_a_worker_is_written_at_once(metrics, caplog):
     assert figures(caplog)["mbh_failed_requests_total", "inference", "device_lost"] == 1
 
 
-def test_requests_are_counted_last(metrics, caplog):
-    """The frontend takes line by line: who reads the requests of a batch reads all else of it."""
+def test_what_is_written_first_and_last(metrics, caplog):
+    """The frontend takes line by line: who reads the requests of a batch reads all else of it.
+
+    And behind the text of a handler that prints, it is a gauge that would be lost.
+    """
     failures = {0: Failure("inference", ValueError(), [0])}
     metrics.add(record(4, (2,), failures=failures, retried=failures.values()))
 
     (lines,) = writes(caplog)
+    assert lines[0].startswith("[METRICS]mbh_micro_batch_size.Count:2|")
     assert lines[-1].startswith("[METRICS]mbh_requests_total.Count:4|")
 
 

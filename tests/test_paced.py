@@ -66,6 +66,18 @@ def test_after_a_late_one_the_next_waits_as_long(stage):
     assert stage.later[0][0] == 104
 
 
+def test_where_no_thread_can_be_started_it_is_done_at_once(stage):
+    """Who asks gets no error of it, and nothing stays undone."""
+
+    def later(seconds, do):
+        raise RuntimeError("can't start new thread")
+
+    stage.paced._later = later
+    stage.at(100, asks=3)
+
+    assert stage.done_at == [100, 100, 100]
+
+
 def test_what_is_late_is_done_in_a_thread_that_holds_nobody_up():
     """By itself, and daemonic: a worker that ends does not wait for it."""
     threads, done = [], threading.Event()

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -73,11 +74,11 @@ def echo():
             thread.join()
 
 
-def entry(key: str, rate: float) -> Entry:
+def entry(key: str, rate: float, settings=None) -> Entry:
     """A server that answered so many requests per second, with one client and with 64."""
     sample = Sample(int(5 * rate), 5.0, 0, 0, 1000 / rate, 2000 / rate, 3000 / rate)
     samples = {clients: [(sample, Cost(0.5, 3 * 2**20))] for clients in LENGTHS.clients}
-    return Entry(TorchServeServer(key, key.title(), key), Found({}), samples)
+    return Entry(TorchServeServer(key, key.title(), key), Found(settings or {}), samples)
 
 
 def test_the_command_knows_all_that_are_compared():
@@ -131,6 +132,18 @@ def test_tables_put_the_fastest_first():
 
     assert rows[2].startswith("| Fast | defaults | 1,000 | 1,000 | 1.0 / 2.0 / 3.0 | 0.10 | 3 |")
     assert rows[3].startswith("| Slow |")
+
+
+def test_tables_tell_the_settings_of_each():
+    """What a search has chosen stands there, of TorchServe's servers as of others."""
+    settings = {"batchSize": 16, "micro_batching": {"parallelism": {"preprocess": 2}}}
+    peer = replace(entry("peer", 5), server=contestants.server_of("mosec"))
+    peer = replace(peer, found=Found({"inference": 2, "max_batch_size": 16}))
+
+    rows = table([entry("one", 10, settings), peer], LENGTHS.clients).splitlines()
+
+    assert rows[2].startswith("| One | batchSize 16, parallelism 2/1/1 |")
+    assert rows[3].startswith("| mosec | inference 2, max_batch_size 16 |")
 
 
 def test_the_page_needs_nothing_else(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.peers.page import page
 from benchmarks.peers.rounds import Entry, Lengths
+from benchmarks.peers.servers import TorchServeServer
 from benchmarks.throughput.summary import markdown_table, settings_of
 from benchmarks.throughput.workload import Workload
 
@@ -61,7 +62,7 @@ def table(entries: Sequence[Entry], clients: Sequence[int]) -> str:
 
 def _settings(entry: Entry) -> str:
     candidate = entry.found.candidate
-    if "micro_batching" in candidate or "handler" in candidate or not candidate:
+    if isinstance(entry.server, TorchServeServer):
         return settings_of(candidate)
     return ", ".join(f"{key} {value}" for key, value in candidate.items())
 

@@ -128,7 +128,9 @@ def reached(target: Target, found: Ratio, measure: Measure) -> bool:
 def settings_of(candidate: Config) -> str:
     """A candidate in a few words."""
     section = candidate.get("micro_batching", {})
-    words = [f"threads {candidate['handler']['threads']}"] if "handler" in candidate else []
+    words = [f"batchSize {candidate['batchSize']}"] if "batchSize" in candidate else []
+    if "handler" in candidate:
+        words.append(f"threads {candidate['handler']['threads']}")
     if "micro_batch_size" in section:
         words.append(f"micro_batch_size {section['micro_batch_size']}")
     if "parallelism" in section:

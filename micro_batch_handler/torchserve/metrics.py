@@ -46,8 +46,10 @@ FAILED = Metric("mbh_failed_requests_total", "counter", "Count", ("Stage", "Reas
 RETRIED = Metric("mbh_retried_calls_total", "counter", "Count", ("Stage", "Reason"))
 """Planned calls that failed and were made again in parts."""
 
-# Requests last: who sees them counted has seen what else their batch adds.
-METRICS = (FILL, DURATION, SIZE, CALLS, WORK, WAIT, IDLE, FAILED, RETRIED, REQUESTS)
+# In the order in which they are written. Requests last: who sees them counted has seen what else
+# their batch adds. A gauge first: where a handler prints meanwhile, the first line may end up
+# behind its text and be lost, and a gauge comes again.
+METRICS = (SIZE, FILL, DURATION, CALLS, WORK, WAIT, IDLE, FAILED, RETRIED, REQUESTS)
 
 EVERY_S = 0.25
 """From one write to the next under load. Prometheus asks every few seconds; a worker that is killed

@@ -46,15 +46,22 @@ class Paced:
     def ask(self) -> None:
         """Have it done, now or soon; from any thread."""
         with self._lock:
+            self._waits = self._waits or self._can_wait()
             if self._waits:
                 return
-            now_s = self._now_s()
-            self._waits = now_s < self._next_s
-            if self._waits:
-                self._later(self._next_s - now_s, self._catch_up)
-                return
-            self._next_s = now_s + self._every_s
+            self._next_s = self._now_s() + self._every_s
         self._do()
+
+    def _can_wait(self) -> bool:
+        """Whether it is too early, and somebody will do it later."""
+        early_s = self._next_s - self._now_s()
+        if early_s <= 0:
+            return False
+        try:
+            self._later(early_s, self._catch_up)
+        except RuntimeError:  # there is no thread to be had
+            return False
+        return True
 
     def _catch_up(self) -> None:
         with self._lock:
