@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import signal
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks.command import end_on_sigterm
 from benchmarks.machine import describe
 from benchmarks.throughput.inputs import photos, sentences
 from benchmarks.throughput.load import Load, Sample, load_of
@@ -152,7 +152,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a sample")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_on_sigterm()
     before = os.getloadavg()[0]
     rows = [
         _row(name, *_measured(CASES[name], options.rounds, options.seconds))
@@ -168,11 +168,6 @@ def main() -> int:
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
-
-
-def _interrupt(*_: object) -> None:
-    """End as Ctrl-C does, by way of every `with`: servers must not stay behind."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 from pathlib import Path
+
+from benchmarks.command import about, chosen, end_on_sigterm
 
 RESULT = Path(__file__).parents[2] / ".run" / "peers.json"
 
@@ -44,54 +44,39 @@ own in .run/peers/, made at first use. Every answer is checked before anything i
 def main() -> int:
     """Run; gives back 1 if a server was left out."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_on_sigterm()
     # Imported late, so that --help needs nothing installed.
-    from benchmarks.machine import describe
     from benchmarks.peers.contestants import WORKLOADS as ALL
     from benchmarks.peers.contestants import server_of
     from benchmarks.peers.environments import prepare
     from benchmarks.peers.report import markdown, write
     from benchmarks.peers.rounds import Lengths, play
     from benchmarks.peers.servers import PeerServer
-    from benchmarks.throughput.load import generator
 
-    usual = QUICK if options.quick else FULL
-    chosen = {
-        key: value if getattr(options, key) is None else getattr(options, key)
-        for key, value in usual.items()
-    }
+    run = chosen(options, quick=QUICK, full=FULL)
     lengths = Lengths(
-        rounds=chosen["rounds"],
-        clients=chosen["clients"],
-        seconds=chosen["seconds"],
-        warm_up_s=chosen["warm_up"],
-        settle_s=min(1.0, chosen["seconds"] / 2),
+        rounds=run["rounds"],
+        clients=run["clients"],
+        seconds=run["seconds"],
+        warm_up_s=run["warm_up"],
+        settle_s=min(1.0, run["seconds"] / 2),
         probe_s=1.0,
-        candidates=chosen["candidates"],
-        faults_s=0.0 if options.no_faults else 2 * chosen["seconds"],
+        candidates=run["candidates"],
+        faults_s=0.0 if options.no_faults else 2 * run["seconds"],
     )
     servers = [server_of(name) for name in options.servers]
     for server in servers:
         if isinstance(server, PeerServer):
             prepare(server.peer)
-    about = {
-        **describe(),
-        "load": generator(),
-        "load average before": f"{os.getloadavg()[0]:.1f}",
-    }
+    machine = about()
     played = []
     for name in options.workloads:
         played.append((name, ALL[name], play(ALL[name], servers, lengths)))
         # After each workload, so that a run that is cut short leaves what it has.
-        files = write(options.result, about, lengths, played)
-    sys.stdout.write(f"\n{markdown(about, lengths, played)}\n")
+        files = write(options.result, machine, lengths, played)
+    sys.stdout.write(f"\n{markdown(machine, lengths, played)}\n")
     sys.stdout.writelines(f"{file}\n" for file in files)
     return 1 if any(len(entries) < len(servers) for _, _, entries in played) else 0
-
-
-def _interrupt(*_: object) -> None:
-    """End as Ctrl-C does, by way of every `with`: servers must not stay behind."""
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+from benchmarks.command import about, chosen, end_on_sigterm
 
 RESULT = Path(__file__).parents[2] / ".run" / "throughput.json"
 
@@ -53,46 +53,31 @@ says so.
 def main() -> int:
     """Run; gives back 1 if a request failed."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_on_sigterm()
     # Imported late, so that --help needs nothing installed.
-    from benchmarks.machine import describe
-    from benchmarks.throughput.load import generator
     from benchmarks.throughput.report import markdown, write
     from benchmarks.throughput.rounds import Lengths, play
     from benchmarks.throughput.workloads import WORKLOADS
 
-    usual = QUICK if options.quick else FULL
-    chosen = {
-        key: value if getattr(options, key) is None else getattr(options, key)
-        for key, value in usual.items()
-    }
+    run = chosen(options, quick=QUICK, full=FULL)
     lengths = Lengths(
-        rounds=chosen["rounds"],
-        seconds=chosen["seconds"],
-        warm_up_s=chosen["warm_up"],
-        probe_s=chosen["probe"],
-        candidates=chosen["candidates"],
+        rounds=run["rounds"],
+        seconds=run["seconds"],
+        warm_up_s=run["warm_up"],
+        probe_s=run["probe"],
+        candidates=run["candidates"],
     )
-    about = {
-        **describe(),
-        "load": generator(),
-        "load average before": f"{os.getloadavg()[0]:.1f}",
-    }
+    machine = about()
     played = []
     for name in options.workloads:
         workload = WORKLOADS[name]
         contenders = [each for each in workload.contenders if each.key in options.contenders]
         played.append((workload, play(replace(workload, contenders=contenders), lengths)))
         # After each workload, so that a run that is cut short leaves what it has.
-        files = write(options.result, about, lengths, played)
-    sys.stdout.write(f"\n{markdown(about, lengths, played)}\n")
+        files = write(options.result, machine, lengths, played)
+    sys.stdout.write(f"\n{markdown(machine, lengths, played)}\n")
     sys.stdout.writelines(f"{file}\n" for file in files)
     return 1 if any(entry.failed for _, entries in played for entry in entries) else 0
-
-
-def _interrupt(*_: object) -> None:
-    """End as Ctrl-C does, by way of every `with`: servers must not stay behind."""
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
