@@ -12,6 +12,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("matplotlib", reason="the extra `benchmark` is not installed")
@@ -27,6 +28,7 @@ from benchmarks.peers.rounds import Entry, Lengths
 from benchmarks.peers.servers import PeerServer, Running, TorchServeServer
 from benchmarks.throughput.load import Sample
 from benchmarks.throughput.search import Found
+from tests.server.wait import until
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = Lengths(1, [1, 64], 5.0, 0.0, 0.0, 0.0, None, 0.0)
@@ -124,6 +126,23 @@ def test_a_meter_sees_processor_time_and_memory():
 
     assert cost.memory_bytes > 50_000_000
     assert own.cpu_s > cost.cpu_s
+
+
+def test_a_restless_server_rests_until_its_turn():
+    """What it does while nobody asks it takes no core from the others."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+
+        def stopped() -> bool:
+            return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+
+        running = Running("", [], "", lambda answer: answer, lambda: [process.pid], restless=True)
+        with running.turn():
+            pass
+        until(stopped, "it to stop")
+        with running.turn():
+            until(lambda: not stopped(), "it to go on")
+        until(stopped, "it to stop again")
+        process.kill()
 
 
 def test_tables_put_the_fastest_first():

@@ -53,5 +53,7 @@ class Peer:
     content_type: Callable[[Workload], str] = field(default=_same_type)
     unwrap: Callable[[Any], Any] = field(default=_same_answer)
     """Its decoded answer as the stages answer."""
+    restless: bool = False
+    """Whether it works while nobody asks it anything: then it is stopped until its turn."""
     python: str | None = None
     """The interpreter of its virtual environment; None for the one that runs this."""

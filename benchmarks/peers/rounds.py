@@ -115,13 +115,15 @@ def play(workload: Workload, servers: Sequence[Server], lengths: Lengths) -> lis
                 _tell(f"{workload.name}: {server.title} runs and answers right")
                 places.append((entry, running))
         for _, running in places:
-            _press(running, SEARCH_CLIENTS, lengths.warm_up_s)
+            with running.turn():
+                _press(running, SEARCH_CLIENTS, lengths.warm_up_s)
         for number in range(lengths.rounds):
             for clients in lengths.clients:
                 for entry, running in places:
-                    _press(running, clients, lengths.settle_s)
-                    with metered(running.pids) as cost:
-                        sample = _press(running, clients, lengths.seconds)
+                    with running.turn():
+                        _press(running, clients, lengths.settle_s)
+                        with metered(running.pids) as cost:
+                            sample = _press(running, clients, lengths.seconds)
                     entry.samples.setdefault(clients, []).append((sample, cost))
                     _tell(
                         f"{workload.name}: round {number + 1} of {lengths.rounds}, "
@@ -141,7 +143,8 @@ def _add_faults(
         bad = BAD[workload.stages]
         if isinstance(entry.server, PeerServer):
             bad = entry.server.peer.wrap(workload, bad)
-        entry.faults = with_bad_requests(running, expected, bad, FAULTS_CLIENTS, seconds)
+        with running.turn():
+            entry.faults = with_bad_requests(running, expected, bad, FAULTS_CLIENTS, seconds)
         _tell(
             f"{workload.name}: {entry.server.title}: {entry.faults.good_failed} of "
             f"{entry.faults.good} good requests failed beside bad ones"
@@ -153,7 +156,7 @@ def _search(workload: Workload, server: Server, device: Path, lengths: Lengths) 
     candidates = spread(server.settings(workload), lengths.candidates)
 
     def probe(candidate: Settings, seconds: float) -> float:
-        with server.running(workload, candidate, device) as running:
+        with server.running(workload, candidate, device) as running, running.turn():
             _press(running, SEARCH_CLIENTS, lengths.probe_s)
             rate = _press(running, SEARCH_CLIENTS, seconds).rate
         _tell(f"{workload.name}: {server.title}, {dict(candidate)}: {rate:,.0f}/s")

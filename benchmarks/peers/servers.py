@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +49,20 @@ class Running:
     """The decoded answer as the stages answer."""
     pids: Callable[[], list[int]]
     """All its processes."""
+    restless: bool = False
+    """Whether it is stopped until its turn."""
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The body of the `with` statement is its turn."""
+        if not self.restless:
+            yield
+            return
+        _signal_all(self.pids(), signal.SIGCONT)
+        try:
+            yield
+        finally:
+            _signal_all(self.pids(), signal.SIGSTOP)
 
     def ask(self, body: bytes) -> requests.Response:
         """One request over a connection of its own."""
@@ -172,10 +187,12 @@ class PeerServer:
                 self.peer.content_type(workload),
                 self.peer.unwrap,
                 lambda: _family(process.pid),
+                self.peer.restless,
             )
             try:
-                _wait_ready(running, process, log)
-                _check(running, workload, self)
+                with running.turn():
+                    _wait_ready(running, process, log)
+                    _check(running, workload, self)
                 yield running
             finally:
                 _end(process)
@@ -224,8 +241,15 @@ def _family(leader: int) -> list[int]:
     return sorted({*group(leader), *(child.pid for child in children)})
 
 
+def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     family = _family(process.pid)
+    _signal_all(family, signal.SIGCONT)  # what is stopped hears of nothing else
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_S)

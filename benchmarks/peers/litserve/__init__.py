@@ -65,6 +65,8 @@ PEER = Peer(
         ],
     },
     follows="https://lightning.ai/docs/litserve/features/batching",
+    # A fifth of a core, in all its processes, to look whether there is something to do.
+    restless=True,
     wrap=_wrap,
     content_type=_content_type,
 )
