@@ -28,7 +28,7 @@ QUICK = {"rounds": 1, "seconds": 2.0, "warm_up": 3.0, "candidates": 1, "clients"
 FULL = {
     "rounds": 3,
     "seconds": 5.0,
-    "warm_up": 15.0,
+    "warm_up": 30.0,
     "candidates": None,
     "clients": [1, 8, 64, 256],
 }
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clients", nargs="+", type=int, metavar="N", help="numbers of clients (1 8 64 256)")
     add("--rounds", type=int, metavar="N", help="turns of each server (3; quick: 1)")
     add("--seconds", type=float, metavar="S", help="of a sample (5; quick: 2)")
-    add("--warm-up", type=float, metavar="S", help="of load before the first round (15; quick: 3)")
+    add("--warm-up", type=float, metavar="S", help="of load before the first round (30; quick: 3)")
     add("--candidates", type=int, metavar="N", help="settings a search tries (all; quick: 1)")
     add("--no-faults", action="store_true", help="leave out the load with bad requests")
     add("--quick", action="store_true", help="a smoke run: whether it works, not what it gives")
