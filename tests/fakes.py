@@ -9,9 +9,26 @@ from typing import Any
 
 from ts.context import Context, RequestProcessor
 
+from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.plans import Plan
+
+
+class Plain(MicroBatchHandler):
+    """Answers each request with its body."""
+
+    def initialize(self, context):
+        self.initialized = True
+
+    def preprocess(self, data):
+        return [row["body"] for row in data]
+
+    def inference(self, batch):
+        return batch
+
+    def postprocess(self, outputs):
+        return outputs
 
 
 class FakeMetrics:

@@ -29,13 +29,12 @@ from benchmarks.soak.handlers import service_of
 from benchmarks.soak.run import quiet
 from benchmarks.soak.settings import DEADLINE_HEADER
 from benchmarks.soak.wire import Request, Wrong, parse, predict
-from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads import Uncuttable, count, cut, join, rows_of
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.planning.plans import Plan
-from tests.fakes import FakeMetrics, plan, stages
+from tests.fakes import FakeMetrics, Plain, plan, stages
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
@@ -55,20 +54,8 @@ ERROR = "an error"
 # -- handlers, each with what it must answer -------------------------------------------------------
 
 
-class Handler(MicroBatchHandler):
+class Handler(Plain):
     """Passes the bodies on; `due` says what the answer to one of them must be."""
-
-    def initialize(self, context):
-        pass
-
-    def preprocess(self, data):
-        return [row["body"] for row in data]
-
-    def inference(self, batch):
-        return batch
-
-    def postprocess(self, outputs):
-        return outputs
 
 
 def encoded(value):

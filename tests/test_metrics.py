@@ -9,16 +9,15 @@ import yaml
 from ts.metrics import caching_metric
 from ts.utils.util import PredictionException
 
-from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import BodyError, DeadlinePassed, StageTimeout
 from micro_batch_handler.pipeline.records import BatchRecord, CallRecord
 from micro_batch_handler.pipeline.run import Failure, Outcomes
 from micro_batch_handler.torchserve.metric_lines import Metric, MetricLines
 from micro_batch_handler.torchserve.metrics import METRICS, BatchMetrics
+from micro_batch_handler.torchserve.paced import Paced
 from tests.emitted import OURS, THEIRS, cache_of, figures, writes
-from tests.fakes import fake_context, plan
-from tests.server.wait import until
+from tests.fakes import Plain, fake_context, plan
 
 LINES = 18
 """Of a batch without failures: three of its own, and five for each stage."""
@@ -61,20 +60,6 @@ def served(caplog, section, rows=6, cache=None, **methods):
     answers = handler.handle([{"body": number} for number in range(rows)], batch)
     assert len(answers) == rows
     return figures(caplog)
-
-
-class Plain(MicroBatchHandler):
-    def initialize(self, context):
-        self.initialized = True
-
-    def preprocess(self, data):
-        return [row["body"] for row in data]
-
-    def inference(self, batch):
-        return batch
-
-    def postprocess(self, outputs):
-        return outputs
 
 
 def test_metrics_yaml_declares_what_is_written():
@@ -196,10 +181,16 @@ def test_a_batch_is_one_write_of_as_many_lines_however_it_is_cut(metrics, caplog
 
 def test_batches_that_come_at_once_share_a_write(metrics, caplog):
     """Under load a batch adds two lines, which go into buckets; the rest is added up."""
+    later = []
+    metrics._soon = Paced(
+        metrics._lines.write, 1.0, now_s=lambda: 0.0, later=lambda _, write: later.append(write)
+    )
     for _ in range(3):
         metrics.add(record(8, (2,)))
-    until(lambda: figures(caplog)["mbh_requests_total",] == 24, "what the later two have added")
+    (write,) = later
+    write()
 
+    assert figures(caplog)["mbh_requests_total",] == 24
     assert [len(lines) for lines in writes(caplog)] == [LINES, LINES + 2]
 
 

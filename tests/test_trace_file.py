@@ -6,28 +6,11 @@ import logging
 
 import pytest
 
-from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.trace_json import from_json
 from micro_batch_handler.torchserve.handler import engine_of
 from micro_batch_handler.torchserve.trace_file import TraceFile
-from tests.fakes import fake_context
-
-
-class Plain(MicroBatchHandler):
-    """Answers with what it gets."""
-
-    def initialize(self, context):
-        pass
-
-    def preprocess(self, data):
-        return [row["body"] for row in data]
-
-    def inference(self, batch):
-        return batch
-
-    def postprocess(self, outputs):
-        return outputs
+from tests.fakes import Plain, fake_context
 
 
 def started(**section):
