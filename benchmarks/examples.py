@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import zipfile
@@ -19,8 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.command import end_on_sigterm
-from benchmarks.machine import describe
+from benchmarks.command import about, end_on_sigterm
 from benchmarks.throughput.inputs import photos, sentences
 from benchmarks.throughput.load import Load, Sample, load_of
 from tests.server.examples import ExampleModel, example_module
@@ -153,7 +151,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of a sample")
     options = parser.parse_args()
     end_on_sigterm()
-    before = os.getloadavg()[0]
+    machine = about()
     rows = [
         _row(name, *_measured(CASES[name], options.rounds, options.seconds))
         for name in options.examples or CASES
@@ -163,8 +161,7 @@ def main() -> int:
         "| --- | --- | --- | --- | --- |",
         *rows,
         "",
-        ", ".join(f"{key} {value}" for key, value in describe().items()),
-        f"load average before: {before:.1f}",
+        ", ".join(f"{key} {value}" for key, value in machine.items()),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.machine import describe
-from benchmarks.throughput.load import generator, load_of
+from benchmarks.command import about
+from benchmarks.throughput.load import load_of
 from benchmarks.throughput.servers import Served, stand
 from benchmarks.throughput.workloads import VECTOR
 from tests.server.torchserve import TorchServe
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of one sample")
     parser.add_argument("--warm-up", type=float, default=20.0, help="seconds for each server")
     options = parser.parse_args()
+    machine = about()
     samples: dict[str, list[Sample]] = {way: [] for way in WAYS}
     with contextlib.ExitStack() as stack:
         load = stack.enter_context(load_of(VECTOR.bodies(), VECTOR.content_type, VECTOR.clients))
@@ -69,10 +70,9 @@ def main() -> None:
             for way in list(WAYS)[:: 1 if number % 2 else -1]:
                 samples[way].append(_sample(served[way], options.seconds))
     sys.stdout.write(_table(samples))
-    about = {**describe(), "load": generator()}
     RESULT.parent.mkdir(exist_ok=True)
     figures = {way: [vars(each) for each in of] for way, of in samples.items()}
-    RESULT.write_text(json.dumps({**about, **figures}, indent=1), encoding="utf-8")
+    RESULT.write_text(json.dumps({**machine, **figures}, indent=1), encoding="utf-8")
 
 
 def worked_s(server: TorchServe) -> tuple[float, float]:
