@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ts.context import Context
 
+from micro_batch_handler.torchserve import context as module
 from micro_batch_handler.torchserve.context import MicroBatchContext
 from tests.fakes import fake_context
 
@@ -148,6 +151,30 @@ def test_metrics_from_a_stage_carry_the_right_request(batch, view):
     dimensions = [id(emitted[3]) for emitted in batch.metrics.emitted]
     defaults = inspect.signature(type(batch.metrics).add_counter).parameters["dimensions"].default
     assert len({*dimensions, id(defaults)}) == 4
+
+
+def test_metrics_of_a_view_of_a_view_carry_the_right_request(batch, view):
+    """A part of a batch, beside a describe request, has views of a view: none may hang."""
+    MicroBatchContext(view, [2, 1]).metrics.add_counter("seen", 1, 0)
+
+    assert [("seen", 1, 5)] == [emitted[:3] for emitted in batch.metrics.emitted]
+
+
+def test_lanes_that_ask_at_once_set_the_same_statuses(view, monkeypatch):
+    """What two lanes set in a view of a part of a batch is in the one that is kept."""
+    meet = threading.Barrier(2, timeout=60)
+    copy = module._copy
+
+    def copy_together(processor):
+        meet.wait()
+        return copy(processor)
+
+    monkeypatch.setattr(module, "_copy", copy_together)
+
+    with ThreadPoolExecutor(2) as lanes:
+        first, second = lanes.map(lambda _: view.request_processor, range(2))
+
+    assert first is second
 
 
 def test_a_view_without_requests_behaves_as_the_batch(view):

@@ -66,11 +66,11 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
 
     def __getattr__(self, name: str) -> Any:
         if name == "_request_processor":
-            return self._remember(name, self._own_processors())
+            return self._first_made(name, self._own_processors())
         if name == "request_ids":
-            return self._remember(name, self._own_request_ids())
+            return self._first_made(name, self._own_request_ids())
         if name == "_metrics":
-            return self._remember(name, _LaneMetrics(self._batch.metrics, self._indices))
+            return self._first_made(name, _LaneMetrics(self._batch.metrics, self._indices))
         if name.startswith("__") or "_batch" not in self.__dict__:
             raise AttributeError(name)  # as copy and pickle expect of a bare object
         return getattr(self._batch, name)
@@ -102,9 +102,9 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
             rows = getattr(self, name)
             if rows is not None:
                 values = rows.values() if isinstance(rows, dict) else rows
-                self._remember(name, dict(zip(places, values, strict=True)))
+                self.__dict__[name] = dict(zip(places, values, strict=True))
         rows = dict(zip(places, self._indices, strict=True))
-        self._remember("_metrics", _LaneMetrics(self._batch.metrics, rows))
+        self.__dict__["_metrics"] = _LaneMetrics(self._batch.metrics, rows)
 
     def answers_json(self, places: Sequence[int]) -> None:
         """Let these rows' answers say that they are JSON, unless a stage has set a content type.
@@ -123,9 +123,9 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
             headers.clear()
             headers.update(mine.get_response_headers())
 
-    def _remember(self, name: str, value: Any) -> Any:
-        self.__dict__[name] = value
-        return value
+    def _first_made(self, name: str, value: Any) -> Any:
+        """What the first to ask has made: of a part of a batch, several lanes may ask at once."""
+        return self.__dict__.setdefault(name, value)
 
     def _own_processors(self) -> list[RequestProcessor] | None:
         theirs = self._batch_processors
@@ -177,7 +177,8 @@ def _checked_phrase(processor: RequestProcessor) -> str | None:
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """https://www.rfc-editor.org/rfc/rfc9110#name-tokens"""
 
-_metrics_lock = threading.Lock()
+_metrics_lock = threading.RLock()
+"""Taken twice in the view of a view, which a part of a batch has."""
 
 
 class _LaneMetrics:
