@@ -87,6 +87,10 @@ class MicroBatchingConfig:
     intra_op_threads: Threads = "auto"
     """Threads that PyTorch may use inside one call on the CPU; `auto` shares the cores out."""
 
+    sort_by_length: bool = False
+    """Whether a batch is cut by the length of its requests instead of as they came, for a model
+    that pads its rows: those of like length then share calls. Answers keep their requests."""
+
     on_error: OnError = "isolate"
     """`isolate`: a fault costs the request that caused it; `fail_batch`: TorchServe's own way."""
 
@@ -159,6 +163,7 @@ class MicroBatchingConfig:
                 f"{SECTION}.intra_op_threads",
                 keys.get("intra_op_threads", default.intra_op_threads),
             ),
+            sort_by_length=_flag(keys, "sort_by_length", default.sort_by_length),
             on_error=_on_error(keys.get("on_error", default.on_error)),
             stage_timeout=_stage_timeout(keys, response_timeout_s),
             deadline_header=_header(keys.get("deadline_header", default.deadline_header)),

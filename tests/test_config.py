@@ -67,6 +67,7 @@ def test_stages_that_are_not_named_keep_their_default():
             "micro_batching.decode_input_request must be true or false, found 1",
         ),
         ("micro_batching: {buffered_reads: 1}", "micro_batching.buffered_reads must be true or"),
+        ("micro_batching: {sort_by_length: 1}", "micro_batching.sort_by_length must be true or"),
         ("micro_batching: {metrics: 1}", "micro_batching.metrics must be auto, true or false"),
         ("micro_batching: {metrics: all}", "micro_batching.metrics must be auto, true or false"),
         (

@@ -160,13 +160,14 @@ def collecting_is_quick():
     gc.unfreeze()
 
 
-@pytest.fixture(scope="module", params=[*SIZES, "raw"])
+@pytest.fixture(scope="module", params=[*SIZES, "raw", "sorted"])
 def services(request):
     """A service for each handler, all with the same sizes; with `raw` we decode the bodies."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(DECODES, str(request.param != "raw").lower())
         sizes = SIZES.get(request.param, SIZES["regrouped"])
-        yield from handlers_with({"micro_batch_size": sizes, "parallelism": {"preprocess": 2}})
+        section = {"micro_batch_size": sizes, "parallelism": {"preprocess": 2}}
+        yield from handlers_with({**section, "sort_by_length": request.param == "sorted"})
 
 
 def handlers_with(section):

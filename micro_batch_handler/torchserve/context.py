@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -17,7 +17,7 @@ from ts.context import Context, RequestProcessor
 
 from micro_batch_handler.torchserve.faults import STATUSES, clean_phrase
 
-__all__ = ["MicroBatchContext", "current_view", "viewed_by"]
+__all__ = ["MicroBatchContext", "answer_part", "current_view", "viewed_by"]
 
 
 _here = threading.local()
@@ -138,6 +138,22 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         if theirs is None:
             return None
         return {place: theirs[index] for place, index in enumerate(self._indices)}
+
+
+def answer_part(
+    answer: Callable[[list[Any], Context], list[Any]],
+    data: Sequence[Any],
+    context: Context,
+    indices: Sequence[int],
+) -> list[Any]:
+    """What `answer(data, context)` answers to the requests at `indices`, as a batch of their own.
+
+    What it sets for them is in the whole batch's context when it returns, and not if it raises.
+    """
+    view = MicroBatchContext(context, indices)
+    answers = answer([data[index] for index in indices], view)
+    view.keep()
+    return answers
 
 
 def _copy(processor: RequestProcessor) -> RequestProcessor:

@@ -1,6 +1,7 @@
 """What one handler needs to run batches: its settings, its plan and its pipeline.
 
 answers(data, context)   TorchServe's worker thread
+  by_length              the requests in another order, if the settings say so
   deadlines              from the requests' headers
   pipeline.run           the user's three methods, in lanes, on some rows at a time
   faults                 a body and a status for each request that failed
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,9 @@ from micro_batch_handler.pipeline.trace import Setup
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import intra_op_threads, lanes_for, usable_cores
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.torchserve.context import MicroBatchContext, viewed_by
+from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.torchserve.by_length import by_length
+from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part, viewed_by
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder
 from micro_batch_handler.torchserve.encode import encode, is_json
@@ -126,11 +130,19 @@ class Engine:
         """
         if self._ends:
             end_now()
+        plan = self._planner.plan(len(data))
+        run = partial(self._run, plan=plan, encoded=encoded)
+        if not self._config.sort_by_length or plan.fits(len(data)):
+            return run(data, context)
+        order = by_length(data)
+        answers = dict(zip(order, answer_part(run, data, context, order), strict=True))
+        return [answers[index] for index in range(len(data))]
+
+    def _run(self, data: list[Any], context: Context, plan: Plan, *, encoded: bool) -> list[Any]:
         deadlines = deadlines_s(
             context, len(data), self._config.deadline_header, self._clock.now_s()
         )
         decode = decoder(context, len(data)) if self._config.decode_input_request else None
-        plan = self._planner.plan(len(data))
         began_s = self._clock.now_s()
         outcomes = self._pipeline.run(Rows(data, decode), plan, (context, encoded), deadlines)
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)

@@ -18,7 +18,7 @@ from ts.context import Context
 
 from micro_batch_handler.pipeline.isolation import inspectable
 from micro_batch_handler.pipeline.run import Failure, Outcomes
-from micro_batch_handler.torchserve.context import MicroBatchContext
+from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part
 from micro_batch_handler.torchserve.faults import answer_failures
 
 __all__ = ["answer_apart", "asking", "is_for_all"]
@@ -66,8 +66,7 @@ def answer_apart(
             view.keep()
     others = [index for index in range(len(data)) if index not in asked]
     if others:
-        view = MicroBatchContext(context, others)
-        for index, answer in zip(others, usual([data[i] for i in others], view), strict=True):
+        theirs = answer_part(usual, data, context, others)
+        for index, answer in zip(others, theirs, strict=True):
             answers[index] = answer
-        view.keep()
     return answers
