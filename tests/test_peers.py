@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the extra `benchmark` is not installed")
 
-from benchmarks.peers import contestants
+from benchmarks.peers import contestants, rounds
 from benchmarks.peers.__main__ import SERVERS
 from benchmarks.peers.__main__ import WORKLOADS as NAMED
 from benchmarks.peers.faults import with_bad_requests
@@ -145,6 +146,34 @@ def test_a_restless_server_rests_until_its_turn():
         process.kill()
 
 
+def test_settings_that_cannot_work_lose_the_search(monkeypatch, tmp_path):
+    """A server is not left out for one of them, even if it fails only while it ends."""
+
+    class Fragile:
+        title = "Fragile"
+
+        def settings(self, _):
+            return [{"size": 1}, {"size": 2}, {"size": 3}]
+
+        @contextmanager
+        def running(self, _, settings, __):
+            if settings["size"] == 2:
+                raise RuntimeError("out of memory")
+            yield Running(str(settings["size"]), [], "", str, list)
+            if settings["size"] == 3:
+                raise AssertionError("a process is left")
+
+    def press(running, clients, seconds):
+        return Sample(10 * int(running.url), 1.0, 0, 0, 1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(rounds, "_press", press)
+
+    found = rounds._search(contestants.WORKLOADS["vector"], Fragile(), tmp_path, LENGTHS).found
+
+    assert {"size": 3} == found.candidate
+    assert [10.0, 0.0, 30.0] == [each["rate"] for each in found.record]
+
+
 def test_tables_put_the_fastest_first():
     """A row for each server, in order."""
     rows = table([entry("slow", 10), entry("fast", 1000)], LENGTHS.clients).splitlines()
@@ -155,13 +184,14 @@ def test_tables_put_the_fastest_first():
 
 def test_tables_tell_the_settings_of_each():
     """What a search has chosen stands there, of TorchServe's servers as of others."""
-    settings = {"batchSize": 16, "micro_batching": {"parallelism": {"preprocess": 2}}}
+    section = {"parallelism": {"preprocess": 2}, "sort_by_length": True}
+    settings = {"batchSize": 16, "micro_batching": section}
     peer = replace(entry("peer", 5), server=contestants.server_of("mosec"))
     peer = replace(peer, found=Found({"inference": 2, "max_batch_size": 16}))
 
     rows = table([entry("one", 10, settings), peer], LENGTHS.clients).splitlines()
 
-    assert rows[2].startswith("| One | batchSize 16, parallelism 2/1/1 |")
+    assert rows[2].startswith("| One | batchSize 16, parallelism 2/1/1, sort_by_length |")
     assert rows[3].startswith("| mosec | inference 2, max_batch_size 16 |")
 
 

@@ -156,9 +156,13 @@ def _search(workload: Workload, server: Server, device: Path, lengths: Lengths) 
     candidates = spread(server.settings(workload), lengths.candidates)
 
     def probe(candidate: Settings, seconds: float) -> float:
-        with server.running(workload, candidate, device) as running, running.turn():
-            _press(running, SEARCH_CLIENTS, lengths.probe_s)
-            rate = _press(running, SEARCH_CLIENTS, seconds).rate
+        rate = 0.0
+        try:
+            with server.running(workload, candidate, device) as running, running.turn():
+                _press(running, SEARCH_CLIENTS, lengths.probe_s)
+                rate = _press(running, SEARCH_CLIENTS, seconds).rate
+        except Exception as error:  # settings that cannot work lose; if all do, the server will
+            _tell(f"{workload.name}: {server.title}, {dict(candidate)}: {error}")
         _tell(f"{workload.name}: {server.title}, {dict(candidate)}: {rate:,.0f}/s")
         return rate
 

@@ -137,6 +137,8 @@ def settings_of(candidate: Config) -> str:
         stages = ("preprocess", "inference", "postprocess")
         lanes = "/".join(str(section["parallelism"].get(stage, 1)) for stage in stages)
         words.append(f"parallelism {lanes}")
+    if section.get("sort_by_length"):
+        words.append("sort_by_length")
     return ", ".join(words) or "defaults"
 
 
