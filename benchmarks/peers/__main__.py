@@ -24,11 +24,19 @@ SERVERS = (
     "ray",
 )
 
-QUICK = {"rounds": 1, "seconds": 2.0, "warm_up": 3.0, "candidates": 1, "clients": [8]}
+QUICK = {
+    "rounds": 1,
+    "seconds": 2.0,
+    "warm_up": 3.0,
+    "probe": 1.0,
+    "candidates": 1,
+    "clients": [8],
+}
 FULL = {
     "rounds": 3,
     "seconds": 5.0,
     "warm_up": 30.0,
+    "probe": 3.0,
     "candidates": None,
     "clients": [1, 8, 64, 256],
 }
@@ -60,7 +68,7 @@ def main() -> int:
         seconds=run["seconds"],
         warm_up_s=run["warm_up"],
         settle_s=min(1.0, run["seconds"] / 2),
-        probe_s=1.0,
+        probe_s=run["probe"],
         candidates=run["candidates"],
         faults_s=0.0 if options.no_faults else 2 * run["seconds"],
     )
@@ -95,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, metavar="N", help="turns of each server (3; quick: 1)")
     add("--seconds", type=float, metavar="S", help="of a sample (5; quick: 2)")
     add("--warm-up", type=float, metavar="S", help="of load before the first round (30; quick: 3)")
+    add("--probe", type=float, metavar="S", help="of a probe in a search (3; quick: 1)")
     add("--candidates", type=int, metavar="N", help="settings a search tries (all; quick: 1)")
     add("--no-faults", action="store_true", help="leave out the load with bad requests")
     add("--quick", action="store_true", help="a smoke run: whether it works, not what it gives")
