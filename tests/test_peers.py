@@ -184,14 +184,20 @@ def test_tables_put_the_fastest_first():
 
 def test_tables_tell_the_settings_of_each():
     """What a search has chosen stands there, of TorchServe's servers as of others."""
-    section = {"parallelism": {"preprocess": 2}, "sort_by_length": True}
+    section = {
+        "micro_batch_size": {"preprocess": 4, "inference": 16},
+        "parallelism": {"preprocess": 2},
+        "sort_by_length": True,
+    }
     settings = {"batchSize": 16, "micro_batching": section}
     peer = replace(entry("peer", 5), server=contestants.server_of("mosec"))
     peer = replace(peer, found=Found({"inference": 2, "max_batch_size": 16}))
 
     rows = table([entry("one", 10, settings), peer], LENGTHS.clients).splitlines()
 
-    assert rows[2].startswith("| One | batchSize 16, parallelism 2/1/1, sort_by_length |")
+    assert rows[2].startswith(
+        "| One | batchSize 16, micro_batch_size 4/16/auto, parallelism 2/1/1, sort_by_length |"
+    )
     assert rows[3].startswith("| mosec | inference 2, max_batch_size 16 |")
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from ts.torch_handler.base_handler import BaseHandler
 
-from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError, ConfigError
 from micro_batch_handler.tools.take_over import front_of
 from micro_batch_handler.torchserve.brought import BroughtClass, BroughtFunction
-from tests.fakes import fake_context
+from tests.fakes import Plain, fake_context
 
 STAGES = """
 import torch
@@ -203,19 +202,7 @@ def test_a_handle_of_the_object_is_refused_at_load():
 def test_a_handler_with_ours_among_its_bases_is_left_to_it():
     """A `handle` that calls ours is in front of it, not behind, and stays in force."""
 
-    class Own(MicroBatchHandler):
-        def initialize(self, context):
-            self.initialized = True
-
-        def preprocess(self, data):
-            return [row["body"] for row in data]
-
-        def inference(self, data):
-            return data
-
-        def postprocess(self, data):
-            return data
-
+    class Own(Plain):
         def handle(self, data, context):
             return [f"<{answer}>" for answer in super().handle(data, context)]
 

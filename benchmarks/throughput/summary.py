@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.throughput.load import Sample
 from benchmarks.throughput.search import Found
 from benchmarks.throughput.workload import Config, Contender, Measure, Target, Workload
+from micro_batch_handler.config import AUTO, STAGES
 
 __all__ = [
     "Entry",
@@ -132,14 +133,18 @@ def settings_of(candidate: Config) -> str:
     if "handler" in candidate:
         words.append(f"threads {candidate['handler']['threads']}")
     if "micro_batch_size" in section:
-        words.append(f"micro_batch_size {section['micro_batch_size']}")
+        words.append(f"micro_batch_size {_per_stage(section['micro_batch_size'], AUTO)}")
     if "parallelism" in section:
-        stages = ("preprocess", "inference", "postprocess")
-        lanes = "/".join(str(section["parallelism"].get(stage, 1)) for stage in stages)
-        words.append(f"parallelism {lanes}")
+        words.append(f"parallelism {_per_stage(section['parallelism'], 1)}")
     if section.get("sort_by_length"):
         words.append("sort_by_length")
     return ", ".join(words) or "defaults"
+
+
+def _per_stage(value: object, default: object) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    return "/".join(str(value.get(stage, default)) for stage in STAGES)
 
 
 def table(entries: Sequence[Entry]) -> str:

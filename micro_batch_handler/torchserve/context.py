@@ -145,13 +145,14 @@ def answer_part(
     data: Sequence[Any],
     context: Context,
     indices: Sequence[int],
-) -> list[Any]:
-    """What `answer(data, context)` answers to the requests at `indices`, as a batch of their own.
+) -> dict[int, Any]:
+    """By index, what `answer(data, context)` answers to these requests as a batch of their own.
 
     What it sets for them is in the whole batch's context when it returns, and not if it raises.
     """
     view = MicroBatchContext(context, indices)
-    answers = answer([data[index] for index in indices], view)
+    theirs = answer([data[index] for index in indices], view)
+    answers = dict(zip(indices, theirs, strict=True))
     view.keep()
     return answers
 

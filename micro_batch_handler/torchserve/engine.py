@@ -131,14 +131,13 @@ class Engine:
         if self._ends:
             end_now()
         plan = self._planner.plan(len(data))
-        run = partial(self._run, plan=plan, encoded=encoded)
         if not self._config.sort_by_length or plan.fits(len(data)):
-            return run(data, context)
-        order = by_length(data)
-        answers = dict(zip(order, answer_part(run, data, context, order), strict=True))
+            return self._run(data, context, plan=plan, encoded=encoded)
+        run = partial(self._run, plan=plan, encoded=encoded)
+        answers = answer_part(run, data, context, by_length(data))
         return [answers[index] for index in range(len(data))]
 
-    def _run(self, data: list[Any], context: Context, plan: Plan, *, encoded: bool) -> list[Any]:
+    def _run(self, data: list[Any], context: Context, *, plan: Plan, encoded: bool) -> list[Any]:
         deadlines = deadlines_s(
             context, len(data), self._config.deadline_header, self._clock.now_s()
         )

@@ -54,7 +54,7 @@ def answer_apart(
     data: list[Any], context: Context, asked: dict[int, str], unsplit: Answer, usual: Answer
 ) -> list[Any]:
     """Answer each request that asks for something else alone, and the others as usual."""
-    answers: list[Any] = [None] * len(data)
+    answers: dict[int, Any] = {}
     for index in asked:
         view = MicroBatchContext(context, [index])
         try:
@@ -66,7 +66,5 @@ def answer_apart(
             view.keep()
     others = [index for index in range(len(data)) if index not in asked]
     if others:
-        theirs = answer_part(usual, data, context, others)
-        for index, answer in zip(others, theirs, strict=True):
-            answers[index] = answer
-    return answers
+        answers.update(answer_part(usual, data, context, others))
+    return [answers[index] for index in range(len(data))]
