@@ -1,0 +1,181 @@
+"""What the expressions in a function stand for, as far as they outlive its call."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from copy import copy
+
+from micro_batch_handler.torchserve.reading.accesses import CONTEXT, CONTEXTS, SELF, WRAPPED, Place
+from micro_batch_handler.torchserve.reading.source import (
+    DEFS,
+    Def,
+    Function,
+    Source,
+    arguments_of,
+)
+
+__all__ = ["Scope", "as_attribute"]
+
+
+class Scope:
+    """The names of one function.
+
+    Args:
+        source: of the handler.
+        function: whose.
+        given: what its arguments are known to stand for.
+
+    Attributes:
+        known: what names stand for.
+        once: names that get a value once.
+        globals: names that it assigns in its module.
+        locals: names that stand for nothing outside.
+    """
+
+    def __init__(self, source: Source, function: Function, given: Mapping[str, Place]) -> None:
+        self.source = source
+        self.function = function
+        node, arguments = function.node, arguments_of(function.node)
+        inner = list(ast.walk(node))
+        self.globals = {name for n in inner if isinstance(n, ast.Global) for name in n.names}
+        names = [n for n in inner if isinstance(n, ast.Name)]
+        bound = [name.id for name in names if isinstance(name.ctx, ast.Store)]
+        self.once = {name for name in bound if bound.count(name) == 1}
+        self.locals = ({*arguments, *bound} - self.globals) | _defined(node)
+        self.known = {name: CONTEXT for name in arguments if f".{name}" in CONTEXTS}
+        if function.takes and arguments:
+            self.known[arguments[0]] = SELF if function.takes == "self" else self.class_()
+        # An argument that gets another value is no longer what was given.
+        self.known.update(
+            (name, place) for name, place in given.items() if place == SELF or name not in bound
+        )
+
+    def within(self, node: Def | ast.Lambda) -> Scope:
+        """The names of a function in the function."""
+        inner, arguments = copy(self), set(arguments_of(node))
+        inner.known = {name: it for name, it in self.known.items() if name not in arguments}
+        inner.locals = self.locals | arguments
+        return inner
+
+    def alias(self, name: str, place: Place) -> bool:
+        """Let a name stand for a place, unless it stands for others; whether that is all."""
+        if name in self.globals:
+            return False
+        if place == SELF or (name in self.once and name not in self.known):
+            self.known[name] = place
+        return place == SELF
+
+    def helper(self, name: str) -> Function | None:
+        """The function of the module that a name is."""
+        functions = self.function.module.functions
+        if name in self.locals or name in self.known or name not in functions:
+            return None
+        return Function(functions[name], self.function.module)
+
+    def class_(self, name: str = "") -> Place:
+        """A class of the handler; its own, if no other is named."""
+        return Place("class", name or self.source.classes[0].name)
+
+    def place(self, node: ast.AST) -> Place | None:
+        """What an expression is, or is part of."""
+        if isinstance(node, ast.Name):
+            return self.known.get(node.id) or self._outside(node.id)
+        if isinstance(node, ast.Attribute):
+            return self._attribute(node)
+        if isinstance(node, (ast.Subscript, ast.NamedExpr, ast.Starred)):
+            return self.place(node.value)
+        return self._result(node) if isinstance(node, ast.Call) else None
+
+    def holding(self, node: ast.AST) -> Place | None:
+        """The same, if it is an attribute or a name of the module."""
+        place = self.place(node)
+        return place if place is not None and place.holds else None
+
+    def is_class(self, node: ast.AST) -> bool:
+        """Whether an expression is a class of the handler."""
+        place = self.place(node)
+        return place is not None and place.key == "class"
+
+    def direct(self, node: ast.expr) -> str:
+        """The key of a place that an expression is, rather than part of."""
+        named = as_attribute(node) if isinstance(node, ast.Call) else node
+        if isinstance(named, ast.Attribute):
+            base = self.place(named.value)
+            if base is None or base.holds:
+                return ""
+        elif not isinstance(named, ast.Name):
+            return ""
+        place = self.holding(named)
+        return place.key if place is not None else ""
+
+    def spot(self, node: ast.AST, place: Place) -> str:
+        """The name of what is stored: the place, or an attribute of the object there."""
+        while isinstance(node, (ast.Attribute, ast.Subscript)):
+            if isinstance(node, ast.Attribute) and self.direct(node.value) == place.key:
+                return f"{place.shown}.{node.attr}"
+            node = node.value
+        return place.shown
+
+    def _outside(self, name: str) -> Place | None:
+        if name in self.locals:
+            return None
+        if self.source.at(name) is not None:
+            return self.class_(name)
+        module = self.function.module
+        if name in module.values or name in self.globals:
+            return Place(f"{module.name}:{name}", name)
+        return None
+
+    def _attribute(self, node: ast.Attribute) -> Place | None:
+        base = self.place(node.value)
+        if base is not None and base.key in CONTEXTS:
+            return Place(f"{CONTEXT.key}.{node.attr}", f"{base.shown}.{node.attr}")
+        if base is None:
+            return self._of_class(node)
+        if base.holds or base == WRAPPED:
+            return base
+        if node.attr == "__class__":
+            return self.class_()
+        method = self.source.find(node.attr)
+        if node.attr == "__dict__" or (method is not None and not method.is_property):
+            return None
+        return Place(f".{node.attr}", f"{base.shown}.{node.attr}")
+
+    def _of_class(self, node: ast.Attribute) -> Place | None:
+        """An attribute of another class of the file; or a base, by its dotted name."""
+        module = self.function.module
+        if isinstance(node.value, ast.Name) and node.value.id in module.classes:
+            name = f"{node.value.id}.{node.attr}"
+            return Place(f"{module.name}:{name}", name)
+        return self.class_() if ast.unparse(node) in self.source.bases else None
+
+    def _result(self, call: ast.Call) -> Place | None:
+        named = as_attribute(call)
+        if named is not None:
+            return self.place(named)
+        if isinstance(call.func, ast.Name) and call.func.id == "type" and len(call.args) == 1:
+            return self.class_() if self.place(call.args[0]) == SELF else None
+        if isinstance(call.func, ast.Attribute) and call.func.attr in ("get", "setdefault"):
+            return self.holding(call.func.value)
+        return None
+
+
+def as_attribute(call: ast.Call) -> ast.Attribute | None:
+    """`self.x` for `getattr(self, "x")` and the like; None where the name is no constant."""
+    name = call.args[1] if len(call.args) > 1 else None
+    called = call.func.id if isinstance(call.func, ast.Name) else ""
+    if called not in ("getattr", "hasattr", "setattr", "delattr"):
+        return None
+    if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
+        return None
+    return ast.copy_location(ast.Attribute(call.args[0], name.value, ast.Load()), call)
+
+
+def _defined(node: Def) -> set[str]:
+    """The names of functions and classes that a function makes, and of what it imports."""
+    kinds = (*DEFS, ast.ClassDef, ast.ExceptHandler)
+    inner = [it for it in ast.walk(node) if it is not node]
+    return {it.name for it in inner if isinstance(it, kinds) and it.name} | {
+        (it.asname or it.name).partition(".")[0] for it in inner if isinstance(it, ast.alias)
+    }

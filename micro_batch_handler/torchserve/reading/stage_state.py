@@ -1,0 +1,186 @@
+"""What the stages of a handler keep outside their payloads, as the source of its class shows.
+
+A stage that stores something on `self` for another one is right where a batch passes the stages as
+a whole. In micro-batches the other stage may find what belongs to other rows. Imports neither
+torch nor TorchServe, so that the packing tools can read a handler anywhere.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from micro_batch_handler.config import STAGES, Stage
+from micro_batch_handler.torchserve.reading.accesses import HANDLE, Accesses, Store
+from micro_batch_handler.torchserve.reading.reader import accesses_of
+from micro_batch_handler.torchserve.reading.source import (
+    Source,
+    source_in_file,
+    source_of_class,
+)
+
+__all__ = ["Shared", "StageState", "state_in_file", "state_of_class"]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Something that one stage stores and another reads, or a buffer that calls of one share.
+
+    Attributes:
+        name: as in the source: `self.is_dogs`, `LENGTHS` (of the module), `Handler.sizes`.
+        stored_in: the stage, or `handle`.
+        stored_line: in its file.
+        read_in: the stage, or `handle`; of a buffer, the stage that writes to it.
+        read_line: in its file.
+        kind: `buffer` if a stage writes in place to what it may return, such as `self.buf[:n]`.
+    """
+
+    name: str
+    stored_in: str
+    stored_line: int
+    read_in: str
+    read_line: int
+    kind: Literal["attribute", "buffer"] = "attribute"
+
+    def __str__(self) -> str:
+        if self.kind == "buffer":
+            return (
+                f"{self.name}, written in place in {self.stored_in} (line {self.stored_line}), "
+                "which the next micro-batch would overwrite"
+            )
+        return (
+            f"{self.name}, stored in {self.stored_in} (line {self.stored_line}) and read in "
+            f"{self.read_in} (line {self.read_line})"
+        )
+
+
+@dataclass(frozen=True)
+class StageState:
+    """What a handler's stages keep outside their payloads.
+
+    Attributes:
+        shared: by line, one for each name.
+        harmless: full names of all else that is stored: counters, caches, what is filled in once
+            where it was missing. `self.x`; of what is bound in the body of a class, or stored
+            there, also `ClassName.x`; of what `self.helper` holds, `self.helper.x`.
+        scratch: of each stage, the attributes (`self.x`) that it gives another value and reads:
+            calls of its lanes would take each other's.
+        escapes: whether `self` is handed to something that cannot be read.
+    """
+
+    shared: tuple[Shared, ...]
+    harmless: frozenset[str]
+    scratch: Mapping[Stage, frozenset[str]]
+    escapes: bool
+
+
+def state_of_class(kind: type) -> StageState:
+    """The state of a class that is there, with all its bases whose source is.
+
+    Never raises: what cannot be read is passed over.
+    """
+    return _state(source_of_class(kind))
+
+
+def state_in_file(tree: ast.Module, class_name: str) -> StageState:
+    """The state of a class in a file that is not imported, with its bases in the same file.
+
+    Never raises: what cannot be read is passed over.
+    """
+    return _state(source_in_file(tree, class_name))
+
+
+def _state(source: Source) -> StageState:
+    """What the stages of a class keep, from all that they do."""
+    accesses = {stage: accesses_of(source, stage) for stage in (*STAGES, HANDLE)}
+    kept = _Kept(source, accesses)
+    shared = {key: found for key in kept.keys for found in [kept.shared(key)] if found is not None}
+    return StageState(
+        tuple(sorted(shared.values(), key=lambda it: (it.stored_line, it.name))),
+        frozenset(name for key in kept.stores if key not in shared for name in kept.names(key)),
+        {stage: kept.scratch(stage) for stage in STAGES},
+        any(it.escapes for it in accesses.values()),
+    )
+
+
+class _Kept:
+    """What stages store.
+
+    Attributes:
+        stores: all of them, by key.
+        keys: of what is stored other than once and for all.
+    """
+
+    def __init__(self, source: Source, accesses: Mapping[str, Accesses]) -> None:
+        self._source = source
+        self._accesses = accesses
+        self._dicts = {f".{name}" for kind in source.classes for name in kind.dicts} | {
+            f"{module.name}:{name}"
+            for kind in source.classes
+            for _, module in kind.methods.values()
+            for name in module.dicts()
+        }
+        self.stores: dict[str, list[Store]] = {}
+        for store in (store for it in accesses.values() for store in it.stores):
+            self.stores.setdefault(store.place.key, []).append(store)
+        # What is stored where a flag was missing that is set there, too, is stored once as well.
+        self._once = {
+            guard
+            for stores in self.stores.values()
+            if all(map(_is_guarded, stores))
+            for it in stores
+            for guard in it.guards
+            if guard[0] == it.place.key
+        }
+        self.keys = [
+            key for key, stores in self.stores.items() if not all(map(self._is_settled, stores))
+        ]
+
+    def _is_settled(self, store: Store) -> bool:
+        return _is_guarded(store) or store.is_figure or not self._once.isdisjoint(store.guards)
+
+    def shared(self, key: str) -> Shared | None:
+        """How a stage meets what another stored, or a call what another wrote."""
+        stages = list(self._accesses)
+        for at, stage in enumerate(stages):
+            stores = [it for it in self._stores(stage, key) if not it.is_figure]
+            for other in (*stages[at + 1 :], *stages[:at]):
+                if stores and key in self._accesses[other].loads:
+                    first = min(stores, key=lambda it: it.line)
+                    line = self._accesses[other].loads[key]
+                    return Shared(first.place.shown, stage, first.line, other, line)
+        for stage in STAGES[:2]:
+            given = key in self._accesses[stage].gives
+            for it in self._stores(stage, key):
+                is_array = it.how == "slice" or (it.how == "index" and key not in self._dicts)
+                if it.how == "result" or (is_array and given):
+                    return Shared(it.place.shown, stage, it.line, stage, it.line, "buffer")
+        return None
+
+    def _stores(self, stage: str, key: str) -> list[Store]:
+        return [it for it in self._accesses[stage].stores if it.place.key == key]
+
+    def names(self, key: str) -> set[str]:
+        """Full names of what a key stands for."""
+        names = {it.spot for it in self.stores[key]}
+        names |= {it.place.shown for it in self.stores[key] if it.how != "bound"}
+        bound = [it for it in self._source.classes if key[:1] == "." and key[1:] in it.values]
+        return names | {f"{name}{key}" for it in bound for name in ("self", it.name)}
+
+    def scratch(self, stage: Stage) -> frozenset[str]:
+        """What a stage gives another value, and reads."""
+        accesses = self._accesses[stage]
+        return frozenset(
+            it.spot
+            for it in accesses.stores
+            if it.how == "bound"
+            and it.spot == f"self{it.place.key}"
+            and it.place.key in accesses.loads
+            and not self._is_settled(it)
+        )
+
+
+def _is_guarded(store: Store) -> bool:
+    return any(key == store.place.key for key, _ in store.guards)
