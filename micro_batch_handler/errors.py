@@ -3,6 +3,7 @@
     MicroBatchError
     ├── ConfigError (RuntimeError)    a setting cannot work; found when the model loads
     ├── ArchiveError                  an archive cannot be built or checked; raised by the tools
+    ├── SplitError                    a handler did with a part of a batch what needs all of it
     ├── TraceError                    a trace cannot be read or drawn; raised by the tools
     └── StageError                    a stage broke the contract; the outcome of its requests
         ├── LengthError (ValueError)  k rows went in, another number came out
@@ -28,6 +29,7 @@ __all__ = [
     "MicroBatchError",
     "PayloadError",
     "RegroupError",
+    "SplitError",
     "StageError",
     "StageTimeout",
     "TraceError",
@@ -78,6 +80,13 @@ class PayloadError(StageError, TypeError):
 
 class RegroupError(PayloadError):
     """Rows cannot be put together for a stage, which was therefore not called."""
+
+
+class SplitError(MicroBatchError):
+    """A handler did with a part of a batch what it can only do with the whole.
+
+    No client sees it: the batch is run again whole, and so are those after it.
+    """
 
 
 class BodyError(StageError, ValueError):

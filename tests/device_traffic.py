@@ -317,7 +317,7 @@ class Sender:
                 ]
                 if found != self.traffic.right(row):
                     self.problems.append(f"{found} instead of {self.traffic.right(row)}")
-        for failure in (*outcomes.failures.values(), *outcomes.retried):
+        for failure in (*outcomes.failures.values(), *outcomes.retried, *outcomes.rescued):
             failure.error.__traceback__ = None  # its frames hold the batch, in a circle
         if self.device.current is not self.device.default:
             self.problems.append("the caller is left in another stream")

@@ -42,8 +42,8 @@ def test_a_request_leaves_before_the_stage_after_its_deadline(stage, sizes):
     assert [0, 2, 4, 5, 7] == [outcomes.answers[i] for i in (0, 2, 4, 5, 7)]
 
 
-def test_requests_of_a_payload_that_cannot_be_cut_start_again_without_the_late_one():
-    """Where one row must leave a payload of the user's own, the others are made anew."""
+def test_a_request_that_comes_too_late_in_an_uncut_batch_is_answered_with_it():
+    """Nothing is cut out of a payload that was to stay whole; it stops when nobody waits at all."""
     clock = ManualClock()
 
     class Opaque:
@@ -53,10 +53,13 @@ def test_requests_of_a_payload_that_cannot_be_cut_start_again_without_the_late_o
 
     functions = stages(Opaque, lambda opaque: opaque, lambda opaque: opaque.rows)
     with Pipeline(functions, PerStage(1, 1, 1), clock=clock) as pipeline:
-        outcomes = pipeline.run([0, 1, 2], plan(3), deadlines_s=[None, 0.5, None])
+        outcomes = pipeline.run([0, 1, 2], plan(3), deadlines_s=[None, clock.now_s() + 0.5, None])
+        late = pipeline.run([0, 1], plan(2), deadlines_s=[clock.now_s() + 0.5] * 2)
 
-    assert {1} == outcomes.failures.keys()
-    assert [0, 2] == [outcomes.answers[0], outcomes.answers[2]]
+    assert [0, 1, 2] == outcomes.answers
+    assert {("inference", DeadlinePassed)} == {
+        (failure.stage, type(failure.error)) for failure in late.failures.values()
+    }
 
 
 @pytest.mark.parametrize(

@@ -172,12 +172,13 @@ def test_a_kind_whose_call_hangs_costs_the_other_kinds_nothing():
     ],
 )
 def test_keys_that_cannot_work_are_errors_of_preprocess(group_by, error, says):
-    """A wrong number of keys, or one that cannot be a key, fails where it comes from."""
+    """A wrong number of keys, or one that cannot be a key, is said where it comes from."""
     ops = replace(CUT_AND_JOIN, group_by=group_by)
     with Pipeline(stages(), PerStage(1, 1, 1), ops=ops) as pipeline:
         outcomes = pipeline.run([1, 2, 3], plan(3))
 
-    failures = [*outcomes.retried, *outcomes.failures.values()]
+    assert not outcomes.failures
+    failures = [*outcomes.retried, *outcomes.rescued]
     assert {failure.stage for failure in failures} == {"preprocess"}
     with pytest.raises(error, match=says):
         raise failures[0].error

@@ -289,7 +289,10 @@ def test_a_json_body_that_preprocess_takes_apart_can_start_again():
 
 def test_a_result_that_cannot_be_regrouped_is_isolated():
     """Where one row makes a stage return something that cannot be cut, it fails alone."""
-    functions = stages(inference=lambda batch: "oops" if -1 in batch else batch)
+    functions = stages(
+        inference=lambda batch: "oops" if -1 in batch else batch,
+        postprocess=lambda batch: batch if isinstance(batch, list) else None,
+    )
     with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
         outcomes = pipeline.run([1, 2, -1, 4, 5], plan(4, 4, 2))
 
@@ -377,19 +380,21 @@ def test_a_stage_that_rejects_one_request_on_purpose_is_not_asked_twice():
     assert [[1]] == asked
 
 
-def test_a_plan_that_cannot_be_carried_out_is_an_error_not_a_slow_way_round():
-    """A payload that the plan must cut and cannot is reported, never retried row by row."""
+def test_rows_whose_payload_cannot_be_cut_pass_together():
+    """A payload that the plan must cut and cannot is made once more for all of its rows, uncut."""
     calls = []
 
     def preprocess(rows):
-        calls.append(rows)
+        calls.append(list(rows))
         return "text"
 
-    with Pipeline(stages(preprocess), PerStage(1, 1, 1)) as pipeline:
+    functions = stages(preprocess, postprocess=lambda _: ["a", "b"])
+    with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
         outcomes = pipeline.run([1, 2], plan(1, 2, 2))
 
-    assert {PayloadError} == {type(failure.error) for failure in outcomes.failures.values()}
-    assert len(calls) == 4  # each row twice, alone
+    assert ["a", "b"] == outcomes.answers
+    assert {PayloadError} == {type(failure.error) for failure in outcomes.rescued}
+    assert calls == [[1], [2], [1, 2]]
 
 
 def test_a_row_that_spoils_a_shared_payload_fails_alone():

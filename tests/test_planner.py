@@ -231,11 +231,7 @@ def test_stages_are_cut_alike_until_payloads_are_known():
         machine.batch_s(planner, 32)
         assert len(sizes_in_force(planner)) == 1
 
-    assert planner.asks_for_payloads
-    planner.payload("preprocess", cuttable=True)
-    assert planner.asks_for_payloads
-    planner.payload("inference", cuttable=True)
-    assert not planner.asks_for_payloads
+    planner.payloads(rows=True)
     serve(machine, planner, [32], 20)
     assert len(sizes_in_force(planner)) > 1
 
@@ -244,15 +240,15 @@ def test_stages_are_cut_alike_until_payloads_are_known():
     assert len(sizes_in_force(planner)) == 1
 
 
-def test_a_payload_that_cannot_be_cut_settles_it():
-    """After it nobody is asked any more, and stages stay alike."""
-    planner = planner_for(Machine(BALANCED), regroups=False)
+def test_a_payload_that_is_no_rows_settles_it():
+    """Stages stay alike."""
+    machine = Machine(BALANCED, PerStage(2, 1, 1))
+    planner = planner_for(machine, regroups=False)
+    planner.payloads(rows=False)
 
-    planner.payload("preprocess", cuttable=False)
-    planner.payload("inference", cuttable=True)
+    serve(machine, planner, [32], 40)
 
-    assert not planner.asks_for_payloads
-    assert planner._choices.together
+    assert len(sizes_in_force(planner)) == 1
 
 
 def test_the_same_batches_give_the_same_plans():

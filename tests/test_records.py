@@ -67,7 +67,7 @@ def test_an_unsplit_batch_has_three_records_one_after_the_other():
 
 @pytest.mark.parametrize("sizes", [(4,), (2,)])
 def test_calls_that_fail_are_recorded_and_marked(sizes):
-    """Of a guilty row both calls alone are there, and those that it made fail for others."""
+    """Of a guilty row all calls alone are there, and those that it made fail for others."""
 
     def guilty(payload):
         if 2 in payload:
@@ -79,7 +79,7 @@ def test_calls_that_fail_are_recorded_and_marked(sizes):
     failed = [list(c.indices) for c in calls if c.failed]
     assert {c.stage for c in calls if c.failed} == {"inference"}
     assert all(2 in indices for indices in failed)
-    assert failed.count([2]) == 2
+    assert failed.count([2]) == (2 if sizes == (4,) else 3)  # a last one outside of its lane
     good = Counter(i for c in calls if not c.failed and c.stage == "postprocess" for i in c.indices)
     assert good == Counter([0, 1, 3])
 

@@ -39,10 +39,22 @@ def handle(data, context):
     return [{"number": 3 * row["body"]["number"], "loaded": loaded} for row in data]
 """
 
+ONLY_HANDLE = """
+class Handler:
+    def initialize(self, context):
+        self.loaded = context.model_name
+
+    def handle(self, data, context):
+        return [self.answer(row["body"]["number"]) for row in data]
+
+    def answer(self, number):
+        return {"number": 3 * number, "loaded": [self.loaded]}
+"""
+
 OWN_HANDLE = """
 class Handler(BaseHandler):
     def handle(self, data, context):
-        return [1 for _ in data]
+        return self.postprocess(self.preprocess(data))
 """
 
 STOCK = """
@@ -59,6 +71,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "temp").mkdir()
     (tmp_path / "stages.py").write_text(STAGES)
     (tmp_path / "function.py").write_text(FUNCTION)
+    (tmp_path / "only_handle.py").write_text(ONLY_HANDLE)
     (tmp_path / "sample.json").write_text('{"number": 14}')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
@@ -87,18 +100,53 @@ def handler_of(path):
 # At packing time
 
 
-@pytest.mark.parametrize(("handler", "front"), [("stages", "stages"), ("function", "function")])
-def test_a_handler_is_packed_with_a_front_and_answers(handler, front, capsys):
+@pytest.mark.parametrize("handler", ["stages", "function", "only_handle"])
+def test_a_handler_is_packed_with_a_front_and_answers(handler, capsys):
     """The archive holds the user's file as it is, and what stands in front of it answers."""
     assert pack(f"{handler}.py", "--micro-batch", "--check", "sample.json") == 0
 
     packed = {name: text for name, _, _, text in entries("m.mar")}
     assert packed[f"{handler}.py"] == Path(f"{handler}.py").read_bytes()
-    assert handler_of("m.mar") == f"{front}_micro_batched.py"
+    assert handler_of("m.mar") == f"{handler}_micro_batched.py"
     assert "micro_batch_handler/torchserve/brought.py" in packed
     output = capsys.readouterr().out
     assert "status 200" in output
     assert "42" in output
+
+
+SIZES = """
+from micro_batch_handler import MicroBatchHandler
+from ts.torch_handler.base_handler import BaseHandler
+
+
+class Handler(BASE):
+    def initialize(self, context):
+        pass
+
+    def preprocess(self, data):
+        self.sizes = [len(row["body"]) for row in data]
+        return [1 for _ in data]
+
+    def inference(self, batch):
+        return batch
+
+    def postprocess(self, outputs):
+        return self.sizes
+"""
+
+
+@pytest.mark.parametrize(
+    ("base", "flags"), [("BaseHandler", ["--micro-batch"]), ("MicroBatchHandler", [])]
+)
+def test_it_is_said_at_packing_that_batches_will_stay_whole(base, flags, capsys):
+    """State between stages is named with its lines, and how to hand it on."""
+    Path("sized.py").write_text(SIZES.replace("BASE", base))
+
+    assert pack("sized.py", *flags) == 0
+
+    said = capsys.readouterr().err
+    assert "self.sizes, stored in preprocess (line 11) and read in postprocess (line 18)" in said
+    assert "thread_safe = True" in said
 
 
 def test_a_front_is_the_same_each_time():
@@ -109,6 +157,51 @@ def test_a_front_is_the_same_each_time():
     pack("stages.py", "--micro-batch")
 
     assert first == Path("m.mar").read_bytes()
+
+
+ADVISED = """
+from micro_batch_handler import MicroBatchMixin
+
+
+class Handler(MicroBatchMixin, BaseHandler):
+    def initialize(self, context):
+        pass
+
+    def preprocess(self, data):
+        return [row["body"]["number"] for row in data]
+
+    def inference(self, batch):
+        return [3 * number for number in batch]
+
+    def postprocess(self, outputs):
+        return outputs
+
+    def handle(self, data, context):
+        answers = super().handle(data, context)
+        return [[answer] for answer in answers]
+"""
+
+
+def test_the_two_lines_that_are_advised_work(capsys):
+    """A handler whose `handle` called the stages serves after the change that the refusal names."""
+    base = "from ts.torch_handler.base_handler import BaseHandler\n"
+    (class_line, call_line) = (
+        "class Handler(MicroBatchMixin, BaseHandler):",
+        "answers = super().handle(data, context)",
+    )
+    before = base + ADVISED.replace(class_line, "class Handler(BaseHandler):").replace(
+        call_line, "answers = self.postprocess(self.inference(self.preprocess(data)))"
+    )
+    Path("h.py").write_text(before)
+    assert pack("h.py", "--micro-batch") == 1
+    advice = capsys.readouterr().err
+    assert class_line in advice
+    assert call_line in advice
+
+    Path("h.py").write_text(base + ADVISED)
+    assert pack("h.py", "--check", "sample.json") == 0
+
+    assert "status 200" in capsys.readouterr().out
 
 
 def test_a_named_function_is_taken_over():

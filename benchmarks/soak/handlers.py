@@ -32,6 +32,8 @@ class Soaked(MicroBatchHandler):  # type: ignore[misc]  # ts is untyped
 
     payload: type = list
 
+    thread_safe = True  # its stages share `trouble` on purpose
+
     def __init__(self) -> None:
         super().__init__()
         self.trouble = Trouble()

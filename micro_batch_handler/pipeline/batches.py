@@ -62,7 +62,7 @@ class MicroBatch:
     and what must be repeated after a fault.
     """
 
-    __slots__ = ("failed", "failed_alone", "indices", "parts", "planned", "ready_s")
+    __slots__ = ("failed", "failed_alone", "indices", "parts", "planned", "ready_s", "serial")
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class MicroBatch:
         planned: bool = True,
         failed: bool = False,
         failed_alone: bool = False,
+        serial: bool = False,
     ) -> None:
         self.indices = indices
         self.parts = parts
@@ -81,6 +82,9 @@ class MicroBatch:
         """Whether a call with these rows has failed."""
         self.failed_alone = failed_alone
         """Whether a call with this one row alone has failed."""
+        self.serial = serial
+        """Whether it passes all stages in one go, from its requests on, while no other rows of its
+        batch do. Nothing is counted, cut or joined in between, and what fails there has failed."""
         self.ready_s: float | None = None
         """Since when a lane could take it, on the pipeline's clock; None if one does at once."""
 
@@ -93,6 +97,10 @@ class MicroBatch:
             self.only(range(start, min(start + size, len(self))))
             for start in range(0, len(self), size)
         ]
+
+    def again(self, *, failed_alone: bool = False) -> MicroBatch:
+        """The same rows, from their requests on, since a call with them has failed."""
+        return MicroBatch(self.indices, failed=True, failed_alone=failed_alone, serial=self.serial)
 
     def only(self, places: Sequence[int]) -> MicroBatch:
         """The rows at these places of the micro-batch, ascending."""
@@ -108,7 +116,12 @@ class MicroBatch:
             ]
             offset += rows
         some = MicroBatch(
-            indices, parts, planned=False, failed=self.failed, failed_alone=self.failed_alone
+            indices,
+            parts,
+            planned=False,
+            failed=self.failed,
+            failed_alone=self.failed_alone,
+            serial=self.serial,
         )
         some.ready_s = self.ready_s
         return some

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES
+from micro_batch_handler.errors import DeadlinePassed, LengthError, SplitError, StageTimeout
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.grouping import Keys, by_key
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
 from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.payloads import Payload
+from micro_batch_handler.pipeline.readings import Readings
 from micro_batch_handler.pipeline.records import INLINE, CallRecord
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
 from micro_batch_handler.pipeline.streams import NoStreams, Streams, Work
 from micro_batch_handler.pipeline.watch import Clock, alarm
-from micro_batch_handler.planning.planner import Planner
 
-__all__ = ["Caller", "Fault", "GivenUp"]
+__all__ = ["LAST", "Caller", "Fault", "GivenUp"]
+
+LAST = len(STAGES) - 1
+"""The position of the last stage: what passes it from its requests on passes all stages."""
 
 
 Fault: TypeAlias = "tuple[int, BaseException]"
@@ -65,7 +69,7 @@ class Caller:
         stage_timeout_s: the longest that one call may take; None for any time.
         clock: the time.
         streams: of the device that the stages use.
-        planner: is told which payloads can be regrouped, as long as it asks.
+        readings: learns whether what stages return can be read as rows.
         one_thread: whether inference must always be called in the same lane.
     """
 
@@ -76,19 +80,20 @@ class Caller:
         stage_timeout_s: float | None,
         clock: Clock,
         streams: Streams | NoStreams,
-        planner: Planner | None,
+        readings: Readings,
         *,
         one_thread: bool,
     ) -> None:
         self._stages = stages
         self._streams = streams
-        self._planner = planner
+        self._readings = readings
         self._one_thread = one_thread
         self._policy = policy
         self._stage_timeout_s = stage_timeout_s
         self._clock = clock
         self._ceilings = [Ceiling() for _ in stages]
-        self._groups = any(stage.groups for stage in stages)
+        self.groups = any(stage.groups for stage in stages)
+        """Whether rows are kept apart by keys."""
 
     def lane_for(self, position: int, batch: MicroBatch) -> int:
         """The stage in whose lanes a micro-batch passes the stage at `position`: mostly that one.
@@ -115,7 +120,7 @@ class Caller:
             The answers, or what failed; neither, if the batch has to go another way.
         """
         indices = range(len(rows))
-        if self._groups or any(len(rows) > ceiling.limit for ceiling in self._ceilings):
+        if any(len(rows) > ceiling.limit for ceiling in self._ceilings):
             return None, None
         ready_s = self._clock.now_s()
         taken, unreadable = rows.take(indices)
@@ -128,7 +133,7 @@ class Caller:
             failed = True
             try:
                 part, keep = self._perform(
-                    stage, tag, indices, parts, read_s, self._stage_timeout_s, regroups=False
+                    stage, tag, indices, parts, read_s, self._stage_timeout_s, serial=True
                 )
                 if keep is not None:
                     keep()
@@ -147,12 +152,12 @@ class Caller:
 
     def recover_whole(self, run: Run, fault: Fault) -> Ready:
         """Go on after a fault of `pass_whole`: what to call instead."""
-        position, error = fault
+        stage, error = fault
         todo: list[MicroBatch] = []
-        batch = MicroBatch(range(len(run.rows)))
-        attempt = _Attempt(run, position, batch, todo, stage=position)
+        batch = MicroBatch(range(len(run.rows)), serial=True)
+        attempt = _Attempt(run, LAST, batch, todo, stage=stage)
         ready = self._recover(attempt, inspectable(error))
-        return ready + [(position, again) for again in reversed(todo)]
+        return ready + [(LAST, again) for again in reversed(todo)]
 
     def take(
         self, run: Run, position: int, todo: list[MicroBatch], *, interrupt: bool = False
@@ -204,23 +209,32 @@ class Caller:
 
     def _pieces(self, position: int, batch: MicroBatch) -> Sequence[MicroBatch]:
         """What the stage is called with: rows of one key, and no more than fit the memory."""
-        if self._groups and len(groups := by_key(batch)) > 1:
+        if self.groups and len(groups := by_key(batch)) > 1:
             return groups
-        limit = self._ceilings[position].limit
+        passed = self._ceilings if batch.serial else [self._ceilings[position]]
+        limit = min(ceiling.limit for ceiling in passed)
         return batch.pieces(limit) if len(batch) > limit else (batch,)
 
     def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Part:
         run, batch = attempt.run, attempt.batch
+        misread = None
         while True:
-            result, keep = self._call(attempt, interrupt=interrupt)
+            try:
+                result, keep = self._call(attempt, interrupt=interrupt)
+            except LengthError as error:
+                raise misread or error from None  # where rows were lost first
             if keep is not None:
                 run.keep(keep)
             self._ceilings[attempt.stage].worked(len(batch))
             if attempt.stage == attempt.position:
                 return result
+            if batch.serial and misread is None:
+                misread = self._stages[attempt.stage].misread(result.payload, len(batch))
             attempt.stage += 1
             attempt.read_s = 0.0
             attempt.parts = [result]
+            if batch.serial and run.is_expired(batch, self._clock.now_s()):
+                raise DeadlinePassed(self._stages[attempt.stage].name)
 
     def _call(self, attempt: _Attempt, *, interrupt: bool) -> tuple[Part, Keep | None]:
         """One call, on the run's list of running calls as long as it takes.
@@ -253,6 +267,7 @@ class Caller:
                 attempt.read_s,
                 bound_s,
                 regroups=regroups,
+                serial=batch.serial,
             )
             failed = False
             return result
@@ -269,18 +284,21 @@ class Caller:
         before_s: float,
         bound_s: float | None,
         *,
-        regroups: bool,
+        regroups: bool = False,
+        serial: bool,
     ) -> tuple[Part, Keep | None]:
         """The call itself; bounded by an alarm where nobody else watches this thread."""
         rows = len(indices)
         with self._streams.work(stage.name, parts, rows, before_s) as work:
             if bound_s is None:
-                result, keep, keys = self._work(stage, tag, indices, parts, work, regroups=regroups)
+                result, keep, keys = self._work(
+                    stage, tag, indices, parts, work, regroups=regroups, serial=serial
+                )
             else:
                 # In here: while streams change hands, no alarm may ring.
                 with alarm(stage.name, bound_s):
                     result, keep, keys = self._work(
-                        stage, tag, indices, parts, work, regroups=regroups
+                        stage, tag, indices, parts, work, regroups=regroups, serial=serial
                     )
         return Part(result, rows, 0, rows, work.done, keys), keep
 
@@ -293,14 +311,14 @@ class Caller:
         work: Work,
         *,
         regroups: bool,
+        serial: bool,
     ) -> tuple[Payload, Keep | None, Keys]:
         payload = work.take_in(stage.gather(parts))
-        result, keep = stage.call(tag, indices, payload)
+        result, keep = stage.call(tag, indices, payload, counted=not serial)
+        self._readings.note(stage.name, result, len(indices))
         if regroups:
-            stage.check_regroups(result)
-        if self._planner is not None and self._planner.asks_for_payloads:
-            self._planner.payload(stage.name, cuttable=stage.regroups(result))
-        keys = stage.keys(result, parts, len(indices))
+            stage.check_regroups(result, len(indices))
+        keys = None if serial else stage.keys(result, parts, len(indices))
         return work.hand_over(result), keep, keys
 
     def end(self, run: Run, call: Call, *, failed: bool) -> bool:
@@ -317,9 +335,11 @@ class Caller:
         run, batch = attempt.run, attempt.batch
         stage = self._stages[attempt.stage].name
         lost = device_is_lost(error)
-        if lost or not self._policy.isolate:
+        if lost or isinstance(error, SplitError) or not self._policy.isolate:
             run.stop(stage, error, fatal=lost)
             return []
+        if not self._policy.repeats(run.tag, batch.indices):
+            return run.fail(attempt.position, batch.indices, stage, error)
         ceiling = self._ceilings[attempt.stage]
         out_of_memory = is_out_of_memory(error)
         again = retries(self._policy, batch, error)
@@ -335,6 +355,8 @@ class Caller:
             if batch.planned:
                 run.note_retry(stage, error, batch.indices)
             return self._repeat(attempt, lane, again)
+        if not batch.serial and not isinstance(error, StageTimeout):
+            return run.set_aside(attempt.position, batch.indices, stage, error)
         if out_of_memory and len(batch) == 1:
             ceiling.failed_alone()
         return run.fail(attempt.position, batch.indices, stage, error)

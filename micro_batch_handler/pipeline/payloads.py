@@ -30,6 +30,7 @@ __all__ = [
     "Uncuttable",
     "count",
     "cut",
+    "is_ambiguous",
     "join",
     "own",
     "pad",
@@ -156,6 +157,18 @@ def _rows_of(payload: Payload, where: str) -> int:
         text = ", ".join(f"{key!r} has {rows}" for key, rows in lengths.items())
         raise Uncuttable(f"the columns of {where} differ in rows: {text}")
     return next(iter(lengths.values()))
+
+
+def is_ambiguous(payload: Payload, rows: int) -> bool:
+    """Whether a payload of so many rows may as well be columns of so many rows each.
+
+    >>> is_ambiguous([[1, 2], [3, 4]], 2), is_ambiguous([[1, 2, 3], [4, 5, 6]], 2)
+    (True, False)
+    """
+    if isinstance(payload, list):
+        return len(payload) == rows and all(_count(item) == rows for item in payload)
+    columns = _columns(payload) or {}
+    return any(is_ambiguous(column, rows) for column in columns.values())
 
 
 def _is_block(payload: Payload) -> bool:

@@ -51,6 +51,9 @@ class Outcomes:
     calls: Sequence[CallRecord] = ()
     """The calls that were made, in the order in which they ended."""
 
+    rescued: Sequence[Failure] = ()
+    """Requests that failed in parts of the batch, and were answered by a call for themselves."""
+
 
 Ready: TypeAlias = "list[tuple[int, MicroBatch]]"
 """Micro-batches that can start, each with the position of its stage."""
@@ -123,6 +126,8 @@ class Run:
         self._answers: list[Any] = [None] * len(rows)
         self._failures: dict[int, Failure] = {}
         self._unsettled = set(range(len(rows)))
+        self._aside: list[Failure] = []
+        self._judged: list[Failure] = []
         self._calls: set[Call] = set()
         self._retried: list[Failure] = []
         self._ended = list(calls)
@@ -200,13 +205,36 @@ class Run:
             if self.stopped:
                 return []
             self._failures.update(dict.fromkeys(indices, failure))
-            ready = [
-                (later + 1, batch)
-                for later in range(position, len(self._into))
-                for batch in self._into[later].drop(indices)
-            ]
+            ready = self._drop(position, indices)
             self._settle(indices)
             return ready
+
+    def set_aside(
+        self, position: int, indices: Sequence[int], stage: Stage, error: BaseException
+    ) -> Ready:
+        """These requests wait for a last call, which is made when nothing else of the batch runs.
+
+        Arguments and result are those of `fail`.
+        """
+        with self._lock:
+            if self.stopped:
+                return []
+            self._aside.append(Failure(stage, error, indices))
+            ready = self._drop(position, indices)
+            self._settle(indices)
+            return ready
+
+    def take_aside(self) -> list[Failure]:
+        """The requests that were set aside; now nothing else of the batch runs."""
+        with self._lock:
+            aside, self._aside = self._aside, []
+            self._judged += aside
+            for failure in aside:  # its lane has left these frames, which hold what it took in
+                traceback.clear_frames(failure.error.__traceback__)
+            self._unsettled.update(index for failure in aside for index in failure.indices)
+            if aside:
+                self.finished.clear()
+            return aside
 
     def stop(self, stage: Stage, error: BaseException, *, fatal: bool = False) -> None:
         """End every request that is not settled with this error.
@@ -219,6 +247,9 @@ class Run:
         with self._lock:
             self.stopped = True
             self._fatal = self._fatal or fatal
+            for failure in self._aside:
+                self._unsettled.update(failure.indices)
+            self._aside = []
             rest = sorted(self._unsettled)
             self._failures.update(dict.fromkeys(rest, Failure(stage, error, rest)))
             self._settle(rest)
@@ -239,8 +270,15 @@ class Run:
         left = batch.only(places)
         left.planned = batch.planned
         gone = [index for index in batch.indices if index not in left.indices]
-        stage = STAGES[position]
+        stage = STAGES[position if batch.parts else 0]
         return left, self.fail(position, gone, stage, DeadlinePassed(stage))
+
+    def is_expired(self, batch: MicroBatch, now_s: float) -> bool:
+        """Whether nobody waits for any of these rows any more."""
+        return self._deadlines_s is not None and all(
+            (deadline_s := self._deadlines_s[index]) is not None and now_s >= deadline_s
+            for index in batch.indices
+        )
 
     def leave_unreadable(
         self, position: int, batch: MicroBatch
@@ -261,7 +299,22 @@ class Run:
 
     def outcomes(self) -> Outcomes:
         """What each request ended with, once the run is finished."""
-        return Outcomes(self._answers, self._failures, self._retried, self._fatal, self._ended)
+        judged, self._judged = self._judged, []  # errors hold this run, in a circle
+        rescued = [
+            failure
+            for failure in judged
+            if not any(index in self._failures for index in failure.indices)
+        ]
+        return Outcomes(
+            self._answers, self._failures, self._retried, self._fatal, self._ended, rescued
+        )
+
+    def _drop(self, position: int, indices: Sequence[int]) -> Ready:
+        return [
+            (later + 1, batch)
+            for later in range(position, len(self._into))
+            for batch in self._into[later].drop(indices)
+        ]
 
     def _settle(self, indices: Sequence[int]) -> None:
         self._unsettled.difference_update(indices)

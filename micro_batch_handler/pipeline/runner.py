@@ -6,6 +6,7 @@ run(rows, plan)          the caller's thread
     regroup              under the run's lock, microseconds
   lanes of stage 2, 3    the same; a failed request skips the stages that are left
   watch                  the caller, while it waits, gives up calls that take too long
+last calls               the caller again: rows that were set aside pass all stages, one by one
 outcomes                 when every request is settled
 """
 
@@ -21,16 +22,17 @@ from typing import Any
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.errors import StageTimeout
 from micro_batch_handler.pipeline.batches import MicroBatch
-from micro_batch_handler.pipeline.calls import Caller, GivenUp
-from micro_batch_handler.pipeline.isolation import Policy
+from micro_batch_handler.pipeline.calls import LAST, Caller, GivenUp
+from micro_batch_handler.pipeline.isolation import Policy, verdicts
+from micro_batch_handler.pipeline.memory import free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN, PayloadOps
+from micro_batch_handler.pipeline.readings import Readings
 from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.pipeline.rows import Rows
 from micro_batch_handler.pipeline.run import Call, Outcomes, Ready, Run
 from micro_batch_handler.pipeline.stage import LanePool, StageFunction, StageRunner
 from micro_batch_handler.pipeline.streams import NoStreams, Streams
-from micro_batch_handler.pipeline.watch import Clock, alarm_works_here, stacks
-from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.pipeline.watch import Clock, alarm_works_here, in_main_thread, stacks
 from micro_batch_handler.planning.plans import Plan
 
 __all__ = ["Pipeline"]
@@ -62,7 +64,7 @@ class Pipeline:
         streams: of the device that the functions use; None for a CPU.
         allowed_sizes: the row counts that inference may be called with, ascending; none for any.
             With them it is called in its one lane only: CUDA graphs belong to a thread.
-        planner: is told which payloads can be regrouped, as long as it asks.
+        readings: learns whether what stages return can be read as rows.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Pipeline:
         clock: Clock | None = None,
         streams: Streams | NoStreams | None = None,
         allowed_sizes: Sequence[int] = (),
-        planner: Planner | None = None,
+        readings: Readings | None = None,
     ) -> None:
         self._clock = clock or Clock()
         self._stage_timeout_s = stage_timeout_s
@@ -86,13 +88,14 @@ class Pipeline:
             StageRunner(name, functions[name], ops, lanes[name], sizes.get(name, ()))
             for name in STAGES
         ]
+        self._streams = streams or NoStreams()
         self._caller = Caller(
             stages,
             policy,
             stage_timeout_s,
             self._clock,
-            streams or NoStreams(),
-            planner,
+            self._streams,
+            readings or Readings(ops),
             one_thread=self._one_thread,
         )
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold
@@ -115,6 +118,7 @@ class Pipeline:
         tag: Any = None,
         deadlines_s: Sequence[float | None] | None = None,
         *,
+        serial: Sequence[Sequence[int]] = (),
         bounded: bool = True,
     ) -> Outcomes:
         """Take a batch through the stages.
@@ -128,6 +132,8 @@ class Pipeline:
             plan: the sizes to cut it into.
             tag: handed to every stage function.
             deadlines_s: when each request is no longer worth a call, on the pipeline's clock.
+            serial: the places of rows that pass all stages together, one group after the other,
+                instead of what the plan says; for handlers that stand nothing else.
             bounded: False for calls that may take any time, to compile a model perhaps.
 
         Raises:
@@ -136,13 +142,34 @@ class Pipeline:
         if self._closed:
             raise RuntimeError("this pipeline is closed")
         rows = rows if isinstance(rows, Rows) else Rows(rows)
-        inline = not self._one_thread and plan.fits(len(rows))
-        if inline and (self._stage_timeout_s is None or alarm_works_here()):
-            return self._run_inline(rows, plan, tag, deadlines_s)
-        run = Run(rows, plan, tag, deadlines_s)
-        self._submit(run, run.first())
-        if len(rows):
-            self._wait(run, self._stage_timeout_s if bounded else None)
+        timeout_s = self._stage_timeout_s if bounded else None
+        interrupt = self._stage_timeout_s is not None and alarm_works_here()
+        bounded_here = not self._one_thread and (interrupt or self._stage_timeout_s is None)
+        # What must not be cut may need the very thread that was handed the batch, bounded or not.
+        here = bounded_here or (not self._one_thread and in_main_thread())
+        if bounded_here and not serial and plan.fits(len(rows)) and not self._caller.groups:
+            serial = [range(len(rows))]
+        calls: list[CallRecord] = []
+        fault = None
+        if bounded_here and len(serial) == 1 and deadlines_s is None and len(rows):
+            answers, fault = self._caller.pass_whole(rows, tag, calls)
+            if answers is not None:
+                return Outcomes(answers, {}, [], calls=calls)
+        run = Run(rows, plan, tag, deadlines_s, calls)
+        if fault is not None:
+            self._work_here(run, self._caller.recover_whole(run, fault), interrupt)
+        elif serial:
+            batches = [MicroBatch(group, serial=True) for group in serial]
+            if here:
+                self._work_here(run, [(LAST, batch) for batch in batches], interrupt)
+            else:
+                self._pass_in_lane(run, batches, timeout_s)
+        elif bounded_here and plan.fits(len(rows)):
+            self._work_here(run, run.first(), interrupt)
+        elif len(rows):
+            self._submit(run, run.first())
+            self._wait(run, timeout_s)
+        self._judge(run, timeout_s, here=here, interrupt=interrupt)
         return run.outcomes()
 
     def close(self) -> None:
@@ -195,25 +222,43 @@ class Pipeline:
             run.stop(STAGES[position], error)
         return True
 
-    def _run_inline(
-        self, rows: Rows, plan: Plan, tag: Any, deadlines_s: Sequence[float | None] | None
-    ) -> Outcomes:
-        fault = None
-        calls: list[CallRecord] = []
-        if deadlines_s is None and len(rows):
-            answers, fault = self._caller.pass_whole(rows, tag, calls)
-            if answers is not None:
-                return Outcomes(answers, {}, [], calls=calls)
-        run = Run(rows, plan, tag, deadlines_s, calls)
-        ready = run.first() if fault is None else self._caller.recover_whole(run, fault)
+    def _work_here(self, run: Run, ready: Ready, interrupt: bool) -> None:
+        """What a lane does, in this thread, and all that it makes ready."""
         while ready and not run.stopped:
             position, *todo = ready.pop(0)  # nobody else holds what a call takes in
             try:
                 while todo and not run.stopped:
-                    ready += self._caller.take(run, position, todo, interrupt=True)
+                    ready += self._caller.take(run, position, todo, interrupt=interrupt)
             except BaseException as error:
                 run.stop(STAGES[position], error)
-        return run.outcomes()
+
+    def _pass_in_lane(self, run: Run, batches: list[MicroBatch], timeout_s: float | None) -> None:
+        """Take micro-batches through all stages, one after the other, in the lane that may."""
+        if batches:
+            lane = self._caller.lane_for(LAST, batches[0])
+            self._pools[lane].submit(partial(self._work, run, LAST, batches[::-1]))
+            self._wait(run, timeout_s)
+
+    def _judge(self, run: Run, timeout_s: float | None, *, here: bool, interrupt: bool) -> None:
+        """Make the last calls for requests that were set aside, in bounded time.
+
+        Where these calls are slow, too, the others end with what they failed with before.
+        """
+        aside = run.take_aside()
+        for failure in aside:
+            if is_out_of_memory(failure.error):
+                free_memory(failure.error, self._streams.release)  # all of it: nothing runs now
+                break
+        last = verdicts(aside)
+        if not here:
+            self._pass_in_lane(run, [batch for batch, _ in last], timeout_s)
+            return
+        began_s = self._clock.now_s()
+        for batch, failure in last:
+            if timeout_s is not None and self._clock.now_s() > began_s + timeout_s:
+                run.fail(LAST, batch.indices, failure.stage, failure.error)
+            else:
+                self._work_here(run, [(LAST, batch)], interrupt)
 
     def _wait(self, run: Run, timeout_s: float | None) -> None:
         """Wait for the batch; meanwhile give up calls that take longer than `timeout_s`."""

@@ -7,8 +7,11 @@ never sees a thread.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
+import os
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -19,7 +22,14 @@ from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
 from micro_batch_handler.pipeline.batches import Part, gather
 from micro_batch_handler.pipeline.grouping import Keys, keys_made, keys_passed_on
-from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, own, pad
+from micro_batch_handler.pipeline.payloads import (
+    Payload,
+    PayloadOps,
+    Uncuttable,
+    is_ambiguous,
+    own,
+    pad,
+)
 from micro_batch_handler.pipeline.records import LANE
 from micro_batch_handler.planning.choices import padded
 
@@ -37,7 +47,7 @@ PATIENCE_S = 10
 """How long closing waits for one lane."""
 
 EXIT_PATIENCE_S = 2.0
-"""How long the end of the process waits for all lanes."""
+"""How long the end of the process waits for all lanes; those that work on are left behind."""
 
 Task: TypeAlias = Callable[[], bool]
 """What a lane does next; False if the lane was replaced meanwhile and must end."""
@@ -146,17 +156,34 @@ _pools: weakref.WeakSet[LanePool] = weakref.WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    """End all lanes while the interpreter still runs.
-
-    A thread that is inside PyTorch when the interpreter ends aborts the process: it is ended by an
-    exception that PyTorch's C++ does not expect (https://github.com/python/cpython/issues/87135).
-    """
+    """End all lanes while the interpreter still runs, and leave behind those that work on."""
     pools = list(_pools)
     for pool in pools:
         pool.end()
     until_s = time.monotonic() + EXIT_PATIENCE_S
     for pool in pools:
         pool.join(until_s)
+    # Not the pools' own lanes only: replaced ones and those of forgotten handlers may work too.
+    if any(thread.name.startswith(LANE) for thread in threading.enumerate()):
+        _leave_behind()
+
+
+def _leave_behind() -> None:
+    """Let threads that are inside C++ when the interpreter ends hang there, not abort the process.
+
+    When such a thread comes back to Python, CPython ends it with an unwinding that PyTorch's C++
+    does not let through: `std::terminate` is called, which aborts. From 3.14 on CPython lets the
+    thread hang instead (https://github.com/python/cpython/issues/87135), and so does `pause` as
+    the handler of `std::terminate`. The exit status and all other exit handlers stay as they are.
+    """
+    if sys.platform != "linux" or sys.version_info >= (3, 14):
+        return
+    try:
+        cpp = ctypes.CDLL("libstdc++.so.6", mode=os.RTLD_NOLOAD)
+    except OSError:
+        return  # no C++ in this process
+    pause = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p)
+    cpp["_ZSt13set_terminatePFvvE"](pause)  # std::set_terminate
 
 
 _Entry: TypeAlias = "tuple[Task | None, Permits | None]"
@@ -256,28 +283,25 @@ class StageRunner:
                 self.name, f"cannot regroup what {self._before} returned: {error}. {HOW_TO_REGROUP}"
             ) from None
 
-    def check_regroups(self, result: Payload) -> None:
+    def check_regroups(self, result: Payload, rows: int) -> None:
         """Refuse a result that the plan wants cut or joined and that cannot be.
 
         Checked for each call, so that one wrong result does not spoil those it would be joined to.
 
         Raises:
-            PayloadError: it is not made of rows.
+            PayloadError: it is not made of rows, or may as well be something else.
         """
         try:
-            self._ops.rows_of(result)
+            known = self._ops.rows_of(result) is None
+            if not known and rows > 1 and is_ambiguous(result, rows):
+                raise PayloadError(
+                    self.name,
+                    f"returned {rows} items of {rows} rows each, which may be rows or columns",
+                )
         except Uncuttable as error:
             raise PayloadError(
                 self.name, f"returned what cannot be regrouped: {error}. {HOW_TO_REGROUP}"
             ) from None
-
-    def regroups(self, result: Payload) -> bool:
-        """Whether a result could be cut and joined."""
-        try:
-            self._ops.rows_of(result)
-        except Uncuttable:
-            return False
-        return True
 
     @property
     def groups(self) -> bool:
@@ -293,9 +317,16 @@ class StageRunner:
         return keys_made(self._ops.group_by, self.name, result, rows)
 
     def call(
-        self, tag: Any, indices: Sequence[int], payload: Payload
+        self, tag: Any, indices: Sequence[int], payload: Payload, *, counted: bool = True
     ) -> tuple[Payload, Keep | None]:
         """Run the function on the rows of the requests at `indices`, in the calling thread.
+
+        Args:
+            tag: of the batch.
+            indices: of the requests.
+            payload: what the stage takes for them.
+            counted: whether the result must be so many rows. Of a batch that is not cut only the
+                answers are counted: what its stages hand on may be anything.
 
         Raises:
             LengthError: the function returned another number of rows than it got.
@@ -309,7 +340,8 @@ class StageRunner:
         size = padded(rows, self._allowed_sizes)
         if size == rows:
             result, keep = self._function(tag, indices, payload)
-            self._check(result, rows)
+            if counted or self._last:
+                self._check(result, rows)
             return (own(result) if self._allowed_sizes else result), keep
         try:
             filled = pad(payload, rows, size, self._ops)
@@ -321,6 +353,18 @@ class StageRunner:
                 self.name, f"cannot be filled up to {size} rows: {error}. {HOW_TO_FILL}"
             ) from None
 
+    def misread(self, result: Payload, rows: int) -> LengthError | None:
+        """The error of a result that is not so many rows; None if it is, or cannot be counted."""
+        found = self._ops.count(result)
+        if found is None or found == rows:
+            return None
+        hint = (
+            "a list holds one item a row; return columns as a tuple or a mapping"
+            if isinstance(result, list)
+            else "the first dimension must be the rows"
+        )
+        return LengthError(self.name, rows, found, hint)
+
     def _check(self, result: Payload, rows: int) -> None:
         if self._last:
             if not isinstance(result, list):
@@ -329,11 +373,6 @@ class StageRunner:
             if len(result) != rows:
                 raise LengthError(self.name, rows, len(result))
             return
-        found = self._ops.count(result)
-        if found is not None and found != rows:
-            hint = (
-                "a list holds one item a row; return columns as a tuple or a mapping"
-                if isinstance(result, list)
-                else "the first dimension must be the rows"
-            )
-            raise LengthError(self.name, rows, found, hint)
+        error = self.misread(result, rows)
+        if error is not None:
+            raise error

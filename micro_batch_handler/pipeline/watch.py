@@ -18,7 +18,7 @@ from micro_batch_handler.config import Stage
 from micro_batch_handler.errors import StageTimeout
 from micro_batch_handler.pipeline.records import LANE
 
-__all__ = ["Clock", "alarm", "alarm_works_here", "stacks"]
+__all__ = ["Clock", "alarm", "alarm_works_here", "in_main_thread", "stacks"]
 
 
 class Clock:
@@ -41,9 +41,14 @@ class _Alarm(BaseException):
     """Raised in the main thread by the alarm; no handler's `except Exception` stops it."""
 
 
+def in_main_thread() -> bool:
+    """Whether this is the thread in which TorchServe loads and calls its handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def alarm_works_here() -> bool:
     """Make this thread one that an alarm can interrupt; False if it is not, or another uses it."""
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         return False
     found = signal.getsignal(signal.SIGALRM)
     if found == signal.SIG_DFL:
@@ -86,7 +91,7 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
             _let_a_late_alarm_ring()
         except _Alarm as late:
             raise StageTimeout(self._stage, self._timeout_s) from late
-        if isinstance(error, _Alarm):
+        if kind is not None and issubclass(kind, _Alarm):  # some errors resist isinstance
             raise StageTimeout(self._stage, self._timeout_s) from error
 
 

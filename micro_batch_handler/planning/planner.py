@@ -66,7 +66,7 @@ class Planner:
         lanes: of each stage.
         hand_over_s: what a micro-batch costs in each stage beside the call.
         regroups: whether all that stages return is known to be made of rows. If not, stages whose
-            size is free get the same until `payload` has told of each.
+            size is free get the same until `payloads` has told.
         now_s: the time, to bound what learning and searching take, and the log.
     """
 
@@ -85,7 +85,7 @@ class Planner:
         self._choices = Choices(config, together=not regroups)
         self.tunes = any(config.micro_batch_size[stage] == AUTO for stage in STAGES)
         """Whether there is a size to choose, and so anything to learn."""
-        self._asked: set[Stage] = set() if regroups else set(STAGES[:-1])
+        self._kept_together = False
         self._experience = Experience(
             [lanes[stage] for stage in STAGES], hand_over_s, self._choices.padded
         )
@@ -148,27 +148,16 @@ class Planner:
                 self._thoughts_s -= self._now_s() - began_s
         self._log(rows)
 
-    def payload(self, stage: Stage, *, cuttable: bool) -> None:
-        """Whether what a stage has returned can be cut and joined."""
+    def payloads(self, rows: bool) -> None:
+        """Whether what the stages return is known to be rows, which can be cut and joined."""
         with self._lock:
-            if stage == STAGES[-1]:
-                return  # nothing comes after it
-            if not cuttable:
-                self._asked = set()
-            elif stage in self._asked:
-                self._asked.discard(stage)
-                if not self._asked:
-                    self._regroup(True)
-
-    @property
-    def asks_for_payloads(self) -> bool:
-        """Whether `payload` still has to be told."""
-        return bool(self._asked)
+            if rows and self._choices.together and not self._kept_together:
+                self._regroup(True)
 
     def keep_together(self) -> None:
         """What a stage returned could not be cut or joined: never plan that again."""
         with self._lock:
-            self._asked = set()
+            self._kept_together = True
             if not self._choices.together:
                 logger.warning("micro-batching stages alike, since payloads cannot be regrouped")
                 self._regroup(False)

@@ -23,6 +23,10 @@ class Plan:
         """Whether so many rows are one micro-batch in every stage: then they run inline."""
         return all(rows <= self.sizes[stage] for stage in STAGES)
 
+    def regroups(self, rows: int) -> bool:
+        """Whether payloads of so many rows are cut or joined between two stages."""
+        return len({min(size, rows) for size in sizes_of(self)}) > 1
+
     def is_like(self, other: Plan, rows: int) -> bool:
         """Whether two plans differ so little for a batch that nobody need be told."""
         if self.fits(rows) != other.fits(rows):

@@ -3,7 +3,9 @@
     a class with stages      micro-batching is mixed in front of it
     a built-in handler       the same
     a function               is called as one stage, since it has none
-    a `handle` of its own    refused: micro-batching would pass it over
+    a class with a `handle`  the same, if that does it all
+    a `handle` that calls    refused: micro-batching would pass it over
+    the stages
 
 The handler's own file is not touched. What cannot be read in it is looked at again when the model
 loads (torchserve/brought.py).
@@ -18,8 +20,10 @@ from pathlib import Path
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import model_handlers
 
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.handler_file import HandlerName, check_handler_file, entry_point
+from micro_batch_handler.tools.handler_notes import micro_batches, whole_notes
 
 __all__ = ["Front", "front_of", "with_front"]
 
@@ -32,8 +36,6 @@ _BUILT_IN = {
     "dali_image_classifier": "DALIImageClassifier",
 }
 """The class of each built-in handler that has the three stages and no `handle` of its own."""
-
-_OURS = {"MicroBatchHandler", "MicroBatchMixin"}
 
 _CLASS = '''\
 """Micro-batching in front of {what}; made by micro-batch-handler."""
@@ -57,6 +59,19 @@ from micro_batch_handler.torchserve.brought import BroughtFunction
 
 class MicroBatched(BroughtFunction):
     function = staticmethod(import_module("{module}").{name})
+'''
+
+
+_HANDLE = '''\
+"""Micro-batching in front of {what}; made by micro-batch-handler."""
+
+from importlib import import_module
+
+from micro_batch_handler.torchserve.brought import BroughtHandle
+
+
+class MicroBatched(BroughtHandle, import_module("{module}").{name}):
+    pass
 '''
 
 
@@ -95,9 +110,12 @@ def front_of(handler: str) -> Front:
             f"make it a class with preprocess, inference and postprocess"
         )
     if not isinstance(node, ast.ClassDef):
-        return _front_of_function(named.file, name)
+        return _front_of_one_stage(named.file, name, f"{name}()", _FUNCTION)
     _refuse_own_handle(named.file, node)
-    return _front_of_class(named.file.stem, named.file.stem, name)
+    if _own_handle(node) is not None:
+        return _front_of_one_stage(named.file, name, f"{name}.handle()", _HANDLE)
+    front = _front_of_class(named.file.stem, named.file.stem, name)
+    return replace(front, note="; ".join([front.note, *whole_notes(named)]))
 
 
 def with_front(config: ModelArchiverConfig, folder: Path) -> tuple[ModelArchiverConfig, str]:
@@ -121,11 +139,11 @@ def _front_of_class(stem: str, module: str, name: str) -> Front:
     )
 
 
-def _front_of_function(file: Path, name: str) -> Front:
+def _front_of_one_stage(file: Path, name: str, called: str, template: str) -> Front:
     return Front(
         f"{file.stem}_micro_batched.py",
-        _FUNCTION.format(what=f"{file.stem}.{name}()", module=file.stem, name=name),
-        f"{name}() in {file} has no stages, so nothing can overlap: it is called on some rows at "
+        template.format(what=f"{file.stem}.{called}", module=file.stem, name=name),
+        f"{called} in {file} has no stages, so nothing can overlap: it is called on some rows at "
         f"a time. It gains that a fault costs one request, time-outs, deadlines and JSON decoded "
         f"and encoded faster; for the rest make it a class with preprocess, inference and "
         f"postprocess",
@@ -134,7 +152,7 @@ def _front_of_function(file: Path, name: str) -> Front:
 
 def _refuse_own_handle(file: Path, node: ast.ClassDef) -> None:
     where, bases = f"{file} line", ", ".join(map(ast.unparse, node.bases))
-    if _OURS & {base.rpartition(".")[2] for base in map(ast.unparse, node.bases)}:
+    if micro_batches(node):
         raise ArchiveError(
             f"{where} {node.lineno}: {node.name} micro-batches by itself; pack it without "
             f"--micro-batch"
@@ -153,12 +171,33 @@ def _refuse_own_handle(file: Path, node: ast.ClassDef) -> None:
             f"micro_batch_handler import MicroBatching' and pack it without --micro-batch; "
             f"else remove the line"
         )
-    for statement in node.body:
-        if getattr(statement, "name", None) == "handle":
-            raise ArchiveError(
-                f"{where} {statement.lineno}: {node.name} has a handle() of its own, which "
-                f"micro-batching would pass over. Change two lines and pack it without "
-                f"--micro-batch: 'class {node.name}(MicroBatchMixin, {bases or 'BaseHandler'}):', "
-                f"and in handle() 'answers = super().handle(data, context)' in place of the calls "
-                f"of the stages; or remove handle() if it does no more than BaseHandler's"
-            )
+    handle = _own_handle(node)
+    if handle is not None and _calls_stages(node, handle):
+        raise ArchiveError(
+            f"{where} {handle.lineno}: {node.name} has a handle() of its own, which "
+            f"micro-batching would pass over. Change two lines and pack it without "
+            f"--micro-batch: 'class {node.name}(MicroBatchMixin, {bases or 'BaseHandler'}):', "
+            f"and in handle() 'answers = super().handle(data, context)' in place of the calls "
+            f"of the stages; or remove handle() if it does no more than BaseHandler's"
+        )
+
+
+def _own_handle(node: ast.ClassDef) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    functions = [s for s in node.body if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return next((function for function in functions if function.name == "handle"), None)
+
+
+def _calls_stages(node: ast.ClassDef, handle: ast.AST) -> bool:
+    """Whether a `handle`, or a method that it calls, calls a stage or the `handle` of a base."""
+    methods = {s.name: s for s in node.body if isinstance(s, ast.FunctionDef)}
+    todo, seen = [handle], {"handle"}
+    while todo:
+        for part in ast.walk(todo.pop()):
+            if not isinstance(part, ast.Attribute):
+                continue
+            if part.attr in STAGES or ast.unparse(part) == "super().handle":
+                return True
+            if part.attr in methods and part.attr not in seen:
+                seen.add(part.attr)
+                todo.append(methods[part.attr])
+    return False

@@ -14,7 +14,7 @@ from ts.torch_handler.base_handler import BaseHandler
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
 
-__all__ = ["BroughtClass", "BroughtFunction"]
+__all__ = ["BroughtClass", "BroughtFunction", "BroughtHandle"]
 
 
 class BroughtClass(MicroBatchMixin):
@@ -76,6 +76,34 @@ class _Whole:
 
     def postprocess(self, outputs: Any) -> Any:
         return outputs
+
+
+class BroughtHandle(MicroBatchMixin):
+    """Put in front of a class whose `handle` does it all: `class M(BroughtHandle, Handler)`.
+
+    As with a function nothing overlaps; see `BroughtFunction`.
+    """
+
+    _micro_batch_takes_rows = "_micro_batch_handle"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        owner = next(kind for kind in _behind(cls) if "handle" in vars(kind))
+        cls._micro_batch_handle = vars(owner)["handle"]
+
+    def preprocess(self, data: list[Any]) -> list[Any]:
+        """The requests as they are."""
+        return data
+
+    def inference(self, data: list[Any]) -> Any:
+        """What the class's own `handle` answers."""
+        return self._micro_batch_handle(data, self.context)
+
+    def postprocess(self, outputs: Any) -> Any:
+        """The answers as they are."""
+        return outputs
+
+    _micro_batch_handle: ClassVar[Any]
 
 
 class BroughtFunction(MicroBatchMixin, _Whole):

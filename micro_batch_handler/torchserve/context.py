@@ -11,39 +11,24 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, Protocol
 
 from ts.context import Context, RequestProcessor
 
-from micro_batch_handler.torchserve.faults import STATUSES, clean_phrase
+from micro_batch_handler.torchserve.faults import STATUSES, STREAM_NEXT, clean_phrase
+from micro_batch_handler.torchserve.routed import Routes, raw_metric, raw_value, routes_of
 
-__all__ = ["MicroBatchContext", "answer_part", "current_view", "viewed_by"]
-
-
-_here = threading.local()
-"""`_here.view` is the (handler, context) of the stage call that runs in this thread."""
+__all__ = ["MicroBatchContext", "answer_part"]
 
 
-def current_view(handler: object) -> Context | None:
-    """What `handler.context` is here: a view inside its stage calls, None elsewhere."""
-    caller, view = getattr(_here, "view", (None, None))
-    return view if caller is handler else None
+class Batch(Protocol):
+    """What a view asks of the batch that it belongs to."""
 
+    def only_whole(self, why: str) -> None:
+        """The handler does what it can do with whole batches only."""
 
-class viewed_by:  # noqa: N801  (a context manager reads as a verb)
-    """In the body, `current_view(handler)` is this view; a call of another handler may nest."""
-
-    __slots__ = ("_mine", "_outer")
-
-    def __init__(self, handler: object, view: Context) -> None:
-        self._mine = (handler, view)
-
-    def __enter__(self) -> None:
-        self._outer = getattr(_here, "view", (None, None))
-        _here.view = self._mine
-
-    def __exit__(self, *_: object) -> None:
-        _here.view = self._outer
+    def streams(self, indices: Sequence[int]) -> None:
+        """The handler is about to send a part of these requests' answers."""
 
 
 class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
@@ -54,15 +39,17 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
     everything else is the batch's.
     """
 
-    def __init__(self, batch: Context, indices: Sequence[int]) -> None:
+    def __init__(self, batch: Context, indices: Sequence[int], asked: Batch | None = None) -> None:
         # Not calling Context.__init__: a missing attribute is what leads to __getattr__.
         self.__dict__["_batch"] = batch
         self.__dict__["_indices"] = indices
+        self.__dict__["_asked"] = asked
         # TorchServe uses one Context for all batches: a call that is given up and goes on must not
         # see the next batch's requests in it, nor write to them.
-        self.__dict__["_batch_processors"] = batch.request_processor
-        self.__dict__["_batch_ids"] = batch.request_ids
+        self.__dict__["_batch_processors"] = raw_value(batch, "_request_processor")
+        self.__dict__["_batch_ids"] = raw_value(batch, "request_ids")
         self.__dict__["_json_places"] = ()
+        self.__dict__["_micro_batch_routes"] = routes_of(batch)
 
     def __getattr__(self, name: str) -> Any:
         if name == "_request_processor":
@@ -70,7 +57,9 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         if name == "request_ids":
             return self._first_made(name, self._own_request_ids())
         if name == "_metrics":
-            return self._first_made(name, _LaneMetrics(self._batch.metrics, self._indices))
+            return self._first_made(
+                name, _LaneMetrics(raw_value(self._batch, "_metrics"), self._indices)
+            )
         if name.startswith("__") or "_batch" not in self.__dict__:
             raise AttributeError(name)  # as copy and pickle expect of a bare object
         return getattr(self._batch, name)
@@ -91,6 +80,35 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
                 _declare_json(self._batch_processors[self._indices[place]])
 
     @property
+    def routes(self) -> Routes | None:
+        """Which views of the worker's context are in use."""
+        return routes_of(self)
+
+    @property
+    def cl_socket(self) -> Any:
+        """TorchServe's connection, by which a handler sends parts of answers while it computes.
+
+        What tells the frontend that a stream has begun must reach the batch at once, or a stream
+        would never end whose call fails.
+        """
+        if self._asked is not None:
+            self._asked.streams(self._indices)
+        processors = self.__dict__.get("_request_processor") or ()
+        for index, mine in zip(self._indices, processors, strict=False):
+            if mine.get_response_header(STREAM_NEXT):
+                self._batch_processors[index].add_response_property(STREAM_NEXT, "true")
+        return raw_value(self._batch, "cl_socket")
+
+    def only_whole(self, why: str) -> None:
+        """The handler does what it can do with whole batches only.
+
+        Raises:
+            SplitError: this call has a part of a batch.
+        """
+        if self._asked is not None:
+            self._asked.only_whole(why)
+
+    @property
     def first(self) -> int:
         """The place of the first row in the batch."""
         return int(self._indices[0])
@@ -104,7 +122,7 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
                 values = rows.values() if isinstance(rows, dict) else rows
                 self.__dict__[name] = dict(zip(places, values, strict=True))
         rows = dict(zip(places, self._indices, strict=True))
-        self.__dict__["_metrics"] = _LaneMetrics(self._batch.metrics, rows)
+        self.__dict__["_metrics"] = _LaneMetrics(raw_value(self._batch, "_metrics"), rows)
 
     def answers_json(self, places: Sequence[int]) -> None:
         """Let these rows' answers say that they are JSON, unless a stage has set a content type.
@@ -211,7 +229,7 @@ class _LaneMetrics:
         self._indices = indices
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._cache, name)
+        method = raw_metric(self._cache, name)
         if not (name.startswith("add_") and callable(method)):
             return method
 

@@ -10,40 +10,55 @@ answers(data, context)   TorchServe's worker thread
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
-from micro_batch_handler.errors import PayloadError
-from micro_batch_handler.pipeline.accelerator import TorchAccelerator, accelerator_of
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.errors import (
+    BodyError,
+    DeadlinePassed,
+    PayloadError,
+    SplitError,
+    StageTimeout,
+)
+from micro_batch_handler.pipeline.accelerator import accelerator_of
 from micro_batch_handler.pipeline.isolation import Policy
-from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
+from micro_batch_handler.pipeline.payloads import PayloadOps
+from micro_batch_handler.pipeline.readings import Readings
 from micro_batch_handler.pipeline.records import BatchRecord, Listener
 from micro_batch_handler.pipeline.rows import Rows
+from micro_batch_handler.pipeline.run import Outcomes
 from micro_batch_handler.pipeline.runner import Pipeline
-from micro_batch_handler.pipeline.stage import Keep, StageFunction
-from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
-from micro_batch_handler.pipeline.thread_state import ThreadState
 from micro_batch_handler.pipeline.trace import Setup
 from micro_batch_handler.pipeline.watch import Clock
-from micro_batch_handler.planning.cores import intra_op_threads, lanes_for, usable_cores
+from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.torchserve.assembly import (
+    is_one_stage,
+    lane_setup,
+    observer,
+    splitting_of,
+    stage_function,
+    streams_for,
+    warn_if_serial,
+)
 from micro_batch_handler.torchserve.by_length import by_length
-from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part, viewed_by
+from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder
-from micro_batch_handler.torchserve.encode import encode, is_json
 from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
 from micro_batch_handler.torchserve.first_row import one_row_at_a_time
 from micro_batch_handler.torchserve.message_reader import read_buffered
-from micro_batch_handler.torchserve.metrics import BatchMetrics, batch_metrics
+from micro_batch_handler.torchserve.metrics import batch_metrics
+from micro_batch_handler.torchserve.running_batch import RunningBatch
 from micro_batch_handler.torchserve.trace_file import TraceFile
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
@@ -60,18 +75,29 @@ class Engine:
         handler: has the methods; looked at again for each call.
         ops: how its payloads are counted, cut and joined.
         context: of the load; has model-config.yaml and the batch size.
+        example_row: gives a request to warm the model with, if the handler has such a hook.
 
     Raises:
         ConfigError: a setting in model-config.yaml cannot work.
     """
 
-    def __init__(self, handler: Any, ops: PayloadOps, context: Context) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        ops: PayloadOps,
+        context: Context,
+        example_row: Callable[[], Any] | None = None,
+    ) -> None:
         model_yaml = getattr(context, "model_yaml_config", None)
         config = MicroBatchingConfig.from_model_yaml(model_yaml)
+        if is_one_stage(handler):
+            ops = replace(ops, rows_of=lambda _: None)  # requests, and answers
+        given_ops = ops
         self._config, ops = one_row_at_a_time(handler, config, ops)
         batch_size = context.system_properties.get("batch_size") or 1
         cores = usable_cores()
-        lanes = lanes_for(self._config.parallelism, cores)
+        self._splitting = splitting_of(handler, one_row=ops is not given_ops)
+        lanes = self._splitting.lanes(lanes_for(self._config.parallelism, cores))
         self._planner = Planner(self._config, batch_size, lanes)
         metrics = batch_metrics(self._config.metrics, context, lanes, batch_size)
         self._clock = Clock()
@@ -80,21 +106,42 @@ class Engine:
         self.setup = Setup(context.model_name, lanes, batch_size, cores)
         """What batches run with."""
         self._ends = False
+        self._told_together = False
         device = accelerator_of(getattr(handler, "device", None))
+        self._readings = Readings(
+            ops,
+            min(
+                [size for size in astuple(self._config.micro_batch_size) if size != AUTO]
+                or [sys.maxsize]
+            ),
+            self._planner.payloads,
+        )
         self._pipeline = Pipeline(
-            {stage: _stage_function(handler, stage) for stage in STAGES},
+            {stage: stage_function(handler, stage) for stage in STAGES},
             lanes,
             ops=ops,
-            lane_setup=_lane_setup(self._config, lanes, cores, device),
-            policy=Policy(self._config.on_error == "isolate", deliberate=(PredictionException,)),
+            lane_setup=lane_setup(self._config, lanes, cores, device),
+            policy=Policy(
+                self._config.on_error == "isolate",
+                deliberate=(PredictionException,),
+                repeats=RunningBatch.may_repeat,
+            ),
             stage_timeout_s=self._config.stage_timeout,
             clock=self._clock,
-            streams=_streams(self._config, device, _observe(self._planner, metrics)),
+            streams=streams_for(self._config, device, observer(self._planner, metrics)),
             allowed_sizes=self._config.allowed_sizes or (),
-            planner=self._planner,
+            readings=self._readings,
         )
         try:
-            warm_up(handler, self._pipeline, self._config.allowed_sizes or (), context)
+            warm_up(
+                example_row,
+                self._pipeline,
+                self._config.allowed_sizes or (),
+                lambda requests: RunningBatch(
+                    requests, self._splitting, encoded=False, split=False
+                ),
+                context,
+            )
         except BaseException:
             self.close()
             raise
@@ -105,7 +152,7 @@ class Engine:
         if self._config.trace_file:
             path, batches = Path(self._config.trace_file), self._config.trace_batches
             self.listeners.append(TraceFile(path, batches, self.setup, self.listeners.remove))
-        _warn_if_serial(self._config, batch_size, model_yaml or {})
+        warn_if_serial(self._config, batch_size, model_yaml or {})
         logger.info("micro-batching %s, lanes %s", self._config.micro_batch_size, lanes)
 
     def close(self) -> None:
@@ -130,20 +177,65 @@ class Engine:
         """
         if self._ends:
             end_now()
-        plan = self._planner.plan(len(data))
-        if not self._config.sort_by_length or plan.fits(len(data)):
-            return self._run(data, context, plan=plan, encoded=encoded)
-        run = partial(self._run, plan=plan, encoded=encoded)
+        plan, serial = self._plan(len(data))
+        run = partial(self._run, plan=plan, serial=serial, encoded=encoded)
+        if serial or not self._config.sort_by_length or plan.fits(len(data)):
+            return run(data, context)
         answers = answer_part(run, data, context, by_length(data))
         return [answers[index] for index in range(len(data))]
 
-    def _run(self, data: list[Any], context: Context, *, plan: Plan, encoded: bool) -> list[Any]:
+    def _plan(self, rows: int) -> tuple[Plan, list[range]]:
+        """How a batch is cut; or the rows that pass all stages together, where it must not be."""
+        serial = self._splitting.groups(rows)
+        if serial:
+            return Plan(PerStage.of(rows)), serial
+        if self._splitting.one_row:
+            return Plan(PerStage.of(1)), []
+        plan = self._planner.plan(rows)
+        if not plan.regroups(rows) or self._readings.rows:
+            return plan, []
+        if self._readings.rows is None:
+            return Plan(PerStage.of(rows)), self._readings.probe(rows)
+        return self._plan_together(plan), []
+
+    def _plan_together(self, plan: Plan) -> Plan:
+        """The plan with one size for all stages, since nothing can be cut between them."""
+        if not self._told_together:
+            self._told_together = True
+            logger.warning(
+                "all stages get micro-batches of the same size, since %s. Override "
+                "cut_payload(payload, start, stop) and join_payloads(payloads) in the handler to "
+                "have the sizes that are set",
+                self._readings.why_not,
+            )
+        return Plan(PerStage.of(plan.sizes.inference))
+
+    def _run(
+        self,
+        data: list[Any],
+        context: Context,
+        *,
+        plan: Plan,
+        serial: Sequence[range],
+        encoded: bool,
+    ) -> list[Any]:
         deadlines = deadlines_s(
             context, len(data), self._config.deadline_header, self._clock.now_s()
         )
         decode = decoder(context, len(data)) if self._config.decode_input_request else None
         began_s = self._clock.now_s()
-        outcomes = self._pipeline.run(Rows(data, decode), plan, (context, encoded), deadlines)
+        rows = Rows(data, decode)
+        split = not serial and not plan.fits(len(data))
+        batch = RunningBatch(context, self._splitting, encoded=encoded, split=split)
+        outcomes = self._pipeline.run(rows, plan, batch, deadlines, serial=serial)
+        if split and self._again_whole(outcomes):
+            # Nothing of what was computed in parts may reach a client.
+            batch.forget()
+            plan, serial = Plan(PerStage.of(len(data))), self._splitting.whole(len(data))
+            batch = RunningBatch(context, self._splitting, encoded=encoded, split=False)
+            before = outcomes.calls
+            outcomes = self._pipeline.run(rows, plan, batch, deadlines, serial=serial)
+            outcomes = replace(outcomes, calls=[*before, *outcomes.calls])
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
         self._learn(record)
         for listener in tuple(self.listeners):  # they may leave
@@ -153,12 +245,25 @@ class Engine:
         log_retried(outcomes, context)
         if not outcomes.failures:
             return outcomes.answers
-        if self._config.on_error == "fail_batch":
+        if self._config.on_error == "fail_batch" and not batch.streamed:
             raise_first(outcomes)
         return answer_failures(outcomes, context)
 
+    def _again_whole(self, outcomes: Outcomes) -> bool:
+        """Whether a batch that was cut must be run again uncut."""
+        errors = [failure.error for failure in outcomes.failures.values()]
+        if self._splitting.why_whole or any(isinstance(error, SplitError) for error in errors):
+            return not outcomes.fatal
+        whole_batch_failed = self._config.on_error == "fail_batch" and not outcomes.fatal
+        return whole_batch_failed and any(
+            not isinstance(error, (BodyError, DeadlinePassed, StageTimeout)) for error in errors
+        )
+
     def _learn(self, record: BatchRecord) -> None:
         outcomes = record.outcomes
+        self._splitting.learn(record)
+        if outcomes.rescued:
+            return
         if not outcomes.failures:
             if not outcomes.retried:
                 self._planner.finished(record.rows, record.plan, record.ended_s - record.began_s)
@@ -166,98 +271,3 @@ class Engine:
         errors = [failure.error for failure in outcomes.failures.values()]
         if self._planner.tunes and any(isinstance(error, PayloadError) for error in errors):
             self._planner.keep_together()
-
-
-def _lane_setup(
-    config: MicroBatchingConfig,
-    lanes: PerStage[int],
-    cores: int,
-    device: TorchAccelerator | None,
-) -> Callable[[Stage], None]:
-    """What each lane begins with; sets the threads of this one, too, where small batches run."""
-    state = ThreadState.capture(device.device.type if device else None)
-    if config.intra_op_threads == AUTO:
-        # A handler that has asked for fewer gets fewer.
-        most = min(torch.get_num_threads(), cores)
-        share = intra_op_threads(lanes, cores)
-        threads = PerStage(*(min(share[stage], most) for stage in STAGES))
-        torch.set_num_threads(most)
-    else:
-        threads = PerStage.of(config.intra_op_threads)
-        torch.set_num_threads(config.intra_op_threads)
-    logger.info("threads of PyTorch in each lane %s, %d cores", threads, cores)
-
-    def setup(stage: Stage) -> None:
-        state.apply()
-        # Here, since it counts for the thread that says it.
-        torch.set_num_threads(threads[stage])
-
-    return setup
-
-
-def _observe(planner: Planner, metrics: BatchMetrics | None) -> Observe | None:
-    """Who is told how long calls take."""
-    if metrics is None:
-        return planner.observe if planner.tunes else None
-    if not planner.tunes:
-        return metrics.observe
-
-    def both(stage: Stage, rows: int, seconds: float) -> None:
-        planner.observe(stage, rows, seconds)
-        metrics.observe(stage, rows, seconds)
-
-    return both
-
-
-def _streams(
-    config: MicroBatchingConfig, device: TorchAccelerator | None, observe: Observe | None
-) -> Streams | NoStreams:
-    if device is None or not config.cuda_streams:
-        return NoStreams(observe)
-    return Streams(
-        device,
-        copy_in=config.copy_in,
-        copy_out=config.copy_out,
-        pinned_bytes=config.pinned_bytes,
-        observe=observe,
-    )
-
-
-def _stage_function(handler: Any, stage: Stage) -> StageFunction:
-    def call(
-        batch: tuple[Context, bool], indices: Sequence[int], payload: Payload
-    ) -> tuple[Payload, Keep]:
-        batch_context, encoded = batch
-        view = MicroBatchContext(batch_context, indices)
-        with viewed_by(handler, view):
-            # Looked up at each call, since handlers may replace a stage on the instance.
-            result = getattr(handler, stage)(payload)
-        if encoded and stage == STAGES[-1] and isinstance(result, list):
-            view.answers_json([at for at, answer in enumerate(result) if is_json(answer)])
-            result = [encode(answer) for answer in result]
-        return result, view.keep
-
-    return call
-
-
-def _warn_if_serial(
-    config: MicroBatchingConfig, batch_size: int, model_yaml: dict[str, Any]
-) -> None:
-    """Say at load which settings leave nothing to overlap."""
-    sizes = [config.micro_batch_size[stage] for stage in STAGES]
-    fits = all(size != AUTO and size >= batch_size for size in sizes)
-    if batch_size == 1:
-        logger.warning("batchSize is 1: nothing can overlap. Set batchSize in model-config.yaml")
-    elif fits:
-        logger.warning(
-            "micro_batching.micro_batch_size %s holds a whole batch of %d in every stage: nothing "
-            "can overlap. Set it below batchSize",
-            config.micro_batch_size,
-            batch_size,
-        )
-    section = model_yaml.get("handler")
-    if isinstance(section, dict) and section.get("profile"):
-        logger.warning(
-            "handler.profile: true waits for the device after every stage call, which undoes the "
-            "overlap. Remove it from model-config.yaml to serve"
-        )

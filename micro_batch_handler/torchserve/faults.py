@@ -32,6 +32,7 @@ from micro_batch_handler.pipeline.run import Failure, Outcomes
 __all__ = [
     "REASONS",
     "STATUSES",
+    "STREAM_NEXT",
     "Reason",
     "answer_failures",
     "clean_phrase",
@@ -51,6 +52,10 @@ STATUSES = range(200, 600)
 
 LONGEST_PHRASE = 128
 
+STREAM_NEXT = "ts_stream_next"
+"""The response header by which a worker tells the frontend that more of an answer follows. The
+last part turns it to "false", if it is there (ts/protocol/otf_message_handler.py)."""
+
 Reason = Literal["refused", "error", "body", "timeout", "deadline", "out_of_memory", "device_lost"]
 """`refused`: the handler said so, with a status of its own; `body`: it could not be decoded."""
 
@@ -69,8 +74,12 @@ def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
         _log(logging.ERROR, "failed", failure, context)
     for index, failure in outcomes.failures.items():
         code, message = _status(failure)
-        # What its stages have set was meant for an answer.
-        context.get_response_headers(index).clear()
+        # What its stages have set was meant for an answer; but a stream that has begun must end.
+        headers = context.get_response_headers(index)
+        streams = STREAM_NEXT in headers
+        headers.clear()
+        if streams:
+            headers[STREAM_NEXT] = "true"
         context.set_response_status(code, _phrase(code), index)
         context.set_response_content_type(index, "application/json")
         outcomes.answers[index] = {

@@ -21,16 +21,14 @@ from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, count, cut, join, rows_of
-from micro_batch_handler.torchserve.context import current_view
 from micro_batch_handler.torchserve.engine import Engine
+from micro_batch_handler.torchserve.hooks import HOOKS, hook_of
+from micro_batch_handler.torchserve.routed import current_view, route
 from micro_batch_handler.torchserve.unsplit import answer_apart, asking, is_for_all
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]
 
 _creating = threading.Lock()
-
-HOOKS = ("cut_payload", "join_payloads", "group_by", "example_row")
-"""What a class beside the mixin may define too, although the mixin comes first."""
 
 
 def _then_start(initialize: Callable[..., None]) -> Callable[..., None]:
@@ -40,6 +38,8 @@ def _then_start(initialize: Callable[..., None]) -> Callable[..., None]:
     def initialize_then_start(self: MicroBatchMixin, *args: Any, **kwargs: Any) -> None:
         outermost = not self.__dict__.get("_micro_batch_loading")
         self.__dict__["_micro_batch_loading"] = True
+        if outermost:
+            route(*args[:1] or kwargs.values())
         try:
             initialize(self, *args, **kwargs)
         finally:
@@ -82,7 +82,8 @@ class MicroBatchMixin:
         if "context" in cls.__dict__:
             # `context = None` in a class would hide the property, and with it the views.
             del cls.context
-        for hook in HOOKS:
+        for hook in (*HOOKS, "close"):
+            # A class beside the mixin may have it too, although the mixin comes first.
             ours = vars(MicroBatchMixin)[hook]
             theirs = [vars(kind)[hook] for kind in bases if hook in vars(kind)]
             if getattr(cls, hook) is ours and len(theirs) > 1:
@@ -112,6 +113,7 @@ class MicroBatchMixin:
     ) -> list[Any]:
         """What `handle` answers; `encoded` as TorchServe sends it, because nobody else reads it."""
         started = time.time()
+        route(context)
         self.context = context
         asked = asking(context, len(data))
         engine = self._micro_batch_engine_for(context)
@@ -176,8 +178,9 @@ class MicroBatchMixin:
         engine: Engine | None = self.__dict__.get("_micro_batch_engine")
         if engine is None:
             with _creating:
+                example_row = hook_of(self, "example_row", MicroBatchMixin)
                 engine = self.__dict__.get("_micro_batch_engine") or Engine(
-                    self, _payload_ops(self), context
+                    self, _payload_ops(self), context, example_row
                 )
                 self.__dict__["_micro_batch_engine"] = engine
         return engine
@@ -204,15 +207,13 @@ def _decode_first(
 
 def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
     """The handler's hooks; with hooks of its own, only they know how many rows a payload has."""
-    kind = type(handler)
-    own = (
-        kind.cut_payload is not MicroBatchMixin.cut_payload
-        or kind.join_payloads is not MicroBatchMixin.join_payloads
-    )
+    cut_payload = hook_of(handler, "cut_payload", MicroBatchMixin)
+    join_payloads = hook_of(handler, "join_payloads", MicroBatchMixin)
+    own = cut_payload is not None or join_payloads is not None
     return PayloadOps(
         (lambda _: None) if own else count,
         (lambda _: None) if own else rows_of,
-        handler.cut_payload,
-        handler.join_payloads,
-        None if kind.group_by is MicroBatchMixin.group_by else handler.group_by,
+        cut_payload or cut,
+        join_payloads or join,
+        hook_of(handler, "group_by", MicroBatchMixin),
     )

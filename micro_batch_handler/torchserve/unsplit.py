@@ -20,6 +20,7 @@ from micro_batch_handler.pipeline.isolation import inspectable
 from micro_batch_handler.pipeline.run import Failure, Outcomes
 from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part
 from micro_batch_handler.torchserve.faults import answer_failures
+from micro_batch_handler.torchserve.routed import viewed_by
 
 __all__ = ["answer_apart", "asking", "is_for_all"]
 
@@ -58,7 +59,8 @@ def answer_apart(
     for index in asked:
         view = MicroBatchContext(context, [index])
         try:
-            (answers[index],) = unsplit([data[index]], view)
+            with viewed_by(None, view):
+                (answers[index],) = unsplit([data[index]], view)
             view.keep()
         except BaseException as error:
             failure = Failure("inference", inspectable(error), [0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ts.context import Context, RequestProcessor
@@ -27,7 +27,13 @@ CALLS = 3
 those from the third on replay (torch/_inductor/cudagraph_trees.py)."""
 
 
-def warm_up(handler: Any, pipeline: Pipeline, sizes: Sequence[int], context: Context) -> None:
+def warm_up(
+    example_row: Callable[[], Any] | None,
+    pipeline: Pipeline,
+    sizes: Sequence[int],
+    batch_of: Callable[[Context], Any],
+    context: Context,
+) -> None:
     """Answer the handler's `example_row()` in batches of each size, three times, the largest first.
 
     Raises:
@@ -35,7 +41,7 @@ def warm_up(handler: Any, pipeline: Pipeline, sizes: Sequence[int], context: Con
     """
     if not sizes:
         return
-    row = handler.example_row()
+    row = None if example_row is None else example_row()
     if row is None:
         logger.info(
             "micro_batching.allowed_sizes %s: each is slow when it first comes. Override "
@@ -45,18 +51,14 @@ def warm_up(handler: Any, pipeline: Pipeline, sizes: Sequence[int], context: Con
         return
     for size in reversed(sizes):
         for _ in range(CALLS):
-            _answer(pipeline, [copy.deepcopy(row) for _ in range(size)], context)
+            rows = [copy.deepcopy(row) for _ in range(size)]
+            _answer(pipeline, rows, batch_of(_context_of_requests(context, size)))
         logger.info("inference is warm for %d rows", size)
 
 
-def _answer(pipeline: Pipeline, rows: list[Any], context: Context) -> None:
+def _answer(pipeline: Pipeline, rows: list[Any], batch: Any) -> None:
     size = len(rows)
-    outcomes = pipeline.run(
-        rows,
-        Plan(PerStage.of(size)),
-        (_context_of_requests(context, size), False),
-        bounded=False,
-    )
+    outcomes = pipeline.run(rows, Plan(PerStage.of(size)), batch, bounded=False)
     if outcomes.failures:
         failure = next(iter(outcomes.failures.values()))
         raise ConfigError(

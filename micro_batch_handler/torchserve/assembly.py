@@ -1,0 +1,173 @@
+"""What an engine is put together from, made for the settings of one handler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
+from micro_batch_handler.pipeline.accelerator import TorchAccelerator
+from micro_batch_handler.pipeline.payloads import Payload
+from micro_batch_handler.pipeline.stage import Keep, StageFunction
+from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
+from micro_batch_handler.pipeline.thread_state import ThreadState
+from micro_batch_handler.planning.cores import intra_op_threads
+from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.torchserve.context import MicroBatchContext
+from micro_batch_handler.torchserve.encode import encode, is_json
+from micro_batch_handler.torchserve.metrics import BatchMetrics
+from micro_batch_handler.torchserve.reading.stage_state import state_of_class
+from micro_batch_handler.torchserve.routed import viewed_by
+from micro_batch_handler.torchserve.running_batch import RunningBatch
+from micro_batch_handler.torchserve.splitting import Splitting
+from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
+
+__all__ = [
+    "is_one_stage",
+    "lane_setup",
+    "observer",
+    "splitting_of",
+    "stage_function",
+    "streams_for",
+    "warn_if_serial",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def lane_setup(
+    config: MicroBatchingConfig,
+    lanes: PerStage[int],
+    cores: int,
+    device: TorchAccelerator | None,
+) -> Callable[[Stage], None]:
+    """What each lane begins with; sets the threads of this one, too, where small batches run."""
+    state = ThreadState.capture(device.device.type if device else None)
+    if config.intra_op_threads == AUTO:
+        # A handler that has asked for fewer gets fewer.
+        most = min(torch.get_num_threads(), cores)
+        share = intra_op_threads(lanes, cores)
+        threads = PerStage(*(min(share[stage], most) for stage in STAGES))
+        torch.set_num_threads(most)
+    else:
+        threads = PerStage.of(config.intra_op_threads)
+        torch.set_num_threads(config.intra_op_threads)
+    logger.info("threads of PyTorch in each lane %s, %d cores", threads, cores)
+
+    def setup(stage: Stage) -> None:
+        state.apply()
+        # Here, since it counts for the thread that says it.
+        torch.set_num_threads(threads[stage])
+
+    return setup
+
+
+def observer(planner: Planner, metrics: BatchMetrics | None) -> Observe | None:
+    """Who is told how long calls take."""
+    if metrics is None:
+        return planner.observe if planner.tunes else None
+    if not planner.tunes:
+        return metrics.observe
+
+    def both(stage: Stage, rows: int, seconds: float) -> None:
+        planner.observe(stage, rows, seconds)
+        metrics.observe(stage, rows, seconds)
+
+    return both
+
+
+def streams_for(
+    config: MicroBatchingConfig, device: TorchAccelerator | None, observe: Observe | None
+) -> Streams | NoStreams:
+    """The streams of the handler's device, as its settings want them."""
+    if device is None or not config.cuda_streams:
+        return NoStreams(observe)
+    return Streams(
+        device,
+        copy_in=config.copy_in,
+        copy_out=config.copy_out,
+        pinned_bytes=config.pinned_bytes,
+        observe=observe,
+    )
+
+
+def stage_function(handler: Any, stage: Stage) -> StageFunction:
+    """What a lane calls: the handler's method, in the view of the rows that it gets."""
+
+    def call(batch: RunningBatch, indices: Sequence[int], payload: Payload) -> tuple[Payload, Keep]:
+        view = MicroBatchContext(batch.context, indices, batch)
+        with viewed_by(handler, view):
+            # Looked up at each call, since handlers may replace a stage on the instance.
+            try:
+                result = getattr(handler, stage)(payload)
+            except BaseException:
+                batch.failed()
+                raise
+        batch.returned(stage)
+        if batch.encoded and stage == STAGES[-1] and isinstance(result, list):
+            view.answers_json([at for at, answer in enumerate(result) if is_json(answer)])
+            result = [encode(answer) for answer in result]
+        return result, view.keep
+
+    return call
+
+
+def warn_if_serial(
+    config: MicroBatchingConfig, batch_size: int, model_yaml: dict[str, Any]
+) -> None:
+    """Say at load which settings leave nothing to overlap."""
+    sizes = [config.micro_batch_size[stage] for stage in STAGES]
+    fits = all(size != AUTO and size >= batch_size for size in sizes)
+    if batch_size == 1:
+        logger.warning("batchSize is 1: nothing can overlap. Set batchSize in model-config.yaml")
+    elif fits:
+        logger.warning(
+            "micro_batching.micro_batch_size %s holds a whole batch of %d in every stage: nothing "
+            "can overlap. Set it below batchSize",
+            config.micro_batch_size,
+            batch_size,
+        )
+    section = model_yaml.get("handler")
+    if isinstance(section, dict) and section.get("profile"):
+        logger.warning(
+            "handler.profile: true waits for the device after every stage call, which undoes the "
+            "overlap. Remove it from model-config.yaml to serve"
+        )
+
+
+def is_one_stage(handler: Any) -> bool:
+    """Whether one call does all that a handler does, so that nothing passes between stages."""
+    return hasattr(handler, "_micro_batch_takes_rows")
+
+
+def splitting_of(handler: Any, *, one_row: bool) -> Splitting:
+    """What can be known of a handler when it is loaded.
+
+    Args:
+        handler: whose class is read.
+        one_row: whether it takes one row a call, as its source shows.
+    """
+    kind = type(handler)
+    if is_one_stage(handler):
+        method = getattr(handler, handler._micro_batch_takes_rows)  # noqa: SLF001  (ours)
+        return Splitting(method.__qualname__, one_row=one_row)
+    kinds = own_classes(kind) or [kind]
+    fronts = [each for each in kinds if "Brought" in each.__bases__[0].__name__]
+    name = next((each for each in kinds if each not in fronts), kinds[0]).__name__
+    if getattr(kind, "thread_safe", False) is True:
+        return Splitting(name, one_row=one_row)
+    state = state_of_class(kind)
+    splitting = Splitting(
+        name,
+        StateWatch(handler, state.harmless),
+        one_row=one_row,
+        doubtful=state.escapes,
+        scratch=state.scratch,
+    )
+    if state.shared:
+        of_batch = any(shared.stored_in == "handle" for shared in state.shared)
+        splitting.forbid_state(str(state.shared[0]), of_batch=of_batch)
+    return splitting

@@ -1,0 +1,500 @@
+"""Handlers that stand no splitting answer as BaseHandler does, and it is said once why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from ts.handler_utils.utils import send_intermediate_predict_response
+from ts.torch_handler.base_handler import BaseHandler
+from ts.utils.util import PredictionException
+
+from micro_batch_handler import MicroBatchMixin
+from tests.fakes import fake_context, parse_predict_response
+
+SPLITS = [
+    {"micro_batch_size": 2},
+    {"micro_batch_size": {"preprocess": 1, "inference": 4, "postprocess": 2}},
+    {"micro_batch_size": {"preprocess": 2, "inference": 4, "postprocess": 3}},
+    {"micro_batch_size": 3, "parallelism": {"preprocess": 2, "postprocess": 2}},
+    {"micro_batch_size": 2, "on_error": "fail_batch"},
+    {},
+]
+CLIENTS = 8
+OFFSETS, TOKENIZER = "offsets", "tokenizer"
+
+
+class Numbers(BaseHandler):
+    """What the handlers below have in common: a body is a number."""
+
+    def initialize(self, context):
+        self.loaded_in = threading.get_ident()
+
+    def preprocess(self, data):
+        return [row["body"] for row in data]
+
+    def inference(self, batch):
+        return batch
+
+    def postprocess(self, outputs):
+        return list(outputs)
+
+
+class Computed(Numbers):
+    """Keeps state under a name that no reader of the source can know."""
+
+    def preprocess(self, data):
+        numbers = super().preprocess(data)
+        setattr(self, OFFSETS, [number % 7 for number in numbers])
+        return numbers
+
+    def postprocess(self, outputs):
+        offsets = getattr(self, OFFSETS)
+        return [number + offset for number, offset in zip(outputs, offsets, strict=True)]
+
+
+class Queued(Numbers):
+    """Appends in one stage and pops in another: after a batch nothing of it is left."""
+
+    def initialize(self, context):
+        super().initialize(context)
+        self.__dict__["queue"] = []
+
+    def preprocess(self, data):
+        numbers = super().preprocess(data)
+        vars(self)["queue"].extend(number % 7 for number in numbers)
+        return numbers
+
+    def postprocess(self, outputs):
+        return [number + vars(self)["queue"].pop(0) for number in outputs]
+
+
+class Frames(Numbers):
+    """A request has several items; their numbers go along."""
+
+    def preprocess(self, data):
+        counts = [row["body"] % 3 + 1 for row in data]
+        items = [float(row["body"]) for row in data for _ in range(row["body"] % 3 + 1)]
+        return torch.tensor(items), counts
+
+    def inference(self, batch):
+        items, counts = batch
+        return 2 * items, counts
+
+    def postprocess(self, outputs):
+        items, counts = outputs
+        return [int(part.sum()) for part in torch.split(items, counts)]
+
+
+class Outputs(Numbers):
+    """As onnxruntime returns them: a list of outputs, each of all rows."""
+
+    def preprocess(self, data):
+        return np.array([[row["body"], 1.0] for row in data])
+
+    def inference(self, batch):
+        return [batch * 2, batch * 3]
+
+    def postprocess(self, outputs):
+        first, second = outputs
+        return [float(a + b) for a, b in zip(first[:, 0], second[:, 0], strict=True)]
+
+
+class Maps(Numbers):
+    """A prediction, and feature maps of three layers."""
+
+    def preprocess(self, data):
+        return torch.tensor([float(row["body"]) for row in data])[:, None]
+
+    def inference(self, batch):
+        return batch, [batch * layer for layer in (1, 2, 3)]
+
+    def postprocess(self, outputs):
+        predictions, maps = outputs
+        return [
+            [float(p), *(float(layer[at, 0]) for layer in maps)] for at, p in enumerate(predictions)
+        ]
+
+
+class Transposed(Numbers):
+    """Features first, requests second."""
+
+    def preprocess(self, data):
+        return torch.tensor([[float(row["body"]), 1.0, 2.0, 3.0] for row in data]).T
+
+    def inference(self, batch):
+        return batch.sum(dim=0, keepdim=True) + batch
+
+    def postprocess(self, outputs):
+        return outputs[0].tolist()
+
+
+class Split(Numbers):
+    """`torch.split` gives a tuple with a tensor for each row."""
+
+    def preprocess(self, data):
+        return torch.tensor([float(row["body"]) for row in data])
+
+    def inference(self, batch):
+        return torch.split(batch * 2, 1)
+
+    def postprocess(self, outputs):
+        return [float(each) for each in outputs]
+
+
+class Loop(Numbers):
+    """An event loop that belongs to the thread that made it."""
+
+    def initialize(self, context):
+        super().initialize(context)
+        self.loop = asyncio.new_event_loop()
+        weakref.finalize(self, self.loop.close)
+
+    def preprocess(self, data):
+        async def read():
+            return [row["body"] for row in data]
+
+        if threading.get_ident() != self.loaded_in:
+            raise RuntimeError("There is no current event loop in thread")
+        return self.loop.run_until_complete(read())
+
+
+class Connected(Numbers):
+    """A connection that no other thread may use."""
+
+    def initialize(self, context):
+        super().initialize(context)
+        self.connection = sqlite3.connect(":memory:")
+
+    def postprocess(self, outputs):
+        ask = self.connection.execute
+        return [ask("select 2 * ?", (number,)).fetchone()[0] for number in outputs]
+
+
+class Told(Connected):
+    """The same, and whatever goes wrong is told as if the client had done it."""
+
+    def postprocess(self, outputs):
+        try:
+            return super().postprocess(outputs)
+        except sqlite3.Error as error:
+            raise PredictionException(str(error), 422) from error
+
+
+class One(Numbers):
+    """Takes one row a call, and says so."""
+
+    def preprocess(self, data):
+        assert len(data) == 1, "one at a time"
+        return super().preprocess(data)
+
+
+class OneDeeper(Numbers):
+    """Looks at the first row only, one call deeper."""
+
+    def preprocess(self, data):
+        return [self.first(data)]
+
+    def first(self, data):
+        return data[0]["body"]
+
+
+KINDS = [
+    Computed,
+    Queued,
+    Frames,
+    Outputs,
+    Maps,
+    Transposed,
+    Split,
+    Loop,
+    Connected,
+    Told,
+    One,
+    OneDeeper,
+]
+
+
+def loaded(kind, section, batch_size=32):
+    handler = type("H", (MicroBatchMixin, kind), {})()
+    handler.initialize(
+        fake_context(0, model_yaml={"micro_batching": section}, batch_size=batch_size)
+    )
+    return handler
+
+
+def plain(kind, number):
+    """What BaseHandler answers to this request alone."""
+    handler = kind()
+    handler.initialize(fake_context(0))
+    (answer,) = handler.postprocess(handler.inference(handler.preprocess([{"body": number}])))
+    return answer
+
+
+def ask(handler, numbers):
+    """Answers and statuses of a batch."""
+    context = fake_context(len(numbers))
+    found = handler.handle([{"body": number} for number in numbers], context)
+    return found, [context.get_response_status(at)[0] for at in range(len(numbers))]
+
+
+def stands(kind, section):
+    """Whether BaseHandler would serve it in a batch, where faults are not isolated."""
+    return "on_error" not in section or kind not in (One, OneDeeper)
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"),
+    [(kind, section) for kind in KINDS for section in SPLITS if stands(kind, section)],
+)
+def test_every_answer_is_the_one_for_the_request_alone(kind, section):
+    """In batches of many sizes, from the first on, nobody gets what is not theirs, nor an error."""
+    handler = loaded(kind, section)
+
+    for batch in range(14):
+        numbers = [100 * batch + client for client in range(CLIENTS - batch % 5)]
+        expected = [plain(kind, number) for number in numbers]
+        assert (expected, [200] * len(numbers)) == ask(handler, numbers), batch
+
+    handler.close()
+
+
+@pytest.mark.parametrize("section", [each for each in SPLITS if "on_error" not in each])
+@pytest.mark.parametrize("kind", KINDS)
+def test_beside_a_request_that_fails_the_others_have_their_own_answers(kind, section):
+    """A fault that lies in the request costs that request, however the handler is called."""
+
+    class Failing(kind):
+        def preprocess(self, data):
+            payload = super().preprocess(data)
+            if any(row["body"] == 666 for row in data):
+                raise ValueError(payload)
+            return payload
+
+    handler = loaded(Failing, section)
+
+    for batch in range(10):
+        numbers = [1000 * batch + client for client in range(CLIENTS)]
+        numbers[batch % CLIENTS] = 666
+        found, statuses = ask(handler, numbers)
+        assert [400 if number == 666 else 200 for number in numbers] == statuses
+        for number, answer in zip(numbers, found, strict=True):
+            assert number == 666 or answer == plain(kind, number)
+
+    handler.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Computed, "self.offsets changed while preprocess ran"),
+        (Split, "inference: got 2 rows but returned 1"),
+        (Loop, "failed in its lanes and were answered in the worker's thread"),
+        (Connected, "failed in its lanes and were answered in the worker's thread"),
+        (One, "called with one row at a time from now on"),
+        (OneDeeper, "called with one row at a time from now on"),
+    ],
+)
+def test_it_is_said_once_why(kind, says, caplog):
+    """One line names the reason; after it, nothing is logged any more."""
+    handler = loaded(kind, {"micro_batch_size": 2})
+    with caplog.at_level(logging.WARNING):
+        for batch in range(12):
+            ask(handler, [100 * batch + client for client in range(CLIENTS)])
+            if batch == 5:
+                told = len(caplog.records)
+    handler.close()
+
+    assert 1 == sum(says in record.getMessage() for record in caplog.records)
+    assert told == len(caplog.records)
+    ways = ["whole batches" in text or "one row at a time" in text for text in caplog.messages]
+    assert sum(ways) == 1
+
+
+class Chunks(Numbers):
+    """Sends two parts of each answer before the last."""
+
+    def postprocess(self, outputs):
+        for part in (1, 2):
+            send_intermediate_predict_response(
+                [f"{number}/{part}" for number in outputs],
+                self.context.request_ids,
+                "Intermediate Prediction success",
+                200,
+                self.context,
+            )
+        if 666 in outputs:
+            raise ValueError(outputs)
+        return [f"{number}/last" for number in outputs]
+
+
+class Socket:
+    def __init__(self):
+        self.sent = []
+
+    def sendall(self, message):
+        self.sent += parse_predict_response(bytes(message))
+
+
+@pytest.mark.parametrize("section", SPLITS)
+@pytest.mark.parametrize("bad", [False, True])
+def test_parts_of_answers_are_sent_once_and_every_stream_ends(section, bad):
+    """No client gets a part twice; after a fault each stream is told to end."""
+    handler = loaded(Chunks, section)
+
+    for batch in range(4):
+        numbers = [100 * batch + client for client in range(CLIENTS)]
+        if bad:
+            numbers[3] = 666
+        context = fake_context(CLIENTS)
+        context.cl_socket = Socket()
+        handler.handle([{"body": number} for number in numbers], context)
+
+        parts = [body.decode() for _, body in context.cl_socket.sent]
+        assert sorted(parts) == sorted(f"{number}/{part}" for number in numbers for part in (1, 2))
+        streams = [context.get_response_headers(at).get("ts_stream_next") for at in range(CLIENTS)]
+        assert streams == ["true"] * CLIENTS  # the last answer turns it to false
+    handler.close()
+
+
+def test_what_is_loaded_at_the_first_request_does_not_stop_splitting(caplog):
+    """State that changes once is no state of a batch: later batches are cut."""
+
+    class Lazy(Numbers):
+        def preprocess(self, data):
+            if not hasattr(self, "tokenizer"):
+                vars(self)[TOKENIZER] = object()
+            return super().preprocess(data)
+
+        def inference(self, batch):
+            sizes.append(len(batch))
+            return batch
+
+    sizes = []
+    handler = loaded(Lazy, {"micro_batch_size": 2})
+    for _ in range(12):
+        ask(handler, list(range(CLIENTS)))
+    handler.close()
+
+    assert sizes[-4:] == [2, 2, 2, 2]
+    assert "whole batches" not in caplog.text
+
+
+def test_a_fault_that_comes_by_chance_does_not_stop_splitting(caplog):
+    """A request that is answered at another try is no sign of a handler bound to its thread."""
+    times = iter(range(1000))
+
+    class Flaky(Numbers):
+        def inference(self, batch):
+            if any(number % 10 == 3 for number in batch) and next(times) % 4 < 3:
+                raise OSError("try again")
+            return batch
+
+    handler = loaded(Flaky, {"micro_batch_size": 2})
+    for batch in range(3):
+        assert [200] * CLIENTS == ask(handler, [batch * 10 + c for c in range(CLIENTS)])[1]
+    handler.close()
+
+    assert "whole batches" not in caplog.text
+
+
+class Sized(Numbers):
+    """Keeps sizes for postprocess in plain sight."""
+
+    def preprocess(self, data):
+        self.sizes = [row["body"] % 7 for row in data]
+        return super().preprocess(data)
+
+    def postprocess(self, outputs):
+        return [number + size for number, size in zip(outputs, self.sizes, strict=True)]
+
+
+def test_state_that_the_source_shows_is_known_at_load(caplog):
+    """The attribute, both lines and the way out are said before the first request."""
+    with caplog.at_level(logging.WARNING):
+        handler = loaded(Sized, {"micro_batch_size": 2})
+    handler.close()
+
+    (said,) = [
+        text for text in map(logging.LogRecord.getMessage, caplog.records) if "sizes" in text
+    ]
+    assert "stored in preprocess (line" in said
+    assert "read in postprocess (line" in said
+    assert "return (images, sizes) from preprocess" in said
+
+
+def test_a_class_may_say_that_its_stages_share_their_state():
+    """`thread_safe = True` lets batches be cut, whatever the stages keep."""
+
+    class Counted(Numbers):
+        thread_safe = True
+
+        def initialize(self, context):
+            super().initialize(context)
+            self.sizes = []
+
+        def preprocess(self, data):
+            self.sizes.append(len(data))
+            return super().preprocess(data)
+
+        def postprocess(self, outputs):
+            assert self.sizes
+            return list(outputs)
+
+    handler = loaded(Counted, {"micro_batch_size": 2})
+    assert (list(range(8)), [200] * 8) == ask(handler, list(range(8)))
+    handler.close()
+
+    assert handler.sizes == [2, 2, 2, 2]
+
+
+class Scratch(Numbers):
+    """Keeps what one call needs on `self`, as if there were one call at a time."""
+
+    def preprocess(self, data):
+        self.rows = data
+        return self.read()
+
+    def read(self):
+        return [row["body"] for row in self.rows]
+
+
+def test_a_stage_that_keeps_its_own_call_on_self_gets_one_lane(caplog):
+    """Several lanes would read each other's rows; the log names the attribute."""
+    with caplog.at_level(logging.WARNING):
+        handler = loaded(Scratch, {"micro_batch_size": 2, "parallelism": {"preprocess": 4}})
+    lanes = [thread.name for thread in threading.enumerate() if "mbh-preprocess" in thread.name]
+    assert (list(range(8)), [200] * 8) == ask(handler, list(range(8)))
+    handler.close()
+
+    assert lanes == ["mbh-preprocess-0"]
+    assert "self.rows" in caplog.text
+
+
+def test_state_of_a_whole_batch_is_never_read_for_a_part_of_it():
+    """What a `handle` has stored for all rows fits all rows only: no call is made again."""
+
+    class Owned(MicroBatchMixin, Numbers):
+        def handle(self, data, context):
+            self.users = [f"user {row['body']}" for row in data]
+            return super().handle(data, context)
+
+        def postprocess(self, outputs):
+            if 666 in outputs:
+                raise ValueError(outputs)
+            return [self.users[at] for at in range(len(outputs))]
+
+    handler = Owned()
+    section = {"micro_batch_size": 2}
+    handler.initialize(fake_context(0, model_yaml={"micro_batching": section}))
+    for batch in range(6):
+        numbers = [10 * batch + client for client in range(CLIENTS)]
+        assert [f"user {number}" for number in numbers] == ask(handler, numbers)[0]
+        assert [500] * CLIENTS == ask(handler, [*numbers[1:], 666])[1]
+    handler.close()
