@@ -616,7 +616,9 @@ def test_check_prints_the_answer_of_the_archive(capsys):
     written, status, answer = output.split("\n", 2)
     assert written.startswith("out/m.mar: ")
     assert status == "check: status 200"
+    answer, _, asked = answer.partition("\ncheck: ")
     answer = json.loads(answer)
+    assert asked.startswith("6 requests alone and in one batch: ")
     assert answer["word"] == "hello"
     assert Path(answer["package"]).parts[-3:] == ("model", "micro_batch_handler", "__init__.py")
     assert not Path(answer["package"]).exists()  # a temp folder's, gone by now
@@ -665,11 +667,11 @@ def test_check_fails_if_the_process_ends_or_hangs(place, monkeypatch):
 
     monkeypatch.setattr(archive_check, "_RUN", "print('last words'); raise SystemExit(3)")
     with pytest.raises(ArchiveError, match=r"ended with status 3 before it answered\n  \| last"):
-        archive_check.check_archive(archive, "default", sample)
+        archive_check.check_archive(archive, "default", [sample])
 
     monkeypatch.setattr(archive_check, "_RUN", "import time; time.sleep(600)")
     with pytest.raises(ArchiveError, match=r"was stopped after 0\.5 s before it answered$"):
-        archive_check.check_archive(archive, "default", sample, timeout_s=0.5)
+        archive_check.check_archive(archive, "default", [sample], timeout_s=0.5)
 
 
 @pytest.mark.parametrize("style", FORMATS)

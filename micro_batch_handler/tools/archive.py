@@ -5,7 +5,7 @@
     vet        archive_inputs    names and files; handler_file.py and model_config.py look inside
     collect    archive_staging   the archiver's own code, into a private folder
     write      archive_output    archive_formats.py packs it, the same bytes each time
-    check      archive_check     a fresh process (check_worker.py) loads it and answers a request
+    check      archive_check     a fresh process (check_process.py) loads it and answers requests
 
 Nothing is written before everything is vetted.
 """
@@ -22,7 +22,7 @@ from model_archiver.model_archiver_error import ModelArchiverError
 from model_archiver.model_packaging_utils import ModelExportUtils
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.archive_check import check_archive
+from micro_batch_handler.tools.archive_check import check_archive, refuse_absent
 from micro_batch_handler.tools.archive_flags import PROG, archive_parser
 from micro_batch_handler.tools.archive_inputs import ArchiveInputs
 from micro_batch_handler.tools.archive_output import ArchiveOutput
@@ -36,14 +36,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0, or an error is raised."""
     flags = archive_parser().parse_args(argv)
     config = ModelArchiverConfig.from_args(flags)
-    if flags.check is not None and not flags.check.is_file():
-        raise ArchiveError(f"--check {flags.check}: there is no such file")
+    refuse_absent(flags.check)
     try:
         output = build_in_front(config) if flags.micro_batch else build(config)
     except (ModelArchiverError, OSError) as error:
         # Several lines to the archiver, one here.
         raise ArchiveError(" ".join(str(error).split())) from error
-    if flags.check is not None:
+    if flags.check:
         print(check_archive(output.path, output.format, flags.check))
     return 0
 

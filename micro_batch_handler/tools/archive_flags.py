@@ -22,7 +22,8 @@ serves as it is. Takes every flag of torch-model-archiver. On top of it, this co
   - refuses, before it writes anything, what TorchServe would only find when it loads the model;
   - makes the same archive, byte for byte, from the same files (SOURCE_DATE_EPOCH is honoured);
   - with --micro-batch, takes a handler that knows nothing of this package;
-  - with --check, loads the finished archive and sends it one request.
+  - with --check, loads the finished archive, sends it requests, and compares their answers when
+    their batch is cut.
 """
 
 _EXAMPLE = """\
@@ -87,8 +88,11 @@ def archive_parser() -> argparse.ArgumentParser:
         "--check",
         metavar="SAMPLE",
         type=Path,
-        help="A file with the body of one request (a photo, a .json). When the archive is\n"
+        nargs="+",
+        help="Files with the body of one request each (a photo, a .json). When the archive is\n"
         "written, load it through TorchServe's own model loader in a fresh process, send it\n"
-        "this request and print the answer. Fails unless the status is 200.",
+        "these requests alone, in one batch, and in a batch cut in several ways, and print the\n"
+        "first answer. Fails unless the status of each is 200, and if an answer changes when\n"
+        "the batch is cut; several different samples show more than one.",
     )
     return parser

@@ -1,11 +1,8 @@
-"""A stand-in for TorchServe's worker process: load one model, answer one request, report, end.
+"""What TorchServe's worker does: load a model, read a request; and what comes back, read again.
 
-    python check_worker.py <model folder> <sample file> <folder for the report>
-
-Runs with the archive's root as its folder and on its import path, so `micro_batch_handler` here is
-the one in the archive, which has no tools: this file imports nothing of it. Each side of the
-frontend's protocol is spoken through TorchServe's own code where it has any. The workbench loads
-models and asks them in the same way, inside its own process.
+Each side of the frontend's protocol is spoken through TorchServe's own code where it has any. Used
+by the process that checks an archive (check_process.py), and by the workbench inside its own. The
+first runs on the archive's package, which has no tools: this file imports nothing of a package.
 """
 
 from __future__ import annotations
@@ -14,9 +11,7 @@ import io
 import json
 import logging
 import mimetypes
-import os
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +19,7 @@ from typing import Any
 __all__ = [
     "Answer",
     "LoggedErrors",
+    "PackageLog",
     "cause",
     "encode_request",
     "failure",
@@ -45,30 +41,6 @@ class Answer:
     reason: str
     content_type: str
     body: bytes
-
-
-def main(model: Path, sample: Path, outcome: Path) -> None:
-    """Write `report.json`, and `answer` if there is one, into the folder `outcome`."""
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
-    errors = LoggedErrors()
-    logging.getLogger().addHandler(errors)
-    report: dict[str, object] = {"failure": "", "status": 0, "content_type": ""}
-    doing = "TorchServe cannot load it"
-    try:
-        service = load(model)
-        doing = "TorchServe cannot answer it"
-        (answer,) = parse_response(service.predict([request(sample)]))
-    except BaseException as error:  # SystemExit too: the worker would be gone
-        logging.getLogger(__name__).exception(doing)
-        report["failure"] = f"{doing}: {cause(error)}"
-    else:
-        (outcome / "answer").write_bytes(answer.body)
-        report.update(status=answer.status, content_type=answer.content_type)
-        report["failure"] = failure(answer, errors.last)
-    (outcome / "report.json").write_text(json.dumps(report), encoding="utf-8")
-    sys.stdout.flush()
-    # As TorchServe ends its workers: without waiting for threads that the handler started.
-    os._exit(1 if report["failure"] else 0)
 
 
 def load(model: Path) -> Any:
@@ -191,5 +163,23 @@ class LoggedErrors(logging.Handler):
             self.last = record.exc_info[1]
 
 
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+class PackageLog(logging.Handler):
+    """Keeps what the archive's package warns of: how it calls the handler, and why."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.listens = True
+        self._first: dict[str, str] = {}
+
+    @property
+    def texts(self) -> list[str]:
+        """The warnings, of each kind the first."""
+        return list(self._first.values())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it, unless it is about one failed call: these have a traceback, or several lines."""
+        if not self.listens or record.levelno != logging.WARNING or record.exc_info:
+            return
+        text = record.getMessage()
+        if record.name.startswith("micro_batch_handler.") and "\n" not in text:
+            self._first.setdefault(str(record.msg), text)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.archive_check import check_archive
+from micro_batch_handler.tools.archive_check import check_archive, refuse_absent
 from micro_batch_handler.tools.mar_file import MarFile, unwrapped, wrapped
 
 __all__ = ["main"]
@@ -36,8 +36,7 @@ def main(argv: Sequence[str]) -> int:
     output: Path = flags.output or flags.archive
     if flags.output is not None and output.exists() and not flags.force:
         raise ArchiveError(f"{output} exists; give --force to replace it")
-    if flags.check is not None and not flags.check.is_file():
-        raise ArchiveError(f"--check {flags.check}: there is no such file")
+    refuse_absent(flags.check)
     try:
         with tempfile.TemporaryDirectory(prefix="micro-batch-wrap-") as folder:
             mar = MarFile(flags.archive)
@@ -47,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     for note in notes:
         print(f"{PROG}: note: {note}", file=sys.stderr)
     print(f"{output}: micro-batching {'taken out' if flags.unwrap else 'put in'}", flush=True)
-    if flags.check is not None:
+    if flags.check:
         print(check_archive(output, "default", flags.check))
     return 0
 
@@ -64,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         "--check",
         metavar="SAMPLE",
         type=Path,
-        help="a file with the body of one request, which the new archive must answer with 200",
+        nargs="+",
+        help="files with the body of one request each, which the new archive must answer with 200, "
+        "alone and in one batch, cut in several ways, with the same answers; several different "
+        "samples show more than one",
     )
     return parser

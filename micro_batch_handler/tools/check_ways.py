@@ -1,0 +1,128 @@
+"""The ways in which a check has a batch cut, and how a loaded handler is told.
+
+The handler runs the archive's copy of this package, which may be an older one. So nothing of it is
+used but the section of model-config.yaml, and `MicroBatchMixin.close`, after which the next batch
+reads that section again; and the attributes of `MicroBatching` that TorchServe's own has too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Settings", "Way", "settings_of"]
+
+_SECTION = "micro_batching"
+_STAGES = ("preprocess", "inference", "postprocess")
+
+_UNCUT = (
+    "Set micro_batching.micro_batch_size to batchSize or more, or keep nothing on self, or "
+    "elsewhere, between stages"
+)
+_ONE_LANE = (
+    "Set micro_batching.parallelism to 1, or let the methods of the handler stand several threads "
+    "at once"
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to call the stages."""
+
+    name: str
+    sizes: Mapping[str, int]
+    lanes: Mapping[str, int]
+    advice: str = _UNCUT
+    """What to do if answers differ."""
+
+
+class Settings:
+    """The settings of a handler that micro-batches.
+
+    Args:
+        mixin: the archive's `MicroBatchMixin`.
+        handler: an instance of it.
+        context: of the load.
+        batching: what the handler has as its `handle`, where that is a `MicroBatching`.
+    """
+
+    def __init__(self, mixin: Any, handler: Any, context: Any, batching: Any = None) -> None:
+        self._mixin = mixin
+        self._handler = handler
+        self._context = context
+        self._batching = batching
+        self._given: Mapping[str, Any] = context.model_yaml_config or {}
+        self._section: dict[str, Any] = dict(self._given.get(_SECTION) or {})
+        # The file that a worker is to write is not for this process.
+        self._section.pop("trace_file", None)
+        self._lanes = self._several()  # before anything else is set
+
+    def most(self, rows: int) -> int:
+        """How many of so many rows one call of inference may have."""
+        allowed = self._section.get("allowed_sizes")
+        return min(rows, allowed[-1]) if allowed else rows
+
+    def whole(self, rows: int) -> Way:
+        """Batches of so many rows, uncut."""
+        return Way("whole", dict.fromkeys(_STAGES, rows), dict.fromkeys(_STAGES, 1))
+
+    def ways(self, rows: int) -> list[Way]:
+        """The ways to cut a batch of so many rows."""
+        one = dict.fromkeys(_STAGES, 1)
+        ways = [Way("in micro-batches of 1", one, one)]
+        two = self.most(2)
+        if rows > two > 1:
+            ways.append(Way("in micro-batches of 2", dict.fromkeys(_STAGES, two), one))
+        sizes = dict(zip(_STAGES, (1, self.most(rows), min(2, rows)), strict=True))
+        ways.append(Way(f"regrouped {'/'.join(map(str, sizes.values()))}", sizes, one))
+        if self._lanes != one:
+            ways.append(Way("in several lanes", one, self._lanes, _ONE_LANE))
+        return ways
+
+    def apply(self, way: Way) -> None:
+        """Go on like this.
+
+        Raises:
+            Exception: this copy of the package cannot be told so.
+        """
+        sizes, lanes = dict(way.sizes), dict(way.lanes)
+        section = {**self._section, "micro_batch_size": sizes, "parallelism": lanes}
+        self._context.model_yaml_config = {**self._given, _SECTION: section}
+        if self._batching is not None:
+            self._batching.micro_batch_size = sizes
+            self._batching.parallelism = lanes
+        self._mixin.close(self._handler)
+
+    def _several(self) -> dict[str, int]:
+        """Two lanes for each stage that has several: its methods are promised to stand that."""
+        asked = _by_stage(self._section.get("parallelism", 1))
+        asked |= _by_stage(getattr(self._batching, "parallelism", {}))
+        return {stage: 2 if _is_several(asked.get(stage, 1), stage) else 1 for stage in _STAGES}
+
+
+def settings_of(service: Any) -> Settings | None:
+    """The settings of the handler that TorchServe has loaded; None if it does not micro-batch."""
+    # Not imported: a handler that has not done it has nothing to do with the package.
+    package = sys.modules.get("micro_batch_handler")
+    mixin = getattr(package, "MicroBatchMixin", None)
+    if mixin is None:
+        return None
+    entry = service._entry_point  # noqa: SLF001 - no other way to it
+    handler = getattr(entry, "__self__", None)
+    if isinstance(handler, mixin):
+        return Settings(mixin, handler, service.context)
+    batching: Any = getattr(package, "MicroBatching", ())
+    if isinstance(entry, batching):
+        return Settings(mixin, entry.handler, service.context, entry)
+    return None
+
+
+def _by_stage(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else dict.fromkeys(_STAGES, value)
+
+
+def _is_several(lanes: Any, stage: str) -> bool:
+    # `auto` is one lane for inference.
+    return stage != "inference" if lanes == "auto" else isinstance(lanes, int) and lanes > 1
