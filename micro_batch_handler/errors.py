@@ -11,6 +11,7 @@
         │   └── RegroupError          found before the call of the stage that needs it
         ├── BodyError (ValueError)    a request's body is not what it says; no stage was called
         ├── StageTimeout (TimeoutError)   one call of the stage took too long
+        │   └── BatchTimeout              calls that failed left no time for this one
         └── DeadlinePassed (TimeoutError) the client no longer waits
 
 What a user's own code raises is never wrapped: TorchServe maps exceptions by their type.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 __all__ = [
     "ArchiveError",
+    "BatchTimeout",
     "BodyError",
     "ConfigError",
     "DeadlinePassed",
@@ -98,6 +100,13 @@ class StageTimeout(StageError, TimeoutError):  # noqa: N818  (as TimeoutError it
 
     def __init__(self, stage: str, timeout_s: float) -> None:
         super().__init__(stage, f"one call took longer than {timeout_s:g} s")
+
+
+class BatchTimeout(StageTimeout):
+    """So much time went into calls that failed that there was none for this one."""
+
+    def __init__(self, stage: str) -> None:
+        StageError.__init__(self, stage, "no time was left for a call")
 
 
 class DeadlinePassed(StageError, TimeoutError):  # noqa: N818  (as TimeoutError itself)

@@ -149,7 +149,7 @@ def test_each_request_has_its_answer(section, caplog):
     assert sorted(handler.calls) == sorted(["preprocess", "inference"] * 8)
     said = [record.message for record in caplog.records if "first row" in record.message]
     assert len(said) == 1
-    assert "preprocess of Mixed takes the first row" in said[0]
+    assert "Text.preprocess takes the first row" in said[0]
 
 
 def test_sizes_beside_a_preprocess_of_one_row_stay():

@@ -235,6 +235,7 @@ def test_a_built_in_handler_is_taken_over(name, kind):
         (STOCK, "line 5 sets self.handle"),
         (STOCK, "'from micro_batch_handler import MicroBatching'"),
         ("async def handle(data, context): ...", "line 1: handle is async"),
+        (ONLY_HANDLE.replace("def handle", "async def handle"), "line 6: handle is async"),
         ("class Handler(MicroBatchHandler): ...", "micro-batches by itself"),
         ("class A: ...\nclass B: ...", "makes 2 classes"),
     ],

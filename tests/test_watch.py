@@ -402,3 +402,21 @@ def test_calls_are_not_inline_where_no_alarm_works():
             signal.signal(signal.SIGALRM, before)
 
     assert ["mbh-preprocess-0", "mbh-preprocess-0"] == seen
+
+
+def test_rows_that_hang_one_after_the_other_do_not_outlast_torchserves_patience():
+    """Where each row passes alone and hangs, no call is made after two time-outs."""
+    hung = []
+
+    def hang(rows):
+        hung.append(rows)
+        threading.Event().wait(GATE_S)
+
+    timeout_s = 0.05
+    with Pipeline(stages(hang), PerStage(1, 1, 1), stage_timeout_s=timeout_s) as pipeline:
+        groups = [[row] for row in range(20)]
+        outcomes = pipeline.run(list(range(20)), plan(1), serial=groups)
+
+    assert all(isinstance(each.error, StageTimeout) for each in outcomes.failures.values())
+    assert sorted(outcomes.failures) == list(range(20))
+    assert 2 <= len(hung) <= 3

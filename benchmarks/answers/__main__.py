@@ -36,7 +36,7 @@ TIMEOUT_S = 30.0
 
 MOST_EXAMPLES = 3
 
-VERDICTS = ("right", "wrong", "good that failed", "bad that passed")
+VERDICTS = ("right", "wrong", "good that failed", "bad that passed", "broken off beside a bad one")
 
 NOTES = ("whole", "one row at a time", "one at a time")
 """What stands in the line that says how a handler is called."""
@@ -177,7 +177,7 @@ def _compare(
 def _pack(server: TorchServe, kind: Kind, row: Row) -> tuple[Path, Path]:
     """The archive as users pack it, and the same wrapped; or the row says why it is refused."""
     from micro_batch_handler.__main__ import main as command
-    from tests.server.brought import _pack as pack
+    from tests.server.brought import pack
 
     name = f"answers-{kind.name}"
     plain = pack(
@@ -196,9 +196,9 @@ def _pack(server: TorchServe, kind: Kind, row: Row) -> tuple[Path, Path]:
 
 
 def _served(server: TorchServe, archive: Path, **registration: int) -> Model:
-    from tests.server.brought import _Packed
+    from tests.server.brought import Packed
 
-    return _Packed(server, archive, **registration)
+    return Packed(server, archive, **registration)
 
 
 def _drained(todo: queue.SimpleQueue[int]) -> Iterator[int]:

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.errors import DeadlinePassed, LengthError, SplitError, StageTimeout
+from micro_batch_handler.errors import (
+    DeadlinePassed,
+    LengthError,
+    SplitError,
+    StageTimeout,
+)
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.grouping import Keys, by_key
 from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
@@ -314,7 +319,9 @@ class Caller:
         serial: bool,
     ) -> tuple[Payload, Keep | None, Keys]:
         payload = work.take_in(stage.gather(parts))
-        result, keep = stage.call(tag, indices, payload, counted=not serial)
+        # What is neither cut nor joined may be anything: then only the answers are counted.
+        counted = not serial and (regroups or self.groups)
+        result, keep = stage.call(tag, indices, payload, counted=counted)
         self._readings.note(stage.name, result, len(indices))
         if regroups:
             stage.check_regroups(result, len(indices))
@@ -342,7 +349,8 @@ class Caller:
             return run.fail(attempt.position, batch.indices, stage, error)
         ceiling = self._ceilings[attempt.stage]
         out_of_memory = is_out_of_memory(error)
-        again = retries(self._policy, batch, error)
+        late = run.is_late(self._clock.now_s())
+        again = [] if late else retries(self._policy, batch, error)
         lane = self.lane_for(attempt.position, batch)
         # This thread's frames, which the error holds by its traceback, hold the batch: what it took
         # in must not stay in memory beside what is called again.
@@ -355,7 +363,7 @@ class Caller:
             if batch.planned:
                 run.note_retry(stage, error, batch.indices)
             return self._repeat(attempt, lane, again)
-        if not batch.serial and not isinstance(error, StageTimeout):
+        if not (late or batch.serial or isinstance(error, StageTimeout)):
             return run.set_aside(attempt.position, batch.indices, stage, error)
         if out_of_memory and len(batch) == 1:
             ceiling.failed_alone()

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
-from micro_batch_handler.errors import DeadlinePassed
+from micro_batch_handler.errors import BatchTimeout, DeadlinePassed
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
@@ -53,6 +53,9 @@ class Outcomes:
 
     rescued: Sequence[Failure] = ()
     """Requests that failed in parts of the batch, and were answered by a call for themselves."""
+
+    stopped: bool = False
+    """Whether one fault has ended all of the batch that had not ended before."""
 
 
 Ready: TypeAlias = "list[tuple[int, MicroBatch]]"
@@ -110,8 +113,11 @@ class Run:
         tag: Any,
         deadlines_s: Sequence[float | None] | None = None,
         calls: Sequence[CallRecord] = (),
+        until_s: float | None = None,
     ) -> None:
         self.tag = tag
+        self.until_s = until_s
+        """When no call is made again any more, however it fails; None for any time."""
         self.finished = threading.Event()
         self.stopped = False
         """Whether every request was settled at once by `stop`; lanes then leave the rest."""
@@ -257,7 +263,13 @@ class Run:
     def leave_expired(
         self, position: int, batch: MicroBatch, now_s: float
     ) -> tuple[MicroBatch, Ready]:
-        """Take out the requests whose deadline has passed; what is left, and what that frees."""
+        """Take out the requests whose deadline has passed; what is left, and what that frees.
+
+        All of them, if they would be called again and no time is left for that.
+        """
+        stage = STAGES[position if batch.parts else 0]
+        if (batch.failed or batch.serial) and self.is_late(now_s):
+            return batch.only([]), self.fail(position, batch.indices, stage, BatchTimeout(stage))
         if self._deadlines_s is None:
             return batch, []
         places = [
@@ -270,8 +282,11 @@ class Run:
         left = batch.only(places)
         left.planned = batch.planned
         gone = [index for index in batch.indices if index not in left.indices]
-        stage = STAGES[position if batch.parts else 0]
         return left, self.fail(position, gone, stage, DeadlinePassed(stage))
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether nothing may be called again."""
+        return self.until_s is not None and now_s >= self.until_s
 
     def is_expired(self, batch: MicroBatch, now_s: float) -> bool:
         """Whether nobody waits for any of these rows any more."""
@@ -306,7 +321,13 @@ class Run:
             if not any(index in self._failures for index in failure.indices)
         ]
         return Outcomes(
-            self._answers, self._failures, self._retried, self._fatal, self._ended, rescued
+            self._answers,
+            self._failures,
+            self._retried,
+            self._fatal,
+            self._ended,
+            rescued,
+            self.stopped,
         )
 
     def _drop(self, position: int, indices: Sequence[int]) -> Ready:

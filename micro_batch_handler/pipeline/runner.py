@@ -39,6 +39,10 @@ __all__ = ["Pipeline"]
 
 logger = logging.getLogger(__name__)
 
+MOST_TIMEOUTS = 2
+"""After so many time-outs of one call, no call of the batch is made again, so that all its calls
+end before TorchServe gives up on the worker."""
+
 MOST_LOST_LANES = 3
 """Lanes that may hang at once. One more would not: the batch ends, and so must the process.
 
@@ -120,6 +124,7 @@ class Pipeline:
         *,
         serial: Sequence[Sequence[int]] = (),
         bounded: bool = True,
+        until_s: float | None = None,
     ) -> Outcomes:
         """Take a batch through the stages.
 
@@ -135,6 +140,8 @@ class Pipeline:
             serial: the places of rows that pass all stages together, one group after the other,
                 instead of what the plan says; for handlers that stand nothing else.
             bounded: False for calls that may take any time, to compile a model perhaps.
+            until_s: when no call is made again any more, on the pipeline's clock; None for
+                `until_s()`.
 
         Raises:
             RuntimeError: the pipeline is closed.
@@ -142,11 +149,10 @@ class Pipeline:
         if self._closed:
             raise RuntimeError("this pipeline is closed")
         rows = rows if isinstance(rows, Rows) else Rows(rows)
-        timeout_s = self._stage_timeout_s if bounded else None
         interrupt = self._stage_timeout_s is not None and alarm_works_here()
         bounded_here = not self._one_thread and (interrupt or self._stage_timeout_s is None)
         # What must not be cut may need the very thread that was handed the batch, bounded or not.
-        here = bounded_here or (not self._one_thread and in_main_thread())
+        here = not self._one_thread and (bounded_here or in_main_thread())
         if bounded_here and not serial and plan.fits(len(rows)) and not self._caller.groups:
             serial = [range(len(rows))]
         calls: list[CallRecord] = []
@@ -155,22 +161,31 @@ class Pipeline:
             answers, fault = self._caller.pass_whole(rows, tag, calls)
             if answers is not None:
                 return Outcomes(answers, {}, [], calls=calls)
-        run = Run(rows, plan, tag, deadlines_s, calls)
+        if bounded and until_s is None:
+            until_s = self.until_s()
+        run = Run(rows, plan, tag, deadlines_s, calls, until_s)
         if fault is not None:
             self._work_here(run, self._caller.recover_whole(run, fault), interrupt)
         elif serial:
-            batches = [MicroBatch(group, serial=True) for group in serial]
-            if here:
-                self._work_here(run, [(LAST, batch) for batch in batches], interrupt)
-            else:
-                self._pass_in_lane(run, batches, timeout_s)
+            self._pass(run, [MicroBatch(group, serial=True) for group in serial], here, interrupt)
         elif bounded_here and plan.fits(len(rows)):
             self._work_here(run, run.first(), interrupt)
         elif len(rows):
             self._submit(run, run.first())
-            self._wait(run, timeout_s)
-        self._judge(run, timeout_s, here=here, interrupt=interrupt)
+            self._wait(run, self._stage_timeout_s if bounded else None)
+        self._judge(run, here, interrupt)
         return run.outcomes()
+
+    def until_s(self) -> float | None:
+        """When a batch that begins now makes no call again; None where calls may take any time."""
+        if self._stage_timeout_s is None:
+            return None
+        return self._clock.now_s() + MOST_TIMEOUTS * self._stage_timeout_s
+
+    @property
+    def lost_lanes(self) -> int:
+        """Lanes that were replaced and still hang."""
+        return sum(pool.lost for pool in self._pools)
 
     def close(self) -> None:
         """End all lanes but those that hang, the first stage's first; may be called again."""
@@ -232,17 +247,19 @@ class Pipeline:
             except BaseException as error:
                 run.stop(STAGES[position], error)
 
-    def _pass_in_lane(self, run: Run, batches: list[MicroBatch], timeout_s: float | None) -> None:
-        """Take micro-batches through all stages, one after the other, in the lane that may."""
-        if batches:
+    def _pass(self, run: Run, batches: list[MicroBatch], here: bool, interrupt: bool) -> None:
+        """Take micro-batches through all stages, one after the other: here, or in one lane."""
+        if here:
+            self._work_here(run, [(LAST, batch) for batch in batches], interrupt)
+        elif batches:
             lane = self._caller.lane_for(LAST, batches[0])
             self._pools[lane].submit(partial(self._work, run, LAST, batches[::-1]))
-            self._wait(run, timeout_s)
+            self._wait(run, self._stage_timeout_s)
 
-    def _judge(self, run: Run, timeout_s: float | None, *, here: bool, interrupt: bool) -> None:
-        """Make the last calls for requests that were set aside, in bounded time.
+    def _judge(self, run: Run, here: bool, interrupt: bool) -> None:
+        """Make the last calls for requests that were set aside, as long as there is time.
 
-        Where these calls are slow, too, the others end with what they failed with before.
+        Those without a last call end with what they failed with before.
         """
         aside = run.take_aside()
         for failure in aside:
@@ -251,14 +268,13 @@ class Pipeline:
                 break
         last = verdicts(aside)
         if not here:
-            self._pass_in_lane(run, [batch for batch, _ in last], timeout_s)
+            self._pass(run, [batch for batch, _ in last], here, interrupt)
             return
-        began_s = self._clock.now_s()
         for batch, failure in last:
-            if timeout_s is not None and self._clock.now_s() > began_s + timeout_s:
+            if run.is_late(self._clock.now_s()):
                 run.fail(LAST, batch.indices, failure.stage, failure.error)
             else:
-                self._work_here(run, [(LAST, batch)], interrupt)
+                self._pass(run, [batch], here, interrupt)
 
     def _wait(self, run: Run, timeout_s: float | None) -> None:
         """Wait for the batch; meanwhile give up calls that take longer than `timeout_s`."""
@@ -288,5 +304,5 @@ class Pipeline:
         task = partial(self._work, run, call.position, call.rest, ready)
         pool = next(pool for pool in self._pools if call.thread in pool)
         pool.replace(call.thread, task)
-        if sum(pool.lost for pool in self._pools) >= MOST_LOST_LANES:
+        if self.lost_lanes >= MOST_LOST_LANES:
             run.stop(call.stage, error, fatal=True)

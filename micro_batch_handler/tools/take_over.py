@@ -104,15 +104,16 @@ def front_of(handler: str) -> Front:
         raise ArchiveError(f"--handler {named.file}: there is no such file")
     check_handler_file(named)
     name, node = entry_point(named)
-    if isinstance(node, ast.AsyncFunctionDef):
+    handle = _own_handle(node) if isinstance(node, ast.ClassDef) else node
+    if isinstance(handle, ast.AsyncFunctionDef):
         raise ArchiveError(
-            f"{named.file} line {node.lineno}: {name} is async, which micro-batching cannot call; "
-            f"make it a class with preprocess, inference and postprocess"
+            f"{named.file} line {handle.lineno}: {handle.name} is async, which micro-batching "
+            f"cannot call; make it a class with preprocess, inference and postprocess"
         )
     if not isinstance(node, ast.ClassDef):
         return _front_of_one_stage(named.file, name, f"{name}()", _FUNCTION)
     _refuse_own_handle(named.file, node)
-    if _own_handle(node) is not None:
+    if handle is not None:
         return _front_of_one_stage(named.file, name, f"{name}.handle()", _HANDLE)
     front = _front_of_class(named.file.stem, named.file.stem, name)
     return replace(front, note="; ".join([front.note, *whole_notes(named)]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextvars import Context as Variables
+from contextvars import copy_context
 from typing import Any
 
 import torch
@@ -99,6 +101,7 @@ def stage_function(handler: Any, stage: Stage) -> StageFunction:
 
     def call(batch: RunningBatch, indices: Sequence[int], payload: Payload) -> tuple[Payload, Keep]:
         view = MicroBatchContext(batch.context, indices, batch)
+        variables = copy_context() if batch.watched else None
         with viewed_by(handler, view):
             # Looked up at each call, since handlers may replace a stage on the instance.
             try:
@@ -107,12 +110,20 @@ def stage_function(handler: Any, stage: Stage) -> StageFunction:
                 batch.failed()
                 raise
         batch.returned(stage)
+        if variables is not None and _has_changed(variables):
+            batch.only_whole(f"{stage} sets a context variable, which other threads do not see")
         if batch.encoded and stage == STAGES[-1] and isinstance(result, list):
             view.answers_json([at for at, answer in enumerate(result) if is_json(answer)])
             result = [encode(answer) for answer in result]
         return result, view.keep
 
     return call
+
+
+def _has_changed(before: Variables) -> bool:
+    """Whether a context variable has another value than it had."""
+    now = copy_context()
+    return any(variable not in before or before[variable] is not now[variable] for variable in now)
 
 
 def warn_if_serial(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Protocol
@@ -16,7 +15,14 @@ from typing import Any, Protocol
 from ts.context import Context, RequestProcessor
 
 from micro_batch_handler.torchserve.faults import STATUSES, STREAM_NEXT, clean_phrase
-from micro_batch_handler.torchserve.routed import Routes, raw_metric, raw_value, routes_of
+from micro_batch_handler.torchserve.routed import (
+    ROUTED,
+    Routes,
+    metrics_lock,
+    raw_metric,
+    raw_value,
+    routes_of,
+)
 
 __all__ = ["MicroBatchContext", "answer_part"]
 
@@ -26,6 +32,9 @@ class Batch(Protocol):
 
     def only_whole(self, why: str) -> None:
         """The handler does what it can do with whole batches only."""
+
+    def spoil(self, why: str) -> None:
+        """It has done so already: nothing of this batch may be sent, if it is cut."""
 
     def streams(self, indices: Sequence[int]) -> None:
         """The handler is about to send a part of these requests' answers."""
@@ -63,6 +72,14 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         if name.startswith("__") or "_batch" not in self.__dict__:
             raise AttributeError(name)  # as copy and pickle expect of a bare object
         return getattr(self._batch, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ROUTED or name == "_metrics":
+            self.__dict__[name] = value
+            return
+        # Where nothing is cut, a handler may leave something there for its next stage.
+        self.only_whole(f"it keeps {name} on the context, which is one for all requests")
+        setattr(self._batch, name, value)
 
     def keep(self) -> None:
         """Write statuses and response headers to the batch.
@@ -107,6 +124,11 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         """
         if self._asked is not None:
             self._asked.only_whole(why)
+
+    def spoil(self, why: str) -> None:
+        """The same, found out when it was too late to raise an error."""
+        if self._asked is not None:
+            self._asked.spoil(why)
 
     @property
     def first(self) -> int:
@@ -212,9 +234,6 @@ def _checked_phrase(processor: RequestProcessor) -> str | None:
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """https://www.rfc-editor.org/rfc/rfc9110#name-tokens"""
 
-_metrics_lock = threading.RLock()
-"""Taken twice in the view of a view, which a part of a batch has."""
-
 
 class _LaneMetrics:
     """TorchServe's metrics, safe to use from lanes and with the micro-batch's own indices.
@@ -240,7 +259,7 @@ class _LaneMetrics:
                 given["idx"] = self._indices[given["idx"]]
             if name != "add_metric_to_cache":
                 given["dimensions"] = list(given.get("dimensions", []))
-            with _metrics_lock:
+            with metrics_lock:
                 return method(**given)
 
         return add

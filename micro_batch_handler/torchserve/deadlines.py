@@ -18,14 +18,18 @@ def deadlines_s(
 
     A header that is no number is ignored: a deadline is a hint, and the request is good without.
     """
-    if header is None or context.request_processor is None:
+    processors = context.request_processor
+    if header is None or processors is None:
         return None
-    found = [_deadline_s(context, index, header, now_s) for index in range(requests)]
+    found = [
+        _deadline_s(processors[index].get_request_properties(), header, now_s)
+        for index in range(requests)
+    ]
     return found if any(deadline is not None for deadline in found) else None
 
 
-def _deadline_s(context: Context, index: int, header: str, now_s: float) -> float | None:
-    text = _header(context.get_all_request_header(index), header)
+def _deadline_s(headers: dict[str, Any], header: str, now_s: float) -> float | None:
+    text = _header(headers, header)
     if text is None:
         return None
     try:

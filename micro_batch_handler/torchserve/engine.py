@@ -22,11 +22,8 @@ from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import (
-    BodyError,
-    DeadlinePassed,
     PayloadError,
     SplitError,
-    StageTimeout,
 )
 from micro_batch_handler.pipeline.accelerator import accelerator_of
 from micro_batch_handler.pipeline.isolation import Policy
@@ -34,7 +31,7 @@ from micro_batch_handler.pipeline.payloads import PayloadOps
 from micro_batch_handler.pipeline.readings import Readings
 from micro_batch_handler.pipeline.records import BatchRecord, Listener
 from micro_batch_handler.pipeline.rows import Rows
-from micro_batch_handler.pipeline.run import Outcomes
+from micro_batch_handler.pipeline.run import Failure, Outcomes
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.trace import Setup
 from micro_batch_handler.pipeline.watch import Clock
@@ -94,6 +91,8 @@ class Engine:
             ops = replace(ops, rows_of=lambda _: None)  # requests, and answers
         given_ops = ops
         self._config, ops = one_row_at_a_time(handler, config, ops)
+        # Of a handler that takes the first row only, sizes after it are its author's.
+        first_row = self._config is not config
         batch_size = context.system_properties.get("batch_size") or 1
         cores = usable_cores()
         self._splitting = splitting_of(handler, one_row=ops is not given_ops)
@@ -108,13 +107,9 @@ class Engine:
         self._ends = False
         self._told_together = False
         device = accelerator_of(getattr(handler, "device", None))
+        sizes = [size for size in astuple(self._config.micro_batch_size) if size != AUTO]
         self._readings = Readings(
-            ops,
-            min(
-                [size for size in astuple(self._config.micro_batch_size) if size != AUTO]
-                or [sys.maxsize]
-            ),
-            self._planner.payloads,
+            ops, min(sizes, default=sys.maxsize), self._planner.payloads, trusted=first_row
         )
         self._pipeline = Pipeline(
             {stage: stage_function(handler, stage) for stage in STAGES},
@@ -227,20 +222,27 @@ class Engine:
         rows = Rows(data, decode)
         split = not serial and not plan.fits(len(data))
         batch = RunningBatch(context, self._splitting, encoded=encoded, split=split)
-        outcomes = self._pipeline.run(rows, plan, batch, deadlines, serial=serial)
-        if split and self._again_whole(outcomes):
+        until_s = self._pipeline.until_s()
+        run = partial(self._pipeline.run, rows, deadlines_s=deadlines, until_s=until_s)
+        outcomes = run(plan, batch, serial=serial)
+        if batch.changes_state() or (split and self._is_spoiled(outcomes)):
             # Nothing of what was computed in parts may reach a client.
             batch.forget()
             plan, serial = Plan(PerStage.of(len(data))), self._splitting.whole(len(data))
             batch = RunningBatch(context, self._splitting, encoded=encoded, split=False)
-            before = outcomes.calls
-            outcomes = self._pipeline.run(rows, plan, batch, deadlines, serial=serial)
-            outcomes = replace(outcomes, calls=[*before, *outcomes.calls])
+            if outcomes.fatal:
+                outcomes = _all_failed(outcomes, len(data))
+            else:
+                before = outcomes.calls
+                outcomes = run(plan, batch, serial=serial)
+                outcomes = replace(outcomes, calls=[*before, *outcomes.calls])
+            batch.over, split = True, False
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
-        self._learn(record)
+        probe = bool(serial) and not self._splitting.why_whole
+        self._learn(record, split=split, probe=probe)
         for listener in tuple(self.listeners):  # they may leave
             listener(record)
-        if outcomes.fatal:
+        if outcomes.fatal or (self._splitting.shares_state and self._pipeline.lost_lanes):
             self._ends = end_at_next_batch(context)
         log_retried(outcomes, context)
         if not outcomes.failures:
@@ -249,19 +251,16 @@ class Engine:
             raise_first(outcomes)
         return answer_failures(outcomes, context)
 
-    def _again_whole(self, outcomes: Outcomes) -> bool:
-        """Whether a batch that was cut must be run again uncut."""
+    def _is_spoiled(self, outcomes: Outcomes) -> bool:
+        """Whether a batch that was cut must not have been."""
         errors = [failure.error for failure in outcomes.failures.values()]
-        if self._splitting.why_whole or any(isinstance(error, SplitError) for error in errors):
-            return not outcomes.fatal
-        whole_batch_failed = self._config.on_error == "fail_batch" and not outcomes.fatal
-        return whole_batch_failed and any(
-            not isinstance(error, (BodyError, DeadlinePassed, StageTimeout)) for error in errors
+        return bool(self._splitting.why_whole) or any(
+            isinstance(error, SplitError) for error in errors
         )
 
-    def _learn(self, record: BatchRecord) -> None:
+    def _learn(self, record: BatchRecord, *, split: bool, probe: bool) -> None:
         outcomes = record.outcomes
-        self._splitting.learn(record)
+        self._splitting.learn(record, split=split, probe=probe)
         if outcomes.rescued:
             return
         if not outcomes.failures:
@@ -271,3 +270,10 @@ class Engine:
         errors = [failure.error for failure in outcomes.failures.values()]
         if self._planner.tunes and any(isinstance(error, PayloadError) for error in errors):
             self._planner.keep_together()
+
+
+def _all_failed(outcomes: Outcomes, rows: int) -> Outcomes:
+    """The outcomes of a batch none of whose answers may be sent, in a process that ends."""
+    first = next(iter(outcomes.failures.values()))
+    failure = Failure(first.stage, first.error, range(rows))
+    return replace(outcomes, failures=dict.fromkeys(range(rows), failure))

@@ -24,7 +24,13 @@ from typing import Any, Literal, get_args
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.errors import BodyError, DeadlinePassed, StageError, StageTimeout
+from micro_batch_handler.errors import (
+    BodyError,
+    DeadlinePassed,
+    MicroBatchError,
+    StageError,
+    StageTimeout,
+)
 from micro_batch_handler.pipeline.isolation import device_is_lost
 from micro_batch_handler.pipeline.memory import is_out_of_memory
 from micro_batch_handler.pipeline.run import Failure, Outcomes
@@ -150,7 +156,7 @@ def _status(failure: Failure) -> tuple[int, str]:
     if reason == "body":
         return CLIENT_ERROR, str(error)
     # A broken contract is the handler's fault, whatever the client sent.
-    blame_client = failure.stage == "preprocess" and not isinstance(error, StageError)
+    blame_client = failure.stage == "preprocess" and not isinstance(error, MicroBatchError)
     code = CLIENT_ERROR if blame_client else SERVER_ERROR
     return code, f"{failure.stage} failed"
 

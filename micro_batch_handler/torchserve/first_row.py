@@ -41,11 +41,12 @@ def one_row_at_a_time(
     later = (sizes.inference, sizes.postprocess) if sizes.preprocess == 1 else (1, 1)
     sizes = PerStage(1, *(1 if size == AUTO else size for size in later))
     logger.warning(
-        "%s of %s takes the first row that it gets and no other, so it is called with one at a "
-        "time; sizes are %s. Let it take all rows of its argument, and calls are shared",
-        first.__name__,
-        type(handler).__name__,
-        sizes,
+        "%s takes the first row that it gets and no other, so it is called with one at a time, "
+        "and the stages after it with %s and %s. Let it take all rows of its argument, and calls "
+        "are shared",
+        first.__qualname__,
+        sizes.inference,
+        sizes.postprocess,
     )
     if sizes == ONE:
         # What it makes of one row may look like any number of rows: tokens, in a flat tensor.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["HOOKS", "hook_of"]
 
@@ -34,20 +34,26 @@ def hook_of(handler: Any, name: str, ours: type) -> Callable[..., Any] | None:
     """
     if getattr(type(handler), name, None) is getattr(ours, name):
         return None
-    method: Callable[..., Any] = getattr(handler, name)
+    method: Any = getattr(handler, name)
+    if _takes(method, HOOKS[name]):
+        return cast("Callable[..., Any]", method)
+    logger.warning(
+        "%s of %s has the name of a hook and cannot be called as %s(%s), so it is left alone",
+        name,
+        type(handler).__name__,
+        name,
+        ", ".join(HOOKS[name]),
+    )
+    return None
+
+
+def _takes(method: Any, arguments: tuple[str, ...]) -> bool:
+    if not callable(method):
+        return False
     try:
-        inspect.signature(method).bind(*HOOKS[name])
+        inspect.signature(method).bind(*arguments)
     except TypeError:
-        logger.warning(
-            "%s.%s%s has the name of a hook and takes something else than %s(%s), so it is left "
-            "alone",
-            type(handler).__name__,
-            name,
-            inspect.signature(method),
-            name,
-            ", ".join(HOOKS[name]),
-        )
-        return None
+        return False
     except ValueError:  # made in C, perhaps
-        pass
-    return method
+        return True
+    return True

@@ -13,6 +13,7 @@ its metrics, must answer for the rows of the call that asks:
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -21,12 +22,28 @@ from typing import Any
 
 from ts.context import Context
 
-__all__ = ["Routes", "current_view", "raw_metric", "raw_value", "route", "routes_of", "viewed_by"]
+__all__ = [
+    "ROUTED",
+    "Routes",
+    "current_view",
+    "metrics_lock",
+    "raw_metric",
+    "raw_value",
+    "route",
+    "routes_of",
+    "viewed_by",
+]
 
 _here = threading.local()
 """`_here.view` is the (handler, view) of the stage call that runs in this thread."""
 
 _NOBODY = (None, None)
+
+ROUTED = frozenset({"_request_processor", "request_ids", "cl_socket"})
+"""What a context says of requests."""
+
+metrics_lock = threading.RLock()
+"""TorchServe's metrics have none. Taken twice in a view of a view, which a part of a batch has."""
 
 _ROUTES = "_micro_batch_routes"
 
@@ -108,37 +125,47 @@ def raw_metric(metrics: Any, name: str) -> Any:
     return getattr(super(type(metrics), metrics) if routed else metrics, name)
 
 
+def _own_view(routes: Routes) -> Any:
+    """The view of the call that runs in this thread; None if there is none."""
+    _, view = getattr(_here, "view", _NOBODY)
+    return view if view is not None and view.routes is routes else None
+
+
 def _view_in(routes: Routes) -> Any:
     """The view that this thread has of a context; None for the batch itself."""
-    _, view = getattr(_here, "view", _NOBODY)
-    if view is not None and view.routes is routes:
+    view = _own_view(routes)
+    if view is not None:
         return view
     running = routes.running
     if not running or threading.get_ident() == routes.thread:
         return None
     views = list(running.values())
-    if len(views) > 1:
-        views[0].only_whole(
+    if len(views) == 1:
+        return views[0]
+    if views:
+        views[0].spoil(
             "the context is read in a thread that the handler started, where nobody can tell "
             "whose requests it means. Read it in the stage and hand on what it says"
         )
-    return views[0] if views else None
+    return None
 
 
 def _routed(name: str) -> property:
     def get(self: Context) -> Any:
-        view = _view_in(vars(self)[_ROUTES])
-        if view is not None:
-            return getattr(view, name)
+        known = self.__dict__
+        # TorchServe asks several times for each request, when no call runs any more.
+        if known[_ROUTES].running:
+            view = _view_in(known[_ROUTES])
+            if view is not None:
+                return getattr(view, name)
         try:
-            return vars(self)[name]
+            return known[name]
         except KeyError:
             raise AttributeError(name) from None
 
     def set_(self: Context, value: Any) -> None:
-        _, view = getattr(_here, "view", _NOBODY)
-        mine = view is not None and view.routes is vars(self)[_ROUTES]
-        vars(view if mine else self)[name] = value
+        view = _own_view(vars(self)[_ROUTES])
+        vars(self if view is None else view)[name] = value
 
     return property(get, set_)
 
@@ -150,6 +177,13 @@ class RoutedContext(Context):  # type: ignore[misc]  # ts is untyped
     request_ids = _routed("request_ids")
     cl_socket = _routed("cl_socket")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ROUTED:
+            view = _own_view(vars(self)[_ROUTES])
+            if view is not None:
+                view.only_whole(f"it keeps {name} on the context, which is one for all requests")
+        super().__setattr__(name, value)
+
 
 @lru_cache(maxsize=8)
 def _routed_metrics(kind: type) -> type:
@@ -160,10 +194,15 @@ def _routed_metrics(kind: type) -> type:
 
         @wraps(method)
         def add(self: Any, *args: Any, **kwargs: Any) -> Any:
-            view = _view_in(vars(self)[_ROUTES])
-            if view is None:
+            routes = vars(self)[_ROUTES]
+            view = _own_view(routes)
+            if view is None and threading.get_ident() != routes.thread:
+                given = inspect.signature(method).bind(self, *args, **kwargs).arguments
+                view = None if given.get("idx") is None else _view_in(routes)
+            if view is not None:
+                return getattr(view.metrics, name)(*args, **kwargs)
+            with metrics_lock:
                 return method(self, *args, **kwargs)
-            return getattr(view.metrics, name)(*args, **kwargs)
 
         return add
 

@@ -13,6 +13,8 @@ from micro_batch_handler.torchserve.splitting import Splitting
 
 __all__ = ["RunningBatch"]
 
+OK = 200
+
 
 class RunningBatch:
     """What the calls of one batch ask and tell.
@@ -24,7 +26,16 @@ class RunningBatch:
         split: whether other calls run beside each.
     """
 
-    __slots__ = ("_splitting", "context", "encoded", "split", "streamed", "watched")
+    __slots__ = (
+        "_before",
+        "_splitting",
+        "context",
+        "encoded",
+        "over",
+        "split",
+        "streamed",
+        "watched",
+    )
 
     def __init__(
         self, context: Context, splitting: Splitting, *, encoded: bool, split: bool
@@ -34,17 +45,32 @@ class RunningBatch:
         self.split = split
         self.streamed: set[int] = set()
         """The requests that have got parts of their answers."""
+        self.over = False
+        """Whether the batch has ended: a call that was given up may still go on."""
         self._splitting = splitting
+        # Where TorchServe is the caller, nobody has set anything yet.
+        self._before = None if encoded or not split else _responses(context)
         self.watched = splitting.begin(split=split)
 
     def returned(self, stage: str) -> None:
         """A call has returned; raises `SplitError` as `Splitting.look` does."""
-        if self.watched and stage != STAGES[-1]:
+        if self.watched and stage != STAGES[-1] and not self.over:
             self._splitting.look(stage, split=self.split)
+
+    def changes_state(self) -> bool:
+        """Whether calls that have all returned have changed the handler's state, being cut."""
+        self.over = True
+        if self.split and not self.watched:
+            try:
+                self._splitting.look("a stage", split=True, all_calls=True)
+            except SplitError:
+                return True
+        return False
 
     def failed(self) -> None:
         """A call has failed."""
-        self._splitting.failed()
+        if not self.over:
+            self._splitting.failed()
 
     def only_whole(self, why: str) -> None:
         """The handler does what it can do with whole batches only.
@@ -55,6 +81,10 @@ class RunningBatch:
         self._splitting.forbid(why)
         if self.split:
             raise SplitError(why)
+
+    def spoil(self, why: str) -> None:
+        """It has done so already, perhaps where no error would be seen."""
+        self._splitting.forbid(why)
 
     def streams(self, indices: Sequence[int]) -> None:
         """The handler is about to send parts of these requests' answers."""
@@ -67,11 +97,26 @@ class RunningBatch:
 
     def forget(self) -> None:
         """Undo what the calls have set for answers that nobody will get."""
-        for index in range(len(self.context.request_processor or ())):
-            self.context.get_response_headers(index).clear()
-            self.context.set_response_status(200, None, index)
+        processors = self.context.request_processor or ()
+        before = self._before or [(OK, None, {})] * len(processors)
+        for processor, (code, phrase, headers) in zip(processors, before, strict=True):
+            processor.report_status(code, phrase)
+            processor.get_response_headers().clear()
+            processor.get_response_headers().update(headers)
 
     @staticmethod
     def may_repeat(batch: Any, indices: Sequence[int]) -> bool:
         """The same, as the pipeline asks it."""
         return bool(batch.repeats(indices))
+
+
+def _responses(context: Context) -> list[tuple[int, str | None, dict[str, str]]]:
+    """What is set for the answers to all requests."""
+    return [
+        (
+            processor.get_response_status_code(),
+            processor.get_response_status_phrase(),
+            dict(processor.get_response_headers()),
+        )
+        for processor in context.request_processor or ()
+    ]

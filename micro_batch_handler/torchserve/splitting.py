@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.errors import SplitError
 from micro_batch_handler.pipeline.isolation import is_misread
+from micro_batch_handler.pipeline.memory import is_out_of_memory
 from micro_batch_handler.pipeline.records import BatchRecord
 from micro_batch_handler.pipeline.regroup import bounds
 from micro_batch_handler.pipeline.run import Outcomes
@@ -29,7 +30,7 @@ __all__ = ["Splitting"]
 logger = logging.getLogger(__name__)
 
 HAND_ON = (
-    "so the rows of one micro-batch would get what belongs to another. Hand it on with the rows "
+    "so the rows of one micro-batch may get what belongs to another. Hand it on with the rows "
     "instead: return (images, sizes) from preprocess, and sizes again from inference. If the "
     "stages may share it, say thread_safe = True in the class"
 )
@@ -40,11 +41,12 @@ THREAD_BOUND = (
     "made in the thread that uses it"
 )
 
-RESCUED_ROWS = 8
-"""Rows that may fail in lanes and pass in the worker's thread, before all rows stay there."""
+RESCUED_BATCHES = 3
+"""Batches with rows that failed in lanes and passed in the worker's thread, before all rows stay
+there: what they ask may be out of order for a while."""
 
-RESCUED_WITHIN_ROWS = 160
-"""If they are rarer than so many in this number of rows, it is chance."""
+RESCUED_SHARE = 0.05
+"""Of all rows meanwhile. If they are rarer, it is chance."""
 
 ONE_ROW_BATCHES = 2
 """Batches in which every call on several rows fails and each row alone passes."""
@@ -54,7 +56,14 @@ CALM_BATCHES = 3
 doubts, or state has changed: what is loaded at the first request changes once."""
 
 MOST_CHANGES = 3
-"""Changes of state after which batches stay whole, however far apart."""
+"""Batches in which one attribute has changed before batches stay whole; of batches that are not
+cut, two are enough."""
+
+QUIET_BATCHES = 100
+"""Batches without a change after which the earlier ones are forgotten: something is refreshed."""
+
+FAILED_BATCHES = 3
+"""Batches in a row that were cut and failed, with calls not repeated, before one is not cut."""
 
 
 class Splitting:
@@ -89,14 +98,24 @@ class Splitting:
         """Whether no call may have more than one row."""
         self._one_row_batches = 0
         self._rows = 0
-        self._rescued: deque[int] = deque(maxlen=RESCUED_ROWS)
-        self._changes = 0
+        self._rescued: deque[tuple[int, int]] = deque(maxlen=RESCUED_BATCHES)
+        self._failed_batches = 0
+        self._changes: Counter[str] = Counter()
+        self._changed_now: set[str] = set()
+        self._quiet = 0
         self._calm = 0 if doubtful else CALM_BATCHES
+
+    @property
+    def shares_state(self) -> bool:
+        """Whether a call that goes on after its time may change what later calls read."""
+        return self._keeps_state or any(self._scratch.values())
 
     def forbid(self, why: str) -> None:
         """Batches stay whole from now on."""
         if not self.why_whole:
             self.why_whole = why
+            if self._watch is not None and not self._keeps_state:
+                self._watch.forget()
             logger.warning(
                 "%s is called with whole batches, in the worker's thread and with nothing beside "
                 "it: %s",
@@ -126,23 +145,29 @@ class Splitting:
         Called once for each batch.
         """
         self._rows += rows
-        if not self.why_whole and self._calm >= CALM_BATCHES:
-            return []
-        return self.whole(rows)
+        calm = self._calm >= CALM_BATCHES and self._failed_batches < FAILED_BATCHES
+        return [] if calm and not self.why_whole else self.whole(rows)
 
     def whole(self, rows: int) -> list[range]:
         """The groups of a batch that is not cut."""
         return [range(*limit) for limit in bounds(rows, 1 if self.one_row else rows)]
 
     def begin(self, *, split: bool) -> bool:
-        """A batch begins; whether its calls are watched for changes of state."""
+        """A batch begins; whether to look for changes of state after each of its calls.
+
+        After many batches without any, looking when the batch has ended is enough.
+        """
         watched = self._keeps_state or (not self.why_whole and (split or self._calm < CALM_BATCHES))
         self._undoes = watched and not split
+        self._changed_now.clear()
+        self._quiet += 1
+        if self._quiet > QUIET_BATCHES:
+            self._changes.clear()
         if self._watch is None or not watched:
             return False
         self._watch.begin()
         self._calm += not split
-        return not self._keeps_state
+        return not (self._keeps_state or (split and self._quiet > QUIET_BATCHES))
 
     def failed(self) -> None:
         """A call has failed, and what it has left in the handler's state is not for the next."""
@@ -161,28 +186,35 @@ class Splitting:
         self.never_again = of_batch
         self.forbid(f"{why}, {HAND_ON}")
 
-    def look(self, stage: str, *, split: bool) -> None:
-        """A call of a stage has returned.
+    def look(self, stage: str, *, split: bool, all_calls: bool = False) -> None:
+        """A call of a stage has returned, or all have.
 
         Raises:
-            SplitError: it changed the handler's state, beside calls on other rows.
+            SplitError: they changed the handler's state, beside calls on other rows.
         """
-        name = self._watch.changed() if self._watch is not None else ""
+        name = "" if self._watch is None else self._watch.changed(loading=not all_calls)
         if not name:
             return
-        self._changes += 1
+        self._calm = self._quiet = 0
+        self._changes[name] += name not in self._changed_now
+        self._changed_now.add(name)
         why = f"{name} changed while {stage} ran"
-        first = self._changes == 1 and not split
-        if not first and (not split or self._changes >= MOST_CHANGES):
+        if self._changes[name] >= (MOST_CHANGES if split else 2):
             self.forbid_state(why)
-        self._calm = 0
         if split:
             raise SplitError(why)
-        self._watch.begin()  # type: ignore[union-attr]  # it gave the name
 
-    def learn(self, record: BatchRecord) -> None:
-        """A batch has ended."""
+    def learn(self, record: BatchRecord, *, split: bool, probe: bool = False) -> None:
+        """A batch has ended.
+
+        Args:
+            record: of it.
+            split: whether other calls ran beside each of its calls.
+            probe: whether its calls had more rows than they are to have.
+        """
         outcomes = record.outcomes
+        if not (outcomes.retried or outcomes.rescued or self._failed_batches or outcomes.stopped):
+            return  # nothing has failed
         misread = [f for f in outcomes.rescued if is_misread(f.error)]
         # Else it was not the cut that made a call fail: each row alone is a cut, too.
         uncut = any(
@@ -194,19 +226,25 @@ class Splitting:
                 f"{misread[0].error}; uncut, such batches are answered. Return one row for each "
                 f"request, or override cut_payload and join_payloads"
             )
-        rescued = sum(len(f.indices) for f in outcomes.rescued if f not in misread)
-        self._rescue(rescued)
-        if not rescued:  # else calls have failed because of the lanes, not of their rows
+        rescued = [
+            failure
+            for failure in outcomes.rescued
+            if failure not in misread and not is_out_of_memory(failure.error)
+        ]
+        self._rescue(record.rows, sum(len(failure.indices) for failure in rescued))
+        if not rescued and not probe:  # else calls have failed because of the lanes, or of us
             self._learn_one_row(outcomes)
+        if not split and not outcomes.failures and self._failed_batches >= FAILED_BATCHES:
+            self.forbid(THREAD_BOUND % record.rows)
+        self._failed_batches = self._failed_batches + 1 if split and outcomes.stopped else 0
 
-    def _rescue(self, rows: int) -> None:
-        self._rescued.extend([self._rows] * rows)
-        if (
-            rows
-            and len(self._rescued) == RESCUED_ROWS
-            and self._rows - self._rescued[0] < RESCUED_WITHIN_ROWS
-        ):
-            self.forbid(THREAD_BOUND % RESCUED_ROWS)
+    def _rescue(self, rows: int, rescued: int) -> None:
+        if not rescued:
+            return
+        self._rescued.append((self._rows - rows, rescued))
+        since, most = self._rescued[0][0], sum(count for _, count in self._rescued)
+        if len(self._rescued) == RESCUED_BATCHES and most >= RESCUED_SHARE * (self._rows - since):
+            self.forbid(THREAD_BOUND % most)
 
     def _learn_one_row(self, outcomes: Outcomes) -> None:
         if self.one_row or outcomes.failures or not any(call.failed for call in outcomes.calls):

@@ -17,7 +17,7 @@ from tests.server.archives import HANDLERS
 from tests.server.model import Model
 from tests.server.torchserve import TorchServe
 
-__all__ = ["BROUGHT", "STAND_INS", "both"]
+__all__ = ["BROUGHT", "STAND_INS", "Packed", "both", "pack"]
 
 BROUGHT = HANDLERS / "brought"
 """Handlers as users bring them."""
@@ -26,7 +26,7 @@ STAND_INS = HANDLERS.parent / "stand_ins"
 """Packages that TorchServe's own handlers import, as far as they use them."""
 
 
-class _Packed(Model):
+class Packed(Model):
     """An archive that is there already, registered inside a `with` statement."""
 
     def __init__(self, server: TorchServe, archive: Path, **registration: Any) -> None:
@@ -63,12 +63,12 @@ def both(
         plain_batch: the batch size of the plain one: 1 for a handler that cannot batch.
         batch: of the wrapped one.
     """
-    plain = _pack(server.model_store, name, handler, files or {}, model_file, weights, section)
+    plain = pack(server.model_store, name, handler, files or {}, model_file, weights, section)
     wrapped = plain.with_name(f"{name}-wrapped.mar")
     assert main(["wrap", str(plain), "--output", str(wrapped)]) == 0
     models = [
-        _Packed(server, plain, batch_size=plain_batch, max_batch_delay=100),
-        _Packed(server, wrapped, batch_size=batch, max_batch_delay=100),
+        Packed(server, plain, batch_size=plain_batch, max_batch_delay=100),
+        Packed(server, wrapped, batch_size=batch, max_batch_delay=100),
     ]
     # One of the two loads while the other does: a worker takes seconds to import PyTorch.
     with ThreadPoolExecutor(2) as pool:
@@ -79,7 +79,7 @@ def both(
             list(pool.map(lambda model: model.__exit__(None, None, None), models))
 
 
-def _pack(
+def pack(
     store: Path,
     name: str,
     handler: str,

@@ -25,7 +25,18 @@ TAKERS = frozenset({"pop", "popleft", "popitem", "setdefault"})
 
 MUTATORS = TAKERS.union(
     ("append", "appendleft", "add", "clear", "discard", "extend", "extendleft", "insert"),
-    ("put", "put_nowait", "remove", "reverse", "rotate", "seek", "sort", "update", "write"),
+    (
+        "move_to_end",
+        "put",
+        "put_nowait",
+        "remove",
+        "reverse",
+        "rotate",
+        "seek",
+        "sort",
+        "update",
+        "write",
+    ),
 )
 
 CHANGE_FIRST = frozenset({"heapify", "heappop", "heappush", "heapreplace", "insort", "shuffle"})
