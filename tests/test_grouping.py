@@ -244,7 +244,7 @@ def test_without_keys_the_message_names_both_hooks(caplog):
     """Shapes that differ are answered row by row, and the log names the two ways out."""
     sizes = {"preprocess": 1, "inference": 8, "postprocess": 8}
     with caplog.at_level(logging.WARNING):
-        _, right = ask(Blocks, batches=4, micro_batch_size=sizes)
+        _, right = ask(Blocks, micro_batch_size=sizes)
 
     assert right
     said = " ".join(record.getMessage() for record in caplog.records)

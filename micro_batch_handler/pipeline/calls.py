@@ -318,13 +318,18 @@ class Caller:
         regroups: bool,
         serial: bool,
     ) -> tuple[Payload, Keep | None, Keys]:
-        payload = work.take_in(stage.gather(parts))
+        gathered = stage.gather(parts)
+        if len(parts) > 1:
+            self._readings.joined(gathered, len(parts), len(indices))
+        payload = work.take_in(gathered)
+        del gathered  # in other memory perhaps, which need not be held
         # What is neither cut nor joined may be anything: then only the answers are counted.
         counted = not serial and (regroups or self.groups)
         result, keep = stage.call(tag, indices, payload, counted=counted)
         self._readings.note(stage.name, result, len(indices))
         if regroups:
             stage.check_regroups(result, len(indices))
+            self._readings.check(stage.name)
         keys = None if serial else stage.keys(result, parts, len(indices))
         return work.hand_over(result), keep, keys
 

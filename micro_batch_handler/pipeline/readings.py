@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 
 from micro_batch_handler.config import STAGES, Stage
+from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.pipeline.payloads import (
     Payload,
     PayloadOps,
@@ -28,6 +29,9 @@ __all__ = ["Readings"]
 
 ENOUGH = 2
 """Numbers of rows whose calls must agree."""
+
+SURE = 3
+"""Rows that have the same number by design, not by chance."""
 
 MOST_PROBES = 12
 """Calls of each stage that are looked at; what they leave open stays open."""
@@ -56,7 +60,7 @@ class Readings:
         self._most_rows = most_rows
         self._learned = learned
         self._agree: dict[Stage, set[int]] = {stage: set() for stage in STAGES[:-1]}
-        self._probes = self._places = 0
+        self._probes = 0
         self._seen = dict.fromkeys(self._agree, 0)
         self._lock = threading.Lock()
         trusted = trusted or ops.rows_of is not rows_of or ops.group_by is not None
@@ -64,6 +68,15 @@ class Readings:
         """Whether payloads are rows; None while that is not known."""
         self.why_not = ""
         """What was returned instead."""
+
+    @property
+    def may_cut(self) -> bool:
+        """Whether payloads may be cut and joined now.
+
+        Calls of one row are not called with two to find out: that they return what may be a place
+        is found out meanwhile.
+        """
+        return self.rows or (self.rows is None and self._most_rows == 1)
 
     def note(self, stage: Stage, result: Payload, rows: int) -> None:
         """A call of a stage on so many rows has returned this."""
@@ -81,26 +94,42 @@ class Readings:
             self._end(False, f"what {stage} returns cannot be cut: {error}")
             return
         if found != rows:
-            # With sizes of 1 a handler may take one row a call, and be right to.
-            alone = self._most_rows == 1 and rows > 1
-            self._end(alone, f"{stage} returned {found} rows for {rows} requests")
-        elif rows > 1 and holds_places(result, rows):
-            self._places += 1
-        elif not is_ambiguous(result, rows):
+            self._end(False, f"{stage} returned {found} rows for {rows} requests")
+        elif not is_ambiguous(result, rows) and not (rows > 1 and holds_places(result, rows)):
             agree.add(rows)
             if all(len(counts) >= ENOUGH for counts in self._agree.values()):
                 self._end(True)
 
+    def joined(self, payload: Payload, calls: int, rows: int) -> None:
+        """So many calls have returned these rows, which are now one payload.
+
+        If each call had one row, and each gave it the number 0, that may be its place.
+
+        Raises:
+            PayloadError: so it is.
+        """
+        if self._most_rows == 1 and self.rows is None and calls == rows >= SURE:
+            if holds_places(payload, rows, [0] * rows):
+                self._end(False, f"each of {rows} calls returned a 0: the place of its only row?")
+                raise PayloadError("preprocess", self.why_not)
+            self._end(True)
+
+    def check(self, stage: Stage) -> None:
+        """Refuse to cut or join what a stage has returned, if it is known not to be rows.
+
+        Raises:
+            PayloadError: it is not.
+        """
+        if self.rows is False:
+            raise PayloadError(stage, self.why_not)
+
     def probe(self, rows: int) -> list[range]:
         """Groups in which a batch tells the most, each to be passed whole."""
-        if self._most_rows == 1 and self._probes >= ENOUGH:
-            # It may take one row a call, and fail for two.
-            self._end(not self._places, "what the stages return may hold the places of rows")
-        elif min(self._seen.values()) >= MOST_PROBES:
+        if min(self._seen.values()) >= MOST_PROBES:
             self._end(False, "what the stages return may be rows, or hold their places")
         # Calls of two sizes, from one batch to the next and within the second.
         self._probes += 1
-        size = min(max(self._most_rows, ENOUGH), rows)
+        size = min(self._most_rows, rows)
         less = 0 if self._probes % 2 else max(1, size // 2 - 1)
         rest = [range(less + start, less + stop) for start, stop in bounds(rows - less, size)]
         return [range(less), *rest] if 0 < less < rows else rest

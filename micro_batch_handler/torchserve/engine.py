@@ -109,8 +109,13 @@ class Engine:
         device = accelerator_of(getattr(handler, "device", None))
         sizes = [size for size in astuple(self._config.micro_batch_size) if size != AUTO]
         self._readings = Readings(
-            ops, min(sizes, default=sys.maxsize), self._planner.payloads, trusted=first_row
+            ops, min(sizes, default=sys.maxsize), self._payloads_known, trusted=first_row
         )
+        # Of the same handler with other settings nothing need be found out again.
+        self._known: dict[str, bool] = vars(handler).setdefault("_micro_batch_known", {})
+        if self._known:
+            self._readings.rows = self._known["rows"]
+            self._planner.payloads(self._known["rows"])
         self._pipeline = Pipeline(
             {stage: stage_function(handler, stage) for stage in STAGES},
             lanes,
@@ -187,11 +192,15 @@ class Engine:
         if self._splitting.one_row:
             return Plan(PerStage.of(1)), []
         plan = self._planner.plan(rows)
-        if not plan.regroups(rows) or self._readings.rows:
+        if not plan.regroups(rows) or self._readings.may_cut:
             return plan, []
         if self._readings.rows is None:
             return Plan(PerStage.of(rows)), self._readings.probe(rows)
         return self._plan_together(plan), []
+
+    def _payloads_known(self, rows: bool) -> None:
+        self._known["rows"] = rows
+        self._planner.payloads(rows)
 
     def _plan_together(self, plan: Plan) -> Plan:
         """The plan with one size for all stages, since nothing can be cut between them."""
