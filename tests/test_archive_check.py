@@ -138,11 +138,11 @@ def test_answers_that_change_with_the_cut_fail(capsys):
 
 
 def test_state_that_the_package_cannot_see_is_found(capsys):
-    """What a handler keeps in another module between stages reaches another client."""
-    keeps = "store.seen = [row['body']['number'] for row in data]\n        return [row"
+    """What a handler keeps in a module of a library between stages reaches another client."""
+    keeps = "threading.seen = [row['body']['number'] for row in data]\n        return [row"
     handler = HANDLER.replace("return [row", keeps)
 
-    why = fails(capsys, answering("[[n, store.seen[0]] for n in outputs]", handler), SAMPLES[:2])
+    why = fails(capsys, answering("[[n, threading.seen[0]] for n in outputs]", handler), SAMPLES[:2])
 
     # Alone it is the request's own number; whole, the first one's.
     assert "requests" not in why
