@@ -142,7 +142,9 @@ def test_state_that_the_package_cannot_see_is_found(capsys):
     keeps = "threading.seen = [row['body']['number'] for row in data]\n        return [row"
     handler = HANDLER.replace("return [row", keeps)
 
-    why = fails(capsys, answering("[[n, threading.seen[0]] for n in outputs]", handler), SAMPLES[:2])
+    why = fails(
+        capsys, answering("[[n, threading.seen[0]] for n in outputs]", handler), SAMPLES[:2]
+    )
 
     # Alone it is the request's own number; whole, the first one's.
     assert "requests" not in why
