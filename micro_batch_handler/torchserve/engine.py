@@ -112,9 +112,10 @@ class Engine:
             ops, min(sizes, default=sys.maxsize), self._payloads_known, trusted=first_row
         )
         # Of the same handler with other settings nothing need be found out again.
-        self._known: dict[str, bool] = vars(handler).setdefault("_micro_batch_known", {})
+        self._known: dict[str, Any] = vars(handler).setdefault("_micro_batch_known", {})
         if self._known:
             self._readings.rows = self._known["rows"]
+            self._readings.why_not = self._known["why_not"]
             self._planner.payloads(self._known["rows"])
         self._pipeline = Pipeline(
             {stage: stage_function(handler, stage) for stage in STAGES},
@@ -199,7 +200,7 @@ class Engine:
         return self._plan_together(plan), []
 
     def _payloads_known(self, rows: bool) -> None:
-        self._known["rows"] = rows
+        self._known.update(rows=rows, why_not=self._readings.why_not)
         self._planner.payloads(rows)
 
     def _plan_together(self, plan: Plan) -> Plan:
