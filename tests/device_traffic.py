@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from collections.abc import Container
@@ -199,11 +200,13 @@ class Handler:
         """A column as one tensor on the device."""
         if isinstance(column, list):
             column = self.join(column) if len(column) > 1 else column[0]
+        assert not (column.on_host and self.traffic.copy_in), "nobody copied it in"
         return self.device.upload(column, wait=True) if column.on_host else column
 
     def _answer(self, column: Any) -> list[Any]:
         """A column of the answers."""
         device, kind = self.device, self.traffic.answers
+        assert isinstance(column, list) or column.on_host or not self.traffic.copy_out
         if isinstance(column, list):
             column = self.join(column) if len(column) > 1 else column[0]
         if kind == "values":
@@ -375,28 +378,62 @@ def problems(
 
 
 class _Losing(Handler):
-    """Loses the device while it works."""
+    """Loses the device while the stage works that the traffic names."""
 
-    def inference(self, payload: Any) -> Any:
-        result = super().inference(payload)
-        self.device.lost = True
-        return result
+    @property
+    def functions(self) -> dict[str, Any]:
+        functions = super().functions
+        stage = self.traffic.fault_stage
+        functions[stage] = self._losing(functions[stage])
+        return functions
+
+    def _losing(self, function: Any) -> Any:
+        def call(tag: Any, indices: Any, payload: Any) -> Any:
+            result = function(tag, indices, payload)
+            self.device.lost |= self.traffic.fault_row in indices
+            return result
+
+        return call
 
 
-def problems_when_lost(streams_class: type[Streams] = Streams) -> list[str]:
-    """Lose the device; what it may still write to must never be anybody else's."""
-    traffic = Traffic(0, inference="in place", rows=2)
+LOST = Traffic(0, inference="in place", rows=6, sizes=(1, 2, 1), fault_row=2)
+"""In which the device is lost while other rows are on it."""
+
+
+def problems_when_lost(
+    streams_class: type[Streams] = Streams, traffic: Traffic = LOST
+) -> list[str]:
+    """Lose the device; what it may still write to must never be anybody else's.
+
+    Nor may anything be freed that streams have used, whoever lets go of it: that aborts.
+    """
     sender = Sender(traffic, streams_class, handler_class=_Losing)
+    device = sender.device
     with sender.pipeline:
-        outcomes = sender.pipeline.run([1, 2], Plan(PerStage(*traffic.sizes)))
-        fatal = outcomes.fatal
+        outcomes = sender.pipeline.run(list(range(traffic.rows)), Plan(PerStage(*traffic.sizes)))
+        found = [] if outcomes.fatal else ["nobody noticed"]
+        if len(outcomes.failures) + sum(each is not None for each in outcomes.answers) < len(
+            outcomes.answers
+        ):
+            found.append("not all are answered")
         for failure in outcomes.failures.values():
             failure.error.__traceback__ = None
         del outcomes
-    found = [] if fatal else ["nobody noticed"]
-    if sender.device.count_live_rows() < len(WEIGHTS) + traffic.rows:
-        found.append("freed")
+    del sender
+    gc.collect()
+    if device.aborts:
+        found.append(f"aborted {device.aborts} times")
     return found
+
+
+def problems_without_event(streams_class: type[Streams] = Streams) -> list[str]:
+    """End a call after which no event can be recorded, so that nobody knows when its work ends."""
+    device = FakeDevice(Schedule(0))
+    streams = streams_class(device)
+    with streams.work("inference", [Part(_made(device), 2, 0, 2)], 2):
+        device.failing_records = 1
+    streams.release()
+    return [] if device.count_live_rows() else ["freed"]
 
 
 def problems_of_release(streams_class: type[Streams] = Streams) -> list[str]:
@@ -405,8 +442,11 @@ def problems_of_release(streams_class: type[Streams] = Streams) -> list[str]:
     streams = streams_class(device)
     with suppress(ValueError), streams.work("inference", [Part(_made(device), 2, 0, 2)], 2):
         raise ValueError
+    found = [] if device.current is device.default else ["left in the stage's stream"]
     streams.release()
-    return ["kept"] if device.count_live_rows() else []
+    if device.count_live_rows() or device.cached_rows:
+        found.append("kept")
+    return found
 
 
 def problems_after_a_failure(streams_class: type[Streams] = Streams) -> list[str]:

@@ -14,6 +14,7 @@ As `torch.cuda` does it, at its harshest:
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import weakref
@@ -88,12 +89,14 @@ class Observer:
 class Memory:
     """What kernels read and write, without holding it."""
 
-    __slots__ = ("cells", "number", "stream")
+    __slots__ = ("cells", "foreign", "number", "stream")
     numbers = itertools.count()
 
     def __init__(self, size: int, stream: FakeStream | None = None) -> None:
         self.cells = [POISON] * size
         self.stream = stream
+        self.foreign = False
+        """Whether another stream than its own has used it."""
         self.number = next(self.numbers)
 
 
@@ -225,6 +228,9 @@ class FakeEvent:
 
     def record(self, stream: FakeStream) -> None:
         with self.device.call() as observer:
+            if self.device.failing_records:
+                self.device.failing_records -= 1
+                raise RuntimeError("an event that cannot be recorded")
             self.mark = stream.mark()
             observer.record(self.number, stream.number)
 
@@ -290,6 +296,8 @@ class FakeDevice:
         self.default = self.stream()
         self.now_ms = 0.0
         self._live_rows = 0
+        self.cached_rows = 0
+        """Of blocks that nobody refers to: each waits for a tensor of its size in its stream."""
         self.peak_rows = 0
         self.capacity_rows: int | None = None
         """What fits into its memory at a time; any number, if None."""
@@ -299,8 +307,14 @@ class FakeDevice:
         """Set once so many rows are in use at a time."""
         self.failing_waits = 0
         """So many calls of `wait_event` will fail."""
+        self.failing_records = 0
+        """So many events will not be recorded."""
         self.lost = False
         """Whether every call fails from now on."""
+        self.aborts = 0
+        """How often this process would have been aborted: a block that streams have used was freed
+        on a lost device."""
+        self._kept: list[Any] = []
 
     # What streams.py calls.
 
@@ -314,6 +328,9 @@ class FakeDevice:
     def event(self) -> FakeEvent:
         return FakeEvent(self)
 
+    def current_stream(self) -> FakeStream:
+        return self.current
+
     def using(self, stream: FakeStream) -> Using:
         return Using(self, stream)
 
@@ -322,6 +339,15 @@ class FakeDevice:
             while any(stream.work for stream in self.streams):
                 self._run_one(None)
             observer.device_ended()
+
+    def empty_cache(self) -> None:
+        with self.call():
+            for stream in self.streams:
+                stream.free.clear()
+            self.cached_rows = 0
+
+    def keep_all(self) -> None:
+        self._kept += [each for each in gc.get_objects() if type(each) in {FakeTensor, Block}]
 
     def is_here(self, leaf: Any) -> bool:
         return isinstance(leaf, FakeTensor) and not leaf.on_host
@@ -338,7 +364,9 @@ class FakeDevice:
         with self._lock:
             self.pinned_buffers += 1
         # PyTorch itself keeps a freed one until the copies are done, so nothing happens then.
-        return Block(Memory(size_bytes // CELL_BYTES), lambda _: None, pinned=True)
+        memory = Memory(size_bytes // CELL_BYTES)
+        memory.foreign = True
+        return Block(memory, self._free_pinned, pinned=True)
 
     def place(self, leaf: FakeTensor, buffer: Block, start: int) -> FakeTensor:
         first = start // CELL_BYTES
@@ -460,6 +488,8 @@ class FakeDevice:
         self, function: Callable[..., list[int]], reads: list[Span], result: Span, name: str
     ) -> None:
         self._tell(self.current.number, reads, [result], name)
+        for span in (*reads, result):
+            span.memory.foreign |= span.memory.stream is not self.current
         self.current.work.append(
             (None, lambda: result.write(function(*(span.read() for span in reads))))
         )
@@ -472,22 +502,34 @@ class FakeDevice:
         self._observer.launch(stream, read - written, written, name)
 
     def _allocate(self, rows: int) -> FakeTensor:
-        if self.capacity_rows is not None and self._live_rows + rows > self.capacity_rows:
-            raise torch.OutOfMemoryError(f"{self._live_rows} rows are in use, {rows} more wanted")
+        free = self.current.free.get(rows)
+        in_use = self._live_rows + self.cached_rows
+        if not free and self.capacity_rows is not None and in_use + rows > self.capacity_rows:
+            raise torch.OutOfMemoryError(f"{in_use} rows are in use, {rows} more wanted")
         self._live_rows += rows
         self.peak_rows = max(self.peak_rows, self._live_rows)
         if self._live_rows == self.awaited_rows:
             self.have_come.set()
-        free = self.current.free.get(rows)
+        if free:
+            self.cached_rows -= rows
         memory = free.pop() if free else Memory(rows, self.current)
-        block = Block(memory, self._freed.append)
+        memory.foreign = False
+        block = Block(memory, self._free)
         return FakeTensor(self, block, 0, rows, on_host=False, dense=True)
+
+    def _free(self, memory: Memory) -> None:
+        self.aborts += self.lost and memory.foreign
+        self._freed.append(memory)
+
+    def _free_pinned(self, memory: Memory) -> None:
+        self.aborts += self.lost
 
     def _reclaim(self) -> None:
         while self._freed:
             memory = self._freed.popleft()
             rows = len(memory.cells)
             self._live_rows -= rows
+            self.cached_rows += rows
             memory.stream.free.setdefault(rows, []).append(memory)
             whole = Span(memory, 0, rows)
             self._tell(memory.stream.number, [], [whole], "reuse")

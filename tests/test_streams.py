@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline import runner, streams
 from micro_batch_handler.pipeline.run import Run
 from tests.device_traffic import (
+    LOST,
     WEIGHTS,
     Handler,
     Sender,
@@ -19,6 +21,7 @@ from tests.device_traffic import (
     problems,
     problems_of_release,
     problems_when_lost,
+    problems_without_event,
 )
 from tests.fake_device import FakeDevice, Schedule, Using
 from tests.fakes import ManualClock
@@ -76,9 +79,40 @@ def test_inference_streams_that_have_nothing_to_do_hold_nothing():
     assert not sender.problems
 
 
-def test_what_a_lost_device_may_still_use_is_never_freed():
-    """If not even an event can be recorded, what the call took in is kept for ever."""
-    assert not problems_when_lost()
+def test_a_whole_batch_is_copied_as_its_handler_would_copy_it():
+    """Nothing overlaps, so there is no page-locked memory and no stream but the caller's."""
+    used = set()
+
+    class Seen(Handler):
+        def inference(self, payload):
+            used.add(self.device.current)
+            return super().inference(payload)
+
+    traffic = Traffic(0, sizes=(6, 6, 6), rows=6, copy_out=True)
+    sender = Sender(traffic, handler_class=Seen)
+    sender.send()
+
+    assert {sender.device.default} == used
+    assert sender.device.pinned_buffers == 0
+    assert not sender.problems
+
+
+@pytest.mark.parametrize("made", ["host", "device"])
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("sizes", [(6, 6, 6), (1, 2, 1), (2, 1, 3)])
+def test_nothing_of_a_lost_device_is_freed(sizes, stage, made):
+    """Freed memory would abort the process: the batch is answered first, whoever held what."""
+    for seed in range(2):
+        traffic = replace(
+            LOST, seed=seed, sizes=sizes, lanes=(2, 1 + seed % 2, 2), made=made, fault_stage=stage
+        )
+
+        assert not problems_when_lost(traffic=traffic), traffic
+
+
+def test_what_a_call_without_an_event_took_in_is_never_freed():
+    """Where no event can be recorded, it is not known when the device is done with it."""
+    assert not problems_without_event()
 
 
 def test_after_a_fault_everything_can_be_let_go():

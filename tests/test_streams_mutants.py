@@ -19,6 +19,7 @@ from tests.device_traffic import (
     problems_after_a_failure,
     problems_of_release,
     problems_when_lost,
+    problems_without_event,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_turns")
@@ -200,7 +201,9 @@ def anything_wrong(mutant: type[Streams]) -> list[str]:
     for traffic in traffics(SEEDS):
         if found := problems(traffic, mutant):
             return found
-    return problems_of_release(mutant) or problems_when_lost(mutant)
+    return (
+        problems_of_release(mutant) or problems_without_event(mutant) or problems_when_lost(mutant)
+    )
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if is_safety(m)], ids=name_of)

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Accelerator", "TorchAccelerator", "accelerator_of"]
+from micro_batch_handler.pipeline.lost_device import keep_all
+
+__all__ = ["Accelerator", "TorchAccelerator", "accelerator_in_use", "accelerator_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +31,20 @@ class Accelerator(Protocol):
     def event(self) -> Any:
         """A mark: `record(stream)`, `query()`, `synchronize()` and `elapsed_time(later)` in ms."""
 
+    def current_stream(self) -> Any:
+        """The stream that this thread's work goes to."""
+
     def using(self, stream: Any) -> AbstractContextManager[Any]:
         """In the body this thread's work goes to `stream`."""
 
     def synchronize(self) -> None:
         """Wait until all work on the device is done."""
+
+    def empty_cache(self) -> None:
+        """Give memory that nothing refers to back to the device, for any stream to take."""
+
+    def keep_all(self) -> None:
+        """Free nothing any more of what is on the device; it is lost."""
 
     def is_here(self, leaf: Any) -> bool:
         """Whether this is a tensor on the device."""
@@ -85,6 +96,10 @@ class TorchAccelerator:
         """An event that takes the time: that of the device, not that of the launch."""
         return self._module.Event(enable_timing=True)
 
+    def current_stream(self) -> Any:
+        """The default stream, unless the handler or its caller has set another."""
+        return self._module.current_stream(self.device)
+
     def using(self, stream: Any) -> AbstractContextManager[Any]:
         """Sets the current stream, and the current device to the stream's."""
         context: AbstractContextManager[Any] = self._module.stream(stream)
@@ -93,6 +108,14 @@ class TorchAccelerator:
     def synchronize(self) -> None:
         """Waits for all streams of the device."""
         self._module.synchronize(self.device)
+
+    def empty_cache(self) -> None:
+        """Of PyTorch's allocator, which keeps the blocks of each stream for that stream."""
+        self._module.empty_cache()
+
+    def keep_all(self) -> None:
+        """Keeps every tensor of the process."""
+        keep_all(torch.Tensor)
 
     def is_here(self, leaf: Any) -> bool:
         """Also on another device of its kind: where its work goes is the handler's choice."""
@@ -147,6 +170,14 @@ class TorchAccelerator:
         return place.clone(memory_format=torch.preserve_format)
 
 
+def accelerator_in_use() -> TorchAccelerator | None:
+    """The current CUDA device, if this process uses any."""
+    # Asking further would start the GPU runtime in a process that does not use it.
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return TorchAccelerator(torch.device("cuda", torch.cuda.current_device()))
+    return None
+
+
 def accelerator_of(device: Any) -> TorchAccelerator | None:
     """The accelerator that a handler has loaded its model on; None where there are no streams.
 
@@ -155,10 +186,7 @@ def accelerator_of(device: Any) -> TorchAccelerator | None:
             in use.
     """
     if device is None:
-        # Asking further would start the GPU runtime in a process that does not use it.
-        if not (torch.cuda.is_available() and torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
-            return None
-        device = torch.device("cuda")
+        return accelerator_in_use()
     try:
         device = torch.device(device)
         module: Any = torch.get_device_module(device)

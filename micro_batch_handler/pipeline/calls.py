@@ -14,7 +14,8 @@ from micro_batch_handler.errors import (
 )
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.grouping import Keys, by_key
-from micro_batch_handler.pipeline.isolation import Policy, device_is_lost, inspectable, retries
+from micro_batch_handler.pipeline.isolation import Policy, inspectable, retries
+from micro_batch_handler.pipeline.lost_device import device_is_lost
 from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.readings import Readings
@@ -46,7 +47,7 @@ class _RunStopped(BaseException):
 class _Attempt:
     """One micro-batch on its way through one stage, and how far it came."""
 
-    __slots__ = ("batch", "parts", "position", "read_s", "run", "stage", "todo")
+    __slots__ = ("batch", "here", "parts", "position", "read_s", "run", "stage", "todo")
 
     def __init__(
         self, run: Run, position: int, batch: MicroBatch, todo: list[MicroBatch], stage: int
@@ -61,6 +62,8 @@ class _Attempt:
         """The stage whose call is being made: that one, or one before it."""
         self.parts: Sequence[Part] = ()
         """What the call takes in; held here only, so that it can be let go of after a fault."""
+        self.here = False
+        """Whether it passes in the thread that was handed the batch, with nothing beside it."""
         self.read_s = 0.0
         """How long it took to decode the rows, which is a part of preprocess."""
 
@@ -138,7 +141,14 @@ class Caller:
             failed = True
             try:
                 part, keep = self._perform(
-                    stage, tag, indices, parts, read_s, self._stage_timeout_s, serial=True
+                    stage,
+                    tag,
+                    indices,
+                    parts,
+                    read_s,
+                    self._stage_timeout_s,
+                    serial=True,
+                    overlaps=False,
                 )
                 if keep is not None:
                     keep()
@@ -165,7 +175,13 @@ class Caller:
         return ready + [(LAST, again) for again in reversed(todo)]
 
     def take(
-        self, run: Run, position: int, todo: list[MicroBatch], *, interrupt: bool = False
+        self,
+        run: Run,
+        position: int,
+        todo: list[MicroBatch],
+        *,
+        here: bool = False,
+        interrupt: bool = False,
     ) -> Ready:
         """Take the last micro-batch of `todo` through the stage at `position`.
 
@@ -176,6 +192,7 @@ class Caller:
             run: the batch.
             position: the stage; micro-batches that start from their rows pass those before it too.
             todo: what this thread has to do; a time-out hands it to another lane.
+            here: whether this thread was handed the batch, so that no other works for it now.
             interrupt: bound the call by an alarm, because nobody else watches this thread.
 
         Raises:
@@ -202,6 +219,7 @@ class Caller:
         attempt = _Attempt(run, position, batch, todo, stage=position if batch.parts else 0)
         attempt.parts = batch.parts or [Part(rows, len(batch), 0, len(batch))]
         attempt.read_s = read_s
+        attempt.here = here
         try:
             result = self._call_stages(attempt, interrupt=interrupt)
         except GivenUp:
@@ -273,6 +291,7 @@ class Caller:
                 bound_s,
                 regroups=regroups,
                 serial=batch.serial,
+                overlaps=not attempt.here,
             )
             failed = False
             return result
@@ -291,10 +310,11 @@ class Caller:
         *,
         regroups: bool = False,
         serial: bool,
+        overlaps: bool,
     ) -> tuple[Part, Keep | None]:
         """The call itself; bounded by an alarm where nobody else watches this thread."""
         rows = len(indices)
-        with self._streams.work(stage.name, parts, rows, before_s) as work:
+        with self._streams.work(stage.name, parts, rows, before_s, overlaps=overlaps) as work:
             if bound_s is None:
                 result, keep, keys = self._work(
                     stage, tag, indices, parts, work, regroups=regroups, serial=serial
@@ -347,6 +367,8 @@ class Caller:
         run, batch = attempt.run, attempt.batch
         stage = self._stages[attempt.stage].name
         lost = device_is_lost(error)
+        if lost:
+            self._streams.keep_all()
         if lost or isinstance(error, SplitError) or not self._policy.isolate:
             run.stop(stage, error, fatal=lost)
             return []

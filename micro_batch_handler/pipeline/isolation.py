@@ -22,8 +22,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import (
     DeadlinePassed,
@@ -33,38 +31,9 @@ from micro_batch_handler.errors import (
     StageTimeout,
 )
 from micro_batch_handler.pipeline.batches import MicroBatch
-from micro_batch_handler.pipeline.memory import is_out_of_memory
 from micro_batch_handler.pipeline.run import Failure
 
-__all__ = ["Policy", "device_is_lost", "inspectable", "is_misread", "retries", "verdicts"]
-
-STICKY = (
-    "device-side assert",
-    "illegal memory access",
-    "illegal address",
-    "illegal instruction",
-    "misaligned address",
-    "unspecified launch failure",
-    "uncorrectable ecc",
-    "hardware stack error",
-)
-"""What the runtime says when the device is lost to this process: every later call fails too.
-
-https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html, the errors after which "the
-process must be terminated and relaunched".
-"""
-
-REFUSED = (
-    "invalid argument",
-    "invalid configuration argument",
-    "too many resources requested for launch",
-    "invalid device function",
-    "no kernel image is available",
-    "operation not supported",
-)
-"""What it says when it has refused one call, which was too large for a kernel perhaps; nothing was
-started and the device is as it was. Anything else that is not known counts as lost: a worker that
-starts afresh costs less than one that fails for ever."""
+__all__ = ["Policy", "inspectable", "is_misread", "retries", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -145,17 +114,3 @@ def _parts_again(batch: MicroBatch) -> list[MicroBatch]:
 
 def _half(batch: MicroBatch) -> int:
     return -(-len(batch) // 2)
-
-
-def device_is_lost(error: BaseException) -> bool:
-    """Whether the error means that no later call on the device can succeed."""
-    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
-        return False
-    accelerator_error = getattr(torch, "AcceleratorError", ())  # since PyTorch 2.8
-    try:
-        text = str(error).lower()
-    except BaseException:
-        return isinstance(error, accelerator_error)
-    if isinstance(error, accelerator_error):
-        return not any(sign in text for sign in REFUSED)
-    return any(sign in text for sign in STICKY)

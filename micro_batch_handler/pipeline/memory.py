@@ -122,7 +122,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(error: BaseException, release: Callable[[], None]) -> None:
-    """Let go of what a failed call held, and give cached blocks back to the device.
+    """Let go of what a failed call held, and give its memory back to the device.
 
     The traceback's frames pin the tensors of the call
     (https://pytorch.org/docs/stable/notes/faq.html, "My out of memory exception handler can't
@@ -130,14 +130,12 @@ def free_memory(error: BaseException, release: Callable[[], None]) -> None:
 
     Args:
         error: of the call.
-        release: lets go of what is kept until the device is done with it.
+        release: lets go of what is kept until the device is done with it, and of cached blocks.
     """
     traceback.clear_frames(error.__traceback__)
     gc.collect()
     try:
         release()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()
     except RuntimeError:
         # These wait for the device, so another call's error may surface here. If the device is
         # lost, the next call says so too.

@@ -243,7 +243,7 @@ class Pipeline:
             position, *todo = ready.pop(0)  # nobody else holds what a call takes in
             try:
                 while todo and not run.stopped:
-                    ready += self._caller.take(run, position, todo, interrupt=interrupt)
+                    ready += self._caller.take(run, position, todo, here=True, interrupt=interrupt)
             except BaseException as error:
                 run.stop(STAGES[position], error)
 

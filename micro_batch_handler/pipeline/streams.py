@@ -4,6 +4,10 @@
     inference     a stream of its own          one for each lane, kept
     postprocess   the stream of copies out     one for all lanes
 
+What the caller's thread does has nothing beside it. That goes to the thread's own stream, mostly
+the default one, and is copied without page-locked memory, as `.to()` does: staging copies pays only
+where something else can be done meanwhile.
+
     producer's stream                      consumer's stream
       its work
       done.record  ----------------------->  waits for done; no thread waits
@@ -36,7 +40,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from micro_batch_handler.config import Stage
-from micro_batch_handler.pipeline.accelerator import Accelerator
+from micro_batch_handler.pipeline.accelerator import Accelerator, accelerator_in_use
 from micro_batch_handler.pipeline.batches import Part
 from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.pinned import PinnedBuffers
@@ -88,15 +92,32 @@ class Work:
 class NoStreams:
     """In place of `Streams` on a CPU, or where the handler's work shares the default stream."""
 
-    def __init__(self, observe: Observe | None = None) -> None:
+    def __init__(self, observe: Observe | None = None, device: Accelerator | None = None) -> None:
         self._observe = observe
+        self._device = device
 
-    def work(self, stage: Stage, _parts: Sequence[Part], rows: int, before_s: float = 0.0) -> Work:
+    def work(
+        self,
+        stage: Stage,
+        _parts: Sequence[Part],
+        rows: int,
+        before_s: float = 0.0,
+        *,
+        overlaps: bool = True,  # noqa: ARG002
+    ) -> Work:
         """A call of the stage on so many rows, for which so much time was spent before."""
         return Work(stage, rows, self._observe, before_s)
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Nothing is kept but what the device's allocator has cached."""
+        if (device := self._device or accelerator_in_use()) is not None:
+            device.synchronize()
+            device.empty_cache()
+
+    def keep_all(self) -> None:
+        """Free nothing of a device that is lost."""
+        if (device := self._device or accelerator_in_use()) is not None:
+            device.keep_all()
 
 
 class Streams:
@@ -125,18 +146,36 @@ class Streams:
         self.copy_out = copy_out
         self.observe = observe
         self.pinned = PinnedBuffers(device, pinned_bytes)
-        self._in = _Stream(device)
-        self._out = _Stream(device)
+        self._all: list[_Stream] = []
+        self._in = self._add(device.stream())
+        self._out = self._add(device.stream())
         self._inference = deque[_Stream]()
-        self._all = [self._in, self._out]
         device.synchronize()  # rule 4
 
-    def work(self, stage: Stage, parts: Sequence[Part], rows: int, before_s: float = 0.0) -> Work:
-        """A call of the stage on so many rows, which come from these parts; it has a permit."""
-        return _DeviceWork(self, stage, parts, rows, before_s)
+    def work(
+        self,
+        stage: Stage,
+        parts: Sequence[Part],
+        rows: int,
+        before_s: float = 0.0,
+        *,
+        overlaps: bool = True,
+    ) -> Work:
+        """A call of the stage on so many rows, which come from these parts; it has a permit.
 
-    def stream_for(self, stage: Stage) -> _Stream:
+        Args:
+            stage: that is called.
+            parts: what it takes in.
+            rows: of the call.
+            before_s: how long its thread has worked for it before.
+            overlaps: whether other calls may run beside it.
+        """
+        return _DeviceWork(self, stage, parts, rows, before_s, overlaps=overlaps)
+
+    def stream_for(self, stage: Stage, *, overlaps: bool) -> _Stream:
         """The stage's stream; for inference, one that nobody else has until it is given back."""
+        if not overlaps:
+            return self._own_stream()
         if stage == "preprocess":
             return self._in
         if stage == "postprocess":
@@ -145,13 +184,24 @@ class Streams:
             return self._inference.pop()
         except IndexError:
             # The first call of this permit, or the successor of a lane that hangs with its stream.
-            stream = _Stream(self.device)
-            self._all.append(stream)
-            return stream
+            return self._add(self.device.stream())
 
-    def give_back(self, stage: Stage, stream: _Stream) -> None:
+    def _own_stream(self) -> _Stream:
+        """The stream that this thread is in."""
+        queue = self.device.current_stream()
+        for stream in self._all:
+            if stream.queue == queue:
+                return stream
+        return self._add(queue)
+
+    def _add(self, queue: Any) -> _Stream:
+        stream = _Stream(queue)
+        self._all.append(stream)
+        return stream
+
+    def give_back(self, stage: Stage, stream: _Stream, *, overlaps: bool) -> None:
         """The call has ended; its work on the device may not have."""
-        if stage == "inference":
+        if overlaps and stage == "inference":
             self._inference.append(stream)
 
     def drop_what_is_done(self) -> None:
@@ -163,13 +213,18 @@ class Streams:
         """Wait for the device, then let go of all that its work needed; after a fault only."""
         self.device.synchronize()
         self.drop_what_is_done()
+        self.device.empty_cache()
+
+    def keep_all(self) -> None:
+        """Free nothing of a device that is lost, whoever lets go of it."""
+        self.device.keep_all()
 
 
 class _Stream:
     """A stream, and what its work still needs."""
 
-    def __init__(self, device: Accelerator) -> None:
-        self.queue = device.stream()
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
         self._kept = deque[tuple[Any, Callable[[], None] | None, Any]]()
         # Waited for: a thread that loses its turn in here would else leave all that is done to
         # nobody. Taken again by the same thread, since a destructor may run a call of its own.
@@ -207,14 +262,22 @@ def _has_come(event: Any) -> bool:
 class _DeviceWork(Work):
     """One call of one stage on a device with streams."""
 
-    __slots__ = ("_began", "_buffers", "_parts", "_stream", "_streams", "_using")
+    __slots__ = ("_began", "_buffers", "_overlaps", "_parts", "_stream", "_streams", "_using")
 
     def __init__(
-        self, streams: Streams, stage: Stage, parts: Sequence[Part], rows: int, before_s: float
+        self,
+        streams: Streams,
+        stage: Stage,
+        parts: Sequence[Part],
+        rows: int,
+        before_s: float,
+        *,
+        overlaps: bool,
     ) -> None:
         super().__init__(stage, rows, streams.observe, before_s)
         self._streams = streams
         self._parts = parts
+        self._overlaps = overlaps
         self._buffers: list[Any] = []
 
     def take_in(self, payload: Payload) -> Payload:
@@ -239,7 +302,7 @@ class _DeviceWork(Work):
 
     def __enter__(self) -> Work:
         super().__enter__()
-        self._stream = self._streams.stream_for(self._stage)
+        self._stream = self._streams.stream_for(self._stage, overlaps=self._overlaps)
         try:
             for part in self._parts:
                 if part.done is not None:
@@ -249,7 +312,7 @@ class _DeviceWork(Work):
             self._using = self._streams.device.using(self._stream.queue)
             self._using.__enter__()
         except BaseException:
-            self._streams.give_back(self._stage, self._stream)
+            self._streams.give_back(self._stage, self._stream, overlaps=self._overlaps)
             raise
         return self
 
@@ -265,17 +328,18 @@ class _DeviceWork(Work):
             host_s = time.perf_counter() - self._started_s if kind is None else None
             self._stream.keep(done, self._parts, lambda: self._has_ended(done, host_s))
         except RuntimeError:
-            # The device is lost. Nothing that it may still use is ever freed.
+            # The device is lost, most likely. Nothing that it may still use is ever freed: the
+            # page-locked buffers of this call neither.
             logger.exception("no event could be recorded after %s", self._stage)
-            self._stream.keep(_Never(), self._parts)
+            self._stream.keep(_Never(), self)
         finally:
             self._using.__exit__(kind, error, traceback)
-            self._streams.give_back(self._stage, self._stream)
+            self._streams.give_back(self._stage, self._stream, overlaps=self._overlaps)
         self._streams.drop_what_is_done()
 
     def _buffer(self, size_bytes: int) -> Any | None:
-        """A pinned buffer, if there is one, for as long as this call's work needs it."""
-        buffer = self._streams.pinned.take(size_bytes)
+        """A pinned buffer, if it pays and there is one, for as long as this call needs it."""
+        buffer = self._streams.pinned.take(size_bytes) if self._overlaps else None
         if buffer is not None:
             self._buffers.append(buffer)
         return buffer

@@ -86,7 +86,7 @@ def streams_for(
 ) -> Streams | NoStreams:
     """The streams of the handler's device, as its settings want them."""
     if device is None or not config.cuda_streams:
-        return NoStreams(observe)
+        return NoStreams(observe, device)
     return Streams(
         device,
         copy_in=config.copy_in,

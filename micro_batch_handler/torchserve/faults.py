@@ -31,7 +31,7 @@ from micro_batch_handler.errors import (
     StageError,
     StageTimeout,
 )
-from micro_batch_handler.pipeline.isolation import device_is_lost
+from micro_batch_handler.pipeline.lost_device import device_is_lost
 from micro_batch_handler.pipeline.memory import is_out_of_memory
 from micro_batch_handler.pipeline.run import Failure, Outcomes
 

@@ -5,14 +5,20 @@ answer: requests that it is just collecting into a batch are dropped without a w
 
     under load      the worker ends when the next batch comes: its clients get "Worker died."
     when idle       it stops listening, and TorchServe's loop ends in good order
+
+Either way the process ends before the interpreter frees what it holds: freeing what is on a lost
+device aborts, and lanes that hang may be inside PyTorch.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
+import sys
 import threading
+from contextlib import suppress
 
 from ts.context import Context
 
@@ -26,6 +32,9 @@ IDLE_S = 1.0
 GRACE_S = 10.0
 """How long the interpreter may take to end by itself; threads that are not ours may hang."""
 
+_ends = threading.Event()
+"""Whether this process cannot serve any more."""
+
 
 def end_at_next_batch(context: Context) -> bool:
     """Let this process end after the answers of the current batch; False where it is no worker."""
@@ -34,6 +43,7 @@ def end_at_next_batch(context: Context) -> bool:
         logger.error("no connection to TorchServe: this process must be restarted by hand")
         return False
     logger.error("this worker cannot serve any more; it ends, and TorchServe starts a fresh one")
+    _ends.set()
     model_yaml = getattr(context, "model_yaml_config", None) or {}
     delay_ms = model_yaml.get("maxBatchDelay")
     idle_s = IDLE_S + (delay_ms / 1000 if isinstance(delay_ms, int) else 0)
@@ -43,9 +53,19 @@ def end_at_next_batch(context: Context) -> bool:
 
 
 def end_now() -> None:
-    """End this process while TorchServe waits for a batch's answers."""
+    """End this process at once, while TorchServe waits for a batch's answers perhaps."""
     logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
     os._exit(1)
+
+
+@atexit.register
+def _end_before_freeing() -> None:
+    """Registered before a handler's own exit handlers are, so called after them."""
+    if _ends.is_set():
+        end_now()
 
 
 def _end_idle(connection: socket.socket, idle_s: float) -> None:

@@ -130,6 +130,16 @@ class StandIn:
     def event(self) -> _Event:
         return _Event(self)
 
+    def current_stream(self) -> _Stream:
+        return self.current
+
+    def empty_cache(self) -> None:
+        for stream in self._streams:
+            stream.submit(stream.free.clear)
+
+    def keep_all(self) -> None:
+        raise AssertionError("the stand-in cannot be lost")
+
     @contextmanager
     def using(self, stream: _Stream) -> Iterator[None]:
         before = self.current

@@ -1,6 +1,7 @@
 """Doubles a number, unless the body says which stage raises what, or never returns."""
 
 import json
+import os
 import threading
 
 from ts.utils.util import PredictionException
@@ -11,7 +12,17 @@ from micro_batch_handler import MicroBatchHandler
 class Faulty(MicroBatchHandler):
     """`{"number": n, "stage": "inference", "kind": "ValueError", "text": "…"}`."""
 
+    class Memory:
+        """Of a device: freed once that is lost, it aborts the process, as PyTorch's does."""
+
+        lost = False
+
+        def __del__(self):
+            if self.lost:
+                os.abort()
+
     def initialize(self, context):
+        self.memory = self.Memory()
         self.initialized = True
 
     def preprocess(self, data):
@@ -40,6 +51,7 @@ class Faulty(MicroBatchHandler):
     def _error(self, kind, text):
         if kind == "PredictionException":
             return PredictionException(text, 422)
+        self.memory.lost = text.startswith("CUDA error")
         builtins = (ValueError, MemoryError, RuntimeError, StopIteration)
         builtins += (SystemExit, KeyboardInterrupt, BaseException)
         return {each.__name__: each for each in builtins}[kind](text)
