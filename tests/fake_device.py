@@ -301,6 +301,8 @@ class FakeDevice:
         self.peak_rows = 0
         self.capacity_rows: int | None = None
         """What fits into its memory at a time; any number, if None."""
+        self.refused = 0
+        """How often memory has run out."""
         self.pinned_buffers = 0
         self.awaited_rows: int | None = None
         self.have_come = threading.Event()
@@ -505,6 +507,7 @@ class FakeDevice:
         free = self.current.free.get(rows)
         in_use = self._live_rows + self.cached_rows
         if not free and self.capacity_rows is not None and in_use + rows > self.capacity_rows:
+            self.refused += 1
             raise torch.OutOfMemoryError(f"{in_use} rows are in use, {rows} more wanted")
         self._live_rows += rows
         self.peak_rows = max(self.peak_rows, self._live_rows)

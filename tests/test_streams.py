@@ -61,6 +61,37 @@ def test_memory_that_only_ended_work_needs_is_given_back(inference, capacity_row
         assert not problems(traffic), traffic
 
 
+@pytest.mark.parametrize("inference", ["plain", "in place"])
+@pytest.mark.parametrize("lanes", [(1, 1, 1), (3, 2, 1)])
+@pytest.mark.parametrize("capacity_rows", [2, 3, 9, 20])
+@pytest.mark.parametrize("sizes", [(16, 16, 16), (4, 16, 8), (1, 8, 1)])
+def test_memory_is_out_only_for_what_does_not_fit_alone(sizes, capacity_rows, lanes, inference):
+    """Rows that fit alone are answered, though calls beside them hold all memory, and soon.
+
+    Once memory has run out, no other rows of the batch begin until it is free.
+    """
+    for seed in range(4):
+        traffic = Traffic(
+            seed,
+            sizes=sizes,
+            lanes=lanes,
+            rows=32,
+            batches=1,
+            inference=inference,
+            capacity_rows=capacity_rows,
+        )
+        sender = Sender(traffic)
+        with sender.pipeline:
+            refused = []
+            for first in range(0, 800, 100):
+                sender.batch(list(range(first, first + 32)))
+                refused.append(sender.device.refused - sum(refused))
+
+        assert not sender.problems, traffic
+        # Each lane may have a call that fails, then the size is halved with nothing beside it.
+        assert max(refused) <= sum(lanes) + max(sizes).bit_length() + 1, refused
+
+
 def test_inference_streams_that_have_nothing_to_do_hold_nothing():
     """A stream that was needed once, for two calls at a time, lets go with the next call of any."""
     traffic = Traffic(0, sizes=(1, 1, 1), lanes=(2, 2, 1), rows=2, batches=1)

@@ -21,7 +21,7 @@ from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.readings import Readings
 from micro_batch_handler.pipeline.records import INLINE, CallRecord
 from micro_batch_handler.pipeline.rows import Rows
-from micro_batch_handler.pipeline.run import Call, Ready, Run
+from micro_batch_handler.pipeline.run import Call, Failure, Ready, Run
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
 from micro_batch_handler.pipeline.streams import NoStreams, Streams, Work
 from micro_batch_handler.pipeline.watch import Clock, alarm
@@ -100,8 +100,16 @@ class Caller:
         self._stage_timeout_s = stage_timeout_s
         self._clock = clock
         self._ceilings = [Ceiling() for _ in stages]
+        """Of calls that pass with nothing beside them."""
+        self._ceilings_beside = [Ceiling(alone=False) for _ in stages]
+        """Of calls beside others, which hold memory too; 0 if there must be none."""
         self.groups = any(stage.groups for stage in stages)
         """Whether rows are kept apart by keys."""
+
+    @property
+    def may_overlap(self) -> bool:
+        """Whether there is memory for calls beside each other."""
+        return all(ceiling.limit for ceiling in self._ceilings_beside)
 
     def lane_for(self, position: int, batch: MicroBatch) -> int:
         """The stage in whose lanes a micro-batch passes the stage at `position`: mostly that one.
@@ -152,7 +160,7 @@ class Caller:
                 )
                 if keep is not None:
                     keep()
-                self._ceilings[position].worked(len(rows))
+                self._had_memory(position, len(rows), alone=True)
                 failed = False
             except BaseException as error:
                 return None, (position, error)
@@ -198,7 +206,7 @@ class Caller:
         Raises:
             GivenUp: nothing may be done for this batch in this thread any more.
         """
-        batch, ready = run.leave_expired(position, todo.pop(), self._clock.now_s())
+        batch, ready = run.leave_early(position, todo.pop(), self._clock.now_s())
         pieces = self._pieces(position, batch)
         if len(pieces) > 1:
             todo += reversed(pieces)
@@ -234,9 +242,21 @@ class Caller:
         """What the stage is called with: rows of one key, and no more than fit the memory."""
         if self.groups and len(groups := by_key(batch)) > 1:
             return groups
-        passed = self._ceilings if batch.serial else [self._ceilings[position]]
-        limit = min(ceiling.limit for ceiling in passed)
-        return batch.pieces(limit) if len(batch) > limit else (batch,)
+        if batch.serial:
+            limit = min(ceiling.limit for ceiling in self._ceilings)
+        else:
+            limit = min(self._ceilings[position].limit, self._ceilings_beside[position].limit)
+        return batch.pieces(max(1, limit)) if len(batch) > limit else (batch,)
+
+    def _had_memory(self, stage: int, rows: int, *, alone: bool) -> None:
+        """A call of the stage at this position on so many rows was good."""
+        beside = self._ceilings_beside[stage]
+        if not alone:
+            beside.worked(rows)
+            return
+        self._ceilings[stage].worked(rows)
+        if not beside.limit:
+            beside.worked(0)
 
     def _call_stages(self, attempt: _Attempt, *, interrupt: bool) -> Part:
         run, batch = attempt.run, attempt.batch
@@ -248,7 +268,7 @@ class Caller:
                 raise misread or error from None  # where rows were lost first
             if keep is not None:
                 run.keep(keep)
-            self._ceilings[attempt.stage].worked(len(batch))
+            self._had_memory(attempt.stage, len(batch), alone=batch.serial)
             if attempt.stage == attempt.position:
                 return result
             if batch.serial and misread is None:
@@ -374,7 +394,6 @@ class Caller:
             return []
         if not self._policy.repeats(run.tag, batch.indices):
             return run.fail(attempt.position, batch.indices, stage, error)
-        ceiling = self._ceilings[attempt.stage]
         out_of_memory = is_out_of_memory(error)
         late = run.is_late(self._clock.now_s())
         again = [] if late else retries(self._policy, batch, error)
@@ -384,8 +403,12 @@ class Caller:
         batch.parts = attempt.parts = ()
         if out_of_memory:
             free_memory(error, self._streams.release)
-            if len(batch) > 1:
-                ceiling.failed(len(batch), first=not batch.failed)
+            self._had_no_memory(attempt)
+            if not (late or batch.serial):
+                # Others hold memory: only with nothing beside it can be seen what fits.
+                run.note_retry(stage, error, batch.indices)
+                run.crowded = run.crowded or Failure(stage, error, batch.indices)
+                return run.set_aside(attempt.position, batch.indices, stage, error)
         if again:
             if batch.planned:
                 run.note_retry(stage, error, batch.indices)
@@ -393,8 +416,17 @@ class Caller:
         if not (late or batch.serial or isinstance(error, StageTimeout)):
             return run.set_aside(attempt.position, batch.indices, stage, error)
         if out_of_memory and len(batch) == 1:
-            ceiling.failed_alone()
+            self._ceilings[attempt.stage].failed_alone()
+            self._ceilings_beside[attempt.stage].failed_alone()
         return run.fail(attempt.position, batch.indices, stage, error)
+
+    def _had_no_memory(self, attempt: _Attempt) -> None:
+        run, batch = attempt.run, attempt.batch
+        if not batch.serial:
+            ceiling = self._ceilings_beside[attempt.stage]
+            ceiling.failed(len(batch), first=run.crowded is None)
+        elif len(batch) > 1:
+            self._ceilings[attempt.stage].failed(len(batch), first=not batch.failed)
 
     def _repeat(self, attempt: _Attempt, lane: int, again: list[MicroBatch]) -> Ready:
         """Let this thread do it next, or a lane that may call the stages it needs."""

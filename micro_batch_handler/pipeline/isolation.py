@@ -31,6 +31,7 @@ from micro_batch_handler.errors import (
     StageTimeout,
 )
 from micro_batch_handler.pipeline.batches import MicroBatch
+from micro_batch_handler.pipeline.memory import is_out_of_memory
 from micro_batch_handler.pipeline.run import Failure
 
 __all__ = ["Policy", "inspectable", "is_misread", "retries", "verdicts"]
@@ -73,13 +74,18 @@ def verdicts(aside: Sequence[Failure]) -> list[tuple[MicroBatch, Failure]]:
     """The last calls for requests that were set aside, and with what they failed before.
 
     Those whose payloads could not be read as rows pass together: a payload that is not cut need
-    not be read.
+    not be read. So do those for which there was no memory, which is theirs alone now.
     """
     misread = [failure for failure in aside if is_misread(failure.error)]
-    together = sorted(index for failure in misread for index in failure.indices)
-    last = [(MicroBatch(together, failed=True, serial=True), misread[0])] if misread else []
+    crowded = [failure for failure in aside if is_out_of_memory(failure.error)]
+    last = []
+    for failures in (misread, crowded):
+        if failures:
+            together = sorted(index for failure in failures for index in failure.indices)
+            batch = MicroBatch(together, failed=failures is misread, serial=True)
+            last.append((batch, failures[0]))
     for failure in aside:
-        if failure not in misread:
+        if failure not in misread and failure not in crowded:
             alone = len(failure.indices) == 1
             batch = MicroBatch(failure.indices, failed=True, failed_alone=alone, serial=True)
             last.append((batch, failure))

@@ -40,10 +40,14 @@ class Ceiling:
 
     A row that does not fit alone says nothing about sizes: the failures on the way down to it are
     forgotten.
+
+    Args:
+        alone: whether its calls have nothing beside them; else the limit may become 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
         self._lock = threading.Lock()
+        self._alone = alone
         self._limit = sys.maxsize
         self._worked = 0
         self._failed = sys.maxsize
@@ -58,7 +62,7 @@ class Ceiling:
         return self._limit
 
     def worked(self, rows: int) -> None:
-        """A call with so many rows had enough memory."""
+        """A call with so many rows had enough memory; 0 for one that may not count."""
         if self._limit == sys.maxsize:
             return  # the usual case costs nothing
         with self._lock:
@@ -78,7 +82,7 @@ class Ceiling:
         """A call with so many rows ran out of memory.
 
         Args:
-            rows: of the call, more than one.
+            rows: of the call.
             first: whether none of them was in such a call just before.
         """
         with self._lock:
@@ -88,8 +92,9 @@ class Ceiling:
                 self._patience_calls = min(2 * self._patience_calls, LONGEST_PATIENCE_CALLS)
             self._trying = False
             self._failed = min(self._failed, rows)
-            self._worked = min(self._worked, rows - 1)
-            self._set_limit(max(1, self._worked or rows // 2))
+            # Beside others, what has worked may not work the next time.
+            self._worked = min(self._worked, rows - 1 if self._alone else rows // 2)
+            self._set_limit(max(int(self._alone), self._worked or rows // 2))
 
     def failed_alone(self) -> None:
         """One row does not fit by itself: it was behind the failures since the `first`."""

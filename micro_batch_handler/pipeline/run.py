@@ -119,6 +119,9 @@ class Run:
         self.until_s = until_s
         """When no call is made again any more, however it fails; None for any time."""
         self.finished = threading.Event()
+        self.crowded: Failure | None = None
+        """The first call that ran out of memory beside others; what has not begun then waits until
+        nothing else of the batch runs."""
         self.stopped = False
         """Whether every request was settled at once by `stop`; lanes then leave the rest."""
         self.rows = rows
@@ -260,13 +263,18 @@ class Run:
             self._failures.update(dict.fromkeys(rest, Failure(stage, error, rest)))
             self._settle(rest)
 
-    def leave_expired(
+    def leave_early(
         self, position: int, batch: MicroBatch, now_s: float
     ) -> tuple[MicroBatch, Ready]:
         """Take out the requests whose deadline has passed; what is left, and what that frees.
 
-        All of them, if they would be called again and no time is left for that.
+        All of them, if they would be called again and no time is left for that, or if memory has
+        run out: what is under way lets go of its own then, and nothing else begins.
         """
+        if self.crowded is not None and not (batch.parts or batch.serial):
+            failure = self.crowded
+            ready = self.set_aside(position, batch.indices, failure.stage, failure.error)
+            return batch.only([]), ready
         stage = STAGES[position if batch.parts else 0]
         if (batch.failed or batch.serial) and self.is_late(now_s):
             return batch.only([]), self.fail(position, batch.indices, stage, BatchTimeout(stage))

@@ -153,7 +153,8 @@ class Pipeline:
         bounded_here = not self._one_thread and (interrupt or self._stage_timeout_s is None)
         # What must not be cut may need the very thread that was handed the batch, bounded or not.
         here = not self._one_thread and (bounded_here or in_main_thread())
-        if bounded_here and not serial and plan.fits(len(rows)) and not self._caller.groups:
+        whole = (bounded_here and plan.fits(len(rows))) or not self._caller.may_overlap
+        if whole and not serial and not self._caller.groups:
             serial = [range(len(rows))]
         calls: list[CallRecord] = []
         fault = None

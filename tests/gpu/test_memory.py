@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from ts.torch_handler.base_handler import BaseHandler
@@ -67,7 +69,7 @@ def little_memory(bench):
 
 
 class Hungry(MicroBatchMixin, BaseHandler):
-    """Needs 16 MiB of the device for each row, in inference or for its copy in."""
+    """Needs 16 MiB of the device for each row: for its copy in, in inference or in postprocess."""
 
     where = "inference"
     calls: list[int]
@@ -88,10 +90,12 @@ class Hungry(MicroBatchMixin, BaseHandler):
         return batch.amax(dim=1)
 
     def postprocess(self, outputs):
+        if self.where == "postprocess":
+            outputs = outputs[:, None].repeat(1, 4 * MIB).amax(dim=1)
         return [3 * number for number in outputs.tolist()]
 
 
-@pytest.mark.parametrize("where", ["inference", "copy in"])
+@pytest.mark.parametrize("where", ["copy in", "inference", "postprocess"])
 def test_memory_that_runs_out_costs_no_answer(bench, monkeypatch, note, little_memory, where):
     """Calls are halved until they fit, and the next batches begin with what fitted."""
     buffers = []
@@ -111,9 +115,11 @@ def test_memory_that_runs_out_costs_no_answer(bench, monkeypatch, note, little_m
     handler.initialize(fake_context(1, batch_size=32, model_yaml={"micro_batching": section}))
     little_memory(150 * MIB)
     try:
-        batches = [
-            handler.handle([{"body": row} for row in range(32)], fake_context(32)) for _ in range(3)
-        ]
+        batches, batches_s = [], []
+        for _ in range(3):
+            began_s = time.perf_counter()
+            batches.append(handler.handle([{"body": row} for row in range(32)], fake_context(32)))
+            batches_s.append(round(time.perf_counter() - began_s, 3))
         first = list(handler.calls)
         handler.calls.clear()
         last = handler.handle([{"body": row} for row in range(32)], fake_context(32))
@@ -123,7 +129,11 @@ def test_memory_that_runs_out_costs_no_answer(bench, monkeypatch, note, little_m
 
     note(
         f"Memory for about nine of 16 rows, wanted in {where}",
-        **{"calls of inference in three batches": first, "and then": list(handler.calls)},
+        **{
+            "calls of inference in three batches": first,
+            "and then": list(handler.calls),
+            "seconds of the three": batches_s,
+        },
     )
     assert [[3.0 * row for row in range(32)]] * 3 == batches
     assert [3.0 * row for row in range(32)] == last
