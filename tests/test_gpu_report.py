@@ -16,8 +16,8 @@ import torch
 
 from tests.gpu import __main__ as command
 from tests.gpu import lack, report, throughput, timeline
-from tests.gpu.contestants import HANDLERS, Contestant, contestants
-from tests.gpu.photos import photo
+from tests.gpu.contestants import HANDLERS, Contestant, contestants, defaults
+from tests.gpu.photos import photo, pixels
 from tests.gpu.report import Entries
 from tests.gpu.timeline import Span, busy_ms, read_trace, together_ms
 
@@ -222,8 +222,19 @@ def test_all_who_are_compared_give_the_same_answers():
         contestants(2, (2, 4, 6)), bodies, seconds=0, rounds=1, gpu=None, tiny=True
     )
 
+    raw = throughput.measure(
+        defaults(2),
+        [pixels(number) for number in range(6)],
+        seconds=0,
+        rounds=1,
+        gpu=None,
+        tiny=True,
+        settings={"raw": True},
+    )
+
     assert len(turns) == 10
     assert [turn.wrong for turn in turns] == [0] * 10
+    assert [turn.wrong for turn in raw] == [0] * 5
     assert threading.active_count() == before
 
 

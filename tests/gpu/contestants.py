@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.fakes import fake_context
 
-__all__ = ["Contestant", "contestants"]
+__all__ = ["Contestant", "contestants", "defaults"]
 
 HANDLERS = Path(__file__).parent.parent / "server" / "handlers"
 
@@ -32,15 +32,22 @@ class Contestant:
     section: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def load(self, batch_size: int, gpu: int | None, *, tiny: bool) -> None:
-        """Make the handler and its model."""
+    def load(
+        self,
+        batch_size: int,
+        gpu: int | None,
+        *,
+        tiny: bool,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make the handler and its model; `settings` are more of the `handler:` section."""
         # Handlers import what lies beside them in the archive.
         if str(HANDLERS) not in sys.path:
             sys.path.append(str(HANDLERS))
         kind = getattr(importlib.import_module(self.module), self.module.title().replace("_", ""))
         self.handler = kind()
         self._gpu = gpu
-        model_yaml = {"handler": {"tiny": tiny, **self.settings}}
+        model_yaml = {"handler": {"tiny": tiny, **self.settings, **(settings or {})}}
         if self.section:
             model_yaml["micro_batching"] = dict(self.section)
         self._model_yaml = model_yaml
@@ -63,6 +70,22 @@ class Contestant:
         context = fake_context(requests, batch_size=batch_size, model_yaml=self._model_yaml)
         context.system_properties["gpu_id"] = self._gpu
         return context
+
+
+def defaults(lanes: int) -> list[Contestant]:
+    """BaseHandler, and ours as it is without settings, and with what may be wrong in them.
+
+    Args:
+        lanes: of preprocess, where there are more than one.
+    """
+    more = {"parallelism": {"preprocess": lanes}}
+    return [
+        Contestant("BaseHandler", "photo_base"),
+        Contestant("ours, no settings", "photo"),
+        Contestant("ours, lanes only", "photo", more),
+        Contestant("ours, lanes, no pinned memory", "photo", {**more, "pinned_bytes": 0}),
+        Contestant("ours, lanes, cuda_streams: false", "photo", {**more, "cuda_streams": False}),
+    ]
 
 
 def contestants(lanes: int, sizes: tuple[int, ...] = (4, 16, 32)) -> list[Contestant]:

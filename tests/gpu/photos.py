@@ -1,4 +1,4 @@
-"""Photos as clients send them: JPEGs with structure, each with content of its own."""
+"""Photos as clients send them: with structure, each with content of its own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import io
 import numpy as np
 from PIL import Image
 
-__all__ = ["photo"]
+__all__ = ["photo", "pixels"]
 
 WIDTH, HEIGHT = 500, 375
 """ImageNet's usual size."""
+
+EDGE = 224
+"""What its networks take."""
 
 
 def photo(number: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
@@ -23,7 +26,13 @@ def photo(number: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
     image = np.asarray(Image.fromarray(rough).resize((width, height)), dtype=np.float32)
     image = random.uniform(0, 255, 3) + random.uniform(0.2, 1) * (image - image.mean())
     waves = 20 * np.sin(np.arange(width) * random.uniform(0.02, 0.5))
-    pixels = np.clip(image + waves[None, :, None], 0, 255).astype(np.uint8)
+    image = np.clip(image + waves[None, :, None], 0, 255).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    Image.fromarray(image).save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+def pixels(number: int, edge: int = EDGE) -> bytes:
+    """The photo as a client that has decoded it sends it: three planes of bytes."""
+    with Image.open(io.BytesIO(photo(number))) as image:
+        return np.asarray(image.resize((edge, edge))).transpose(2, 0, 1).tobytes()

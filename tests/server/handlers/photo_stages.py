@@ -1,4 +1,4 @@
-"""The stages of photo*.py: JPEGs through a network of ResNet-50's shape, with random weights.
+"""The stages of photo*.py: images through a network of ResNet-50's shape, with random weights.
 
 The network is the one of https://arxiv.org/abs/1512.03385, table 1, with the stride in the 3x3
 convolution, as libraries have it.
@@ -67,6 +67,8 @@ class PhotoStages:
     Keys of `handler:` in model-config.yaml:
 
     tiny: a network that a CPU computes in no time.
+    half: float16 instead of float32.
+    raw: bodies are pixels, three planes of bytes, and no JPEG; the device makes floats of them.
     to_device: whether preprocess copies to the device by itself, as TorchServe's handlers do.
     """
 
@@ -76,19 +78,27 @@ class PhotoStages:
         on_gpu = gpu is not None and torch.cuda.is_available()
         self.device = torch.device("cuda", int(gpu)) if on_gpu else torch.device("cpu")
         self.to_device = section.get("to_device", True)
+        self.raw = section.get("raw", False)
+        self.dtype = torch.float16 if section.get("half") else torch.float32
+        self.norm = [each.to(self.device, self.dtype) for each in (MEAN, DEVIATION)]
         # Not a thread for each core in each lane.
         torch.set_num_threads(1)
         sizes = {"blocks": (1, 1), "width": 8, "classes": 10} if section.get("tiny") else {}
-        self.model = resnet(**sizes).to(self.device)
+        self.model = resnet(**sizes).to(self.device, self.dtype)
         self.initialized = True
 
     def preprocess(self, data):
-        photos = torch.stack([_decoded(row.get("body") or row.get("data")) for row in data])
+        take = _pixels if self.raw else _decoded
+        photos = torch.stack([take(row.get("body") or row.get("data")) for row in data])
         return photos.to(self.device) if self.to_device else photos
 
     def inference(self, batch):
+        batch = batch.to(self.device)
         with torch.inference_mode():
-            return self.model(batch.to(self.device))
+            if self.raw:
+                mean, deviation = self.norm
+                batch = (batch.to(self.dtype) / 255 - mean) / deviation
+            return self.model(batch.to(self.dtype))
 
     def postprocess(self, outputs):
         scores, places = outputs.topk(5)
@@ -96,6 +106,10 @@ class PhotoStages:
             {"classes": each, "scores": score}
             for each, score in zip(places.tolist(), scores.tolist(), strict=True)
         ]
+
+
+def _pixels(body):
+    return torch.frombuffer(bytearray(body), dtype=torch.uint8).view(3, EDGE, EDGE)
 
 
 def _decoded(body):
