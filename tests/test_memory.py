@@ -5,16 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import threading
 import weakref
 
 import pytest
 import torch
 
+from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline import memory
 from micro_batch_handler.pipeline.memory import Ceiling, is_out_of_memory
 from micro_batch_handler.pipeline.runner import Pipeline
-from tests.fakes import plan, stages
+from tests.fakes import fake_context, plan, stages
+
+GATE_S = 30
+"""How long a gate may take to open before a test fails; never reached when the code is right."""
 
 
 class Device:
@@ -79,19 +84,71 @@ def test_a_try_that_fails_makes_the_next_one_rarer():
     assert gaps[-1] > gaps[0]
 
 
-def test_a_request_that_does_not_fit_alone_fails_alone_and_holds_nobody_down():
+@pytest.mark.parametrize("size", [32, 8])
+def test_a_request_that_does_not_fit_alone_fails_alone_and_holds_nobody_down(size):
     """A giant gets the error; after it, its neighbours still go many at a time."""
     device = Device(40)
     rows = [float(100) if index == 3 else index for index in range(32)]
     with Pipeline(stages(inference=device), PerStage(1, 1, 1)) as pipeline:
-        first = pipeline.run(rows, plan(32))
+        first = pipeline.run(rows, plan(size))
         calls = len(device.calls)
-        second = pipeline.run(list(range(32)), plan(32))
+        second = pipeline.run(list(range(32)), plan(size))
 
     assert {3} == first.failures.keys()
     assert isinstance(first.failures[3].error, torch.OutOfMemoryError)
     assert {} == second.failures
-    assert [32] == device.calls[calls:]
+    assert [size] * (32 // size) == device.calls[calls:]
+
+
+class Crowded(MicroBatchHandler):
+    """Its device has room for the rows of one call, from preprocess to postprocess."""
+
+    thread_safe = True
+
+    def initialize(self, context):
+        self.lock = threading.Lock()
+        self.held = self.refused = 0
+        self.threads = set()
+        self.refusal = threading.Event()
+
+    def preprocess(self, data):
+        with self.lock:
+            if self.held:
+                self.refused += 1
+                self.refusal.set()
+                raise torch.OutOfMemoryError
+            self.held += len(data)
+        return [row["body"] for row in data]
+
+    def inference(self, batch):
+        self.threads.add(threading.current_thread())
+        if threading.current_thread() is not threading.main_thread():
+            assert self.refusal.wait(GATE_S)  # of the next call, beside this one
+        return batch
+
+    def postprocess(self, outputs):
+        with self.lock:
+            self.held -= len(outputs)
+        return outputs
+
+
+def test_where_no_two_calls_fit_beside_each_other_batches_stay_whole():
+    """Each batch is answered; soon no call is made beside another, and none is refused."""
+    handler = Crowded()
+    section = {"micro_batch_size": 2, "stage_timeout": None}
+    handler.initialize(fake_context(1, batch_size=8, model_yaml={"micro_batching": section}))
+    try:
+        for batch in range(8):
+            handler.threads.clear()
+            handler.refusal.clear()
+            refused = handler.refused
+            rows = [8 * batch + row for row in range(8)]
+            assert handler.handle([{"body": row} for row in rows], fake_context(8)) == rows
+    finally:
+        handler.close()
+
+    assert handler.refused == refused
+    assert handler.threads == {threading.main_thread()}
 
 
 def test_what_the_failed_call_held_is_free_before_the_next():

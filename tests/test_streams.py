@@ -88,8 +88,9 @@ def test_memory_is_out_only_for_what_does_not_fit_alone(sizes, capacity_rows, la
                 refused.append(sender.device.refused - sum(refused))
 
         assert not sender.problems, traffic
-        # Each lane may have a call that fails, then the size is halved with nothing beside it.
-        assert max(refused) <= sum(lanes) + max(sizes).bit_length() + 1, refused
+        # What has begun, in lanes and in front of them, may fail once each; then the size is
+        # halved with nothing beside it.
+        assert max(refused) <= 3 * sum(lanes) + max(sizes).bit_length() + 1, refused
 
 
 def test_inference_streams_that_have_nothing_to_do_hold_nothing():

@@ -153,8 +153,7 @@ class Pipeline:
         bounded_here = not self._one_thread and (interrupt or self._stage_timeout_s is None)
         # What must not be cut may need the very thread that was handed the batch, bounded or not.
         here = not self._one_thread and (bounded_here or in_main_thread())
-        whole = (bounded_here and plan.fits(len(rows))) or not self._caller.may_overlap
-        if whole and not serial and not self._caller.groups:
+        if bounded_here and not serial and plan.fits(len(rows)) and not self._caller.groups:
             serial = [range(len(rows))]
         calls: list[CallRecord] = []
         fault = None
@@ -182,6 +181,11 @@ class Pipeline:
         if self._stage_timeout_s is None:
             return None
         return self._clock.now_s() + MOST_TIMEOUTS * self._stage_timeout_s
+
+    @property
+    def may_overlap(self) -> bool:
+        """Whether there is memory for calls beside each other, as far as is known."""
+        return self._caller.may_overlap
 
     @property
     def lost_lanes(self) -> int:

@@ -188,6 +188,8 @@ class Engine:
     def _plan(self, rows: int) -> tuple[Plan, list[range]]:
         """How a batch is cut; or the rows that pass all stages together, where it must not be."""
         serial = self._splitting.groups(rows)
+        if not serial and not self._pipeline.may_overlap:
+            serial = self._splitting.whole(rows)
         if serial:
             return Plan(PerStage.of(rows)), serial
         if self._splitting.one_row:
