@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 import requests
 from PIL import Image
 
+from tests.server.grpc_client import SERVICE
 from tests.server.wait import until
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +138,38 @@ def test_a_request_without_the_key_is_refused(kept):
     answer = requests.put(kept.url, data=kept.photo, timeout=60)
 
     assert answer.json()["type"] == "InvalidKeyException"
+
+
+@pytest.mark.server
+def test_a_load_balancer_asks_with_the_inference_key(kept):
+    """/ping and gRPC Ping refuse who sends no key; /metrics answers without."""
+
+    def status(port: int, path: str, headers: dict[str, str]) -> int:
+        address = f"http://127.0.0.1:{kept.port + port}{path}"
+        return requests.get(address, headers=headers, timeout=60).status_code
+
+    assert (status(0, "/ping", kept.headers), status(0, "/ping", {})) == (200, 400)
+    assert (status(2, "/metrics", {}), status(2, "/ping", {})) == (200, 404)
+
+    with grpc.insecure_channel(
+        f"127.0.0.1:{kept.port + 3}", options=[("grpc.enable_http_proxy", 0)]
+    ) as channel:
+        ping = channel.unary_unary(f"{SERVICE}/Ping")
+        key = [("authorization", kept.headers["Authorization"])]
+        assert b'"Healthy"' in ping(b"", metadata=key, timeout=60)
+        with pytest.raises(grpc.RpcError) as refused:
+            ping(b"", timeout=60)
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.server
+def test_the_longest_body_is_the_one_that_the_file_says(kept):
+    """One byte more than max_request_size is answered 413, and the next request as ever."""
+    text = (kept.checkout / "config.properties").read_text()
+    longest = int(re.search(r"^max_request_size=(\d+)$", text, re.MULTILINE)[1])
+
+    assert [kept.send(b"x" * size).status_code for size in (longest, longest + 1)] == [415, 413]
+    assert kept.send(kept.photo).ok
 
 
 @pytest.mark.server

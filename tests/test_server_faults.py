@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from grpc import RpcError
 
 from tests.server.crowd import together
 from tests.server.grpc_client import GrpcClient
+from tests.server.processes import wait_gone
 from tests.server.wait import until
 
 pytestmark = pytest.mark.server
@@ -138,6 +141,18 @@ def test_over_grpc_the_body_carries_the_error(faulty, stage, kind, status, messa
     expected = [{"double": 2 * row} for row in range(ROWS)]
     expected[3] = {"code": status, "type": kind, "message": message}
     assert answers == expected
+
+
+def test_a_streamed_prediction_without_parts_ends_the_worker(server):
+    """The client gets its answer and then an error, as README warns."""
+    with server.model("seen") as model, GrpcClient(server.ports) as grpc:
+        (pid,) = model.worker_pids()
+        parts = grpc.stream(model.name, body=b"{}")
+        assert next(parts)
+        with pytest.raises(RpcError, match=re.escape("Worker died.")):
+            next(parts)
+
+        wait_gone(pid)
 
 
 @pytest.mark.usefixtures("same_worker")

@@ -7,7 +7,7 @@ the same messages can be imported beside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -15,10 +15,10 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from tests.server.settings import Ports
 
-__all__ = ["GrpcClient"]
+__all__ = ["SERVICE", "GrpcClient"]
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
-PREDICTIONS = f"/{PACKAGE}.InferenceAPIsService/Predictions"
+SERVICE = f"/{PACKAGE}.InferenceAPIsService"
 TIMEOUT_S = 60.0
 
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -71,7 +71,13 @@ class GrpcClient:
             f"127.0.0.1:{ports.grpc_inference}", options=[("grpc.enable_http_proxy", 0)]
         )
         self._predictions = self._channel.unary_unary(
-            PREDICTIONS,
+            f"{SERVICE}/Predictions",
+            request_serializer=PredictionsRequest.SerializeToString,
+            response_deserializer=PredictionResponse.FromString,
+        )
+
+        self._stream = self._channel.unary_stream(
+            f"{SERVICE}/StreamPredictions",
             request_serializer=PredictionsRequest.SerializeToString,
             response_deserializer=PredictionResponse.FromString,
         )
@@ -94,3 +100,13 @@ class GrpcClient:
         """The same for names that are no Python names."""
         request = PredictionsRequest(model_name=model, input=inputs)
         return bytes(self._predictions(request, timeout=TIMEOUT_S).prediction)
+
+    def stream(self, model: str, **inputs: bytes) -> Iterator[bytes]:
+        """The parts of the answer to one request.
+
+        Raises:
+            grpc.RpcError: the frontend ended the stream with a status.
+        """
+        request = PredictionsRequest(model_name=model, input=inputs)
+        for part in self._stream(request, timeout=TIMEOUT_S):
+            yield bytes(part.prediction)
