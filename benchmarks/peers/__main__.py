@@ -45,7 +45,8 @@ ABOUT = """\
 Requests per second, latencies, processor time and memory of this package beside other servers, on
 the same machine, with the same model, pre- and postprocessing, load and clients. Each peer is the
 server that its own documentation leads to (benchmarks/peers/NAME/), in a virtual environment of its
-own in .run/peers/, made at first use. Every answer is checked before anything is timed.
+own in .run/peers/, made at first use. Every answer is checked before anything is timed. Takes
+more than an hour, and what it installs before that; --quick some minutes.
 """
 
 
@@ -91,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/benchmark-peers",
         description=ABOUT,
-        epilog="Ends with 1 if a server did not start or answered wrong: it is left out.",
+        epilog="Ends with 1 if a server did not start or answered wrong: it is left out.\n\n"
+        "example: scripts/benchmark-peers --workloads image --servers ours mosec --clients 8 64",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

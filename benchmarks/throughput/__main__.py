@@ -28,7 +28,8 @@ ABOUT = """\
 Requests per second and latencies of this package on a real TorchServe, beside TorchServe's own
 BaseHandler and MicroBatching with the same three methods, the same config.properties and the same
 log4j2.xml. Each contender has a server of its own; all are started first, then loaded in turn; the
-first round is thrown away, after a warm-up ten times as long as the others.
+first round is thrown away, after a warm-up ten times as long as the others. Takes half an hour on
+two cores; --quick two minutes.
 """
 
 WORKLOADS = """\
@@ -47,6 +48,8 @@ gets the best of a search over sizes and threads, which short probes make before
 Answers are checked before anything is timed. Ends with 1 if a timed request failed. wrk makes the
 load (Debian, Ubuntu: apt-get install wrk); without it, slower clients in Python, and the result
 says so.
+
+example: scripts/benchmark --workloads vector --contenders ours base --rounds 3
 """
 
 

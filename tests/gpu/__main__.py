@@ -115,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "overlap, the sanitizer, memory, graphs, a lost device; then measure throughput against "
         "TorchServe's own handlers, in one process and on a real server. Takes less than ten "
         "minutes. Writes .run/gpu.md and .run/gpu.json.",
+        epilog="example: scripts/test-gpu --only throughput served",
     )
     parser.add_argument("--only", choices=list(STEPS), nargs="+", help="these steps")
     return parser
