@@ -357,6 +357,7 @@ def test_bad_source_date_epoch_is_refused(capsys, monkeypatch):
     [
         (["--model-name", "a/b"], "Model name contains special characters"),
         (["--export-path", "nowhere"], "nowhere is not a directory"),
+        (["--export-path", "/proc"], "--export-path /proc cannot be written: /proc: No such file"),
         (["--runtime", "LSP"], "handlers in C++"),
         (["--handler", "absent.py"], "--handler absent.py: there is no such file"),
         (["--model-file", "absent.py"], "--model-file absent.py: there is no such file"),

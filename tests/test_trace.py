@@ -107,7 +107,11 @@ def test_the_file_of_a_worker_is_drawn(capsys):
         ([], "--sample is missing"),
         (["--sample", "0.json"], "0.json: its answer is 500 .*ZeroDivisionError: division by zero"),
         (["--sample", "none.json"], "sample cannot be read: .*none.json"),
-        (["--sample", "2.json", "--output", "config.yaml/x"], "--output config.yaml/x cannot be"),
+        (["--sample", "0.json", "--output", "config.yaml/x"], "--output config.yaml/x cannot be"),
+        (
+            ["--sample", "0.json", "--output", "/proc/new/x"],
+            "/proc/new/x cannot be written: /proc",
+        ),
     ],
 )
 def test_what_cannot_be_traced_says_why(flags, said, capsys):

@@ -154,6 +154,8 @@ def test_a_copy_that_cannot_load_is_told_of():
         ([], ["none.json"], "--sample none.json: there is no such file"),
         ([], ["bad.json"], "bad.json: "),
         (["--page", "none/page.html"], ["one.json"], "there is no such folder"),
+        (["--page", "/proc/page.html"], ["one.json"], "--page /proc/page.html cannot be written"),
+        (["--write", "/proc/keys.yaml"], ["one.json"], "--write /proc/keys.yaml cannot be written"),
         (["--write", "none.yaml"], ["one.json"], "--write none.yaml: there is no such file"),
     ],
 )

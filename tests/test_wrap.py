@@ -142,6 +142,15 @@ def test_an_output_that_is_there_needs_force(capsys):
     assert wrap("--output", "new.mar", "--force") == 0
 
 
+def test_an_output_that_cannot_be_written_is_named(capsys):
+    """With the reason of the system, instead of the name of a hidden file."""
+    assert wrap("--output", "/proc/new.mar") == 1
+
+    message = capsys.readouterr().err
+    assert "--output /proc/new.mar cannot be written: /proc: No such file" in message
+    assert "give a folder in which this user may make files" in message
+
+
 def test_a_failed_write_leaves_the_archive(monkeypatch, capsys):
     """An archive that is wrapped in place is replaced by a whole one or not at all."""
     before = Path("old.mar").read_bytes()

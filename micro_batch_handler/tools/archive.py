@@ -28,6 +28,7 @@ from micro_batch_handler.tools.archive_inputs import ArchiveInputs
 from micro_batch_handler.tools.archive_output import ArchiveOutput
 from micro_batch_handler.tools.archive_staging import staged
 from micro_batch_handler.tools.take_over import with_front
+from micro_batch_handler.tools.writable import refuse_unwritable
 
 __all__ = ["main"]
 
@@ -60,6 +61,7 @@ def build(config: ModelArchiverConfig) -> ArchiveOutput:
     """Vet, collect and write one archive; say on stdout what was written."""
     ModelExportUtils.validate_inputs(config.model_name, config.export_path)
     output = ArchiveOutput.of(config)
+    refuse_unwritable(f"--export-path {config.export_path}", output.path.parent)
     inputs = ArchiveInputs.vetted(config, output.path)
     output.refuse_existing()
     for note in inputs.notes:

@@ -19,6 +19,7 @@ from micro_batch_handler.errors import ArchiveError, TraceError
 from micro_batch_handler.pipeline.trace import Trace, TracedBatch
 from micro_batch_handler.pipeline.trace_json import from_json
 from micro_batch_handler.tools.workbench_flags import add_workbench_flags, count, files_of
+from micro_batch_handler.tools.writable import refuse_unwritable
 
 __all__ = ["main"]
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
         )
     from micro_batch_handler.tools.trace_page import write
 
+    refuse_unwritable(f"--output {options.output}", options.output)
     if options.source.suffix == ".json":
         trace = _read(options.source)
     elif options.sample:

@@ -40,6 +40,7 @@ from micro_batch_handler.tools.tuning.tuner import Space, tune
 from micro_batch_handler.tools.tuning.workers import with_workers
 from micro_batch_handler.tools.tuning.yaml_file import update
 from micro_batch_handler.tools.workbench_flags import files_of
+from micro_batch_handler.tools.writable import refuse_unwritable
 
 __all__ = ["main"]
 
@@ -68,6 +69,9 @@ def _refuse_early(flags: argparse.Namespace) -> None:
     for sample in flags.sample:
         if not sample.is_file():
             raise ArchiveError(f"--sample {sample}: there is no such file")
+    for flag, path in (("--write", flags.write), ("--page", flags.page)):
+        if path is not None:
+            refuse_unwritable(f"{flag} {path}", path.parent)
     if flags.write is not None:
         if not flags.write.is_file():
             raise ArchiveError(f"--write {flags.write}: there is no such file to change")

@@ -18,6 +18,7 @@ from pathlib import Path
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.archive_check import check_archive, refuse_absent
 from micro_batch_handler.tools.mar_file import MarFile, unwrapped, wrapped
+from micro_batch_handler.tools.writable import refuse_unwritable
 
 __all__ = ["main"]
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     output: Path = flags.output or flags.archive
     if flags.output is not None and output.exists() and not flags.force:
         raise ArchiveError(f"{output} exists; give --force to replace it")
+    refuse_unwritable(f"--output {output}" if flags.output else str(output), output.parent)
     refuse_absent(flags.check)
     try:
         with tempfile.TemporaryDirectory(prefix="micro-batch-wrap-") as folder:
