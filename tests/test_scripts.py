@@ -247,6 +247,25 @@ def test_help_installs_nothing(nothing_installed, script, arguments):
     assert before == sorted(checkout.rglob("*"))
 
 
+def test_a_python_that_has_all_for_the_gpu_is_taken_as_it_is(nothing_installed, tmp_path):
+    """scripts/test-gpu makes no .venv then; this Python says that it has, and what it is to run."""
+    checkout, _ = nothing_installed
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+
+    told = subprocess.run(
+        [checkout / "scripts" / "test-gpu", "--only", "tests"],
+        env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert told.splitlines()[-1] == "-m tests.gpu --only tests"
+    assert not (checkout / ".venv").exists()
+
+
 def test_a_taken_port_is_named(tmp_path):
     """The message has the port and the way out; nothing is packed or started."""
     with socket.socket() as other:

