@@ -41,7 +41,7 @@ STEPS: Steps = {
 """Each has so many seconds, and those that the ones before have left; and a process of its own:
 one that loses the device takes no other with it."""
 
-REHEARSAL = ["--device", "cpu", "--tiny", "--seconds", "0.2", "--rounds", "1", "--batch", "8"]
+REHEARSAL = ["--device", "cpu", "--tiny", "--seconds", "1", "--rounds", "1", "--batch", "8"]
 """Of the steps that measure; the tests run on a stand-in in tests/test_gpu_standin.py."""
 
 
