@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
-from grpc import RpcError
 
 from tests.server.crowd import together
 from tests.server.grpc_client import GrpcClient
-from tests.server.processes import wait_gone
 from tests.server.wait import until
 
 pytestmark = pytest.mark.server
@@ -143,16 +140,20 @@ def test_over_grpc_the_body_carries_the_error(faulty, stage, kind, status, messa
     assert answers == expected
 
 
-def test_a_streamed_prediction_without_parts_ends_the_worker(server):
-    """The client gets its answer and then an error, as README warns."""
-    with server.model("seen") as model, GrpcClient(server.ports) as grpc:
-        (pid,) = model.worker_pids()
-        parts = grpc.stream(model.name, body=b"{}")
-        assert next(parts)
-        with pytest.raises(RpcError, match=re.escape("Worker died.")):
-            next(parts)
+@pytest.mark.usefixtures("same_worker")
+def test_a_streamed_prediction_costs_no_worker(faulty):
+    """Over gRPC it gets an answer of one part, or the error of its own request."""
+    bodies = [{"number": row} for row in range(ROWS)]
+    bodies[3] |= {"stage": "inference", "kind": "ValueError"}
 
-        wait_gone(pid)
+    with GrpcClient(faulty.server.ports) as grpc:
+        answers = together(
+            ROWS, lambda row: [*grpc.stream(faulty.name, body=json.dumps(bodies[row]).encode())]
+        )
+
+    expected: list[object] = [{"double": 2 * row} for row in range(ROWS)]
+    expected[3] = {"code": 500, "type": "ValueError", "message": "inference failed"}
+    assert [[json.loads(part) for part in parts] for parts in answers] == [[e] for e in expected]
 
 
 @pytest.mark.usefixtures("same_worker")

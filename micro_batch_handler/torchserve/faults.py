@@ -42,6 +42,7 @@ __all__ = [
     "Reason",
     "answer_failures",
     "clean_phrase",
+    "end_streams",
     "log_retried",
     "raise_first",
     "reason_of",
@@ -112,6 +113,21 @@ def raise_first(outcomes: Outcomes) -> None:
     for _, failure in sorted(outcomes.failures.items()):
         if not isinstance(failure.error, (BodyError, DeadlinePassed)):
             raise failure.error
+
+
+def end_streams(context: Context) -> None:
+    """Say of each gRPC answer that nothing follows it.
+
+    `StreamPredictions` reads this header without asking whether it is there: its frontend thread
+    dies of an answer without it, and the worker with that thread (GRPCJob.response, TorchServe
+    0.12). A REST answer must not have it, or it is sent without its head. A gRPC request is known
+    by its headers: they hold what is said of each input, and nothing of HTTP.
+    """
+    for processor in context.request_processor or ():
+        headers = processor.get_request_properties().values()
+        grpc = not any(isinstance(value, str) for value in headers)
+        if grpc and not processor.get_response_header(STREAM_NEXT):
+            processor.add_response_property(STREAM_NEXT, "false")
 
 
 def clean_phrase(phrase: object) -> str:

@@ -22,6 +22,7 @@ from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, count, cut, join, rows_of
 from micro_batch_handler.torchserve.engine import Engine
+from micro_batch_handler.torchserve.faults import end_streams
 from micro_batch_handler.torchserve.hooks import HOOKS, hook_of
 from micro_batch_handler.torchserve.routed import current_view, route
 from micro_batch_handler.torchserve.unsplit import answer_apart, asking, is_for_all
@@ -120,13 +121,16 @@ class MicroBatchMixin:
         beside = getattr(super(), "handle", None)  # none beside a class that is no handler
         unsplit = None if beside is None else partial(_decode_first, engine, beside)
         if unsplit is not None and is_for_all(context, len(data), asked):
-            return unsplit(data, context)
+            answers = unsplit(data, context)
+            end_streams(context)
+            return answers
         usual = partial(engine.answers, encoded=encoded)
         if unsplit is not None and asked:
             answers = answer_apart(data, context, asked, unsplit, usual)
             self.context = context
         else:
             answers = usual(data, context)
+        end_streams(context)
         context.metrics.add_time("HandlerTime", round((time.time() - started) * 1000, 2), None)
         return answers
 
