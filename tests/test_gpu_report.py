@@ -304,10 +304,11 @@ def test_throughput_is_counted(monkeypatch, tmp_path):
     base.photos, base.wall_s, base.batches_s, base.cpu_s = 100, 10.0, [0.5, 0.1, 0.2], 5.0
     ours.photos, ours.wall_s, ours.batches_s, ours.wrong = 300, 10.0, [0.1], 2
 
-    rows = throughput.rows_of([base, ours])
+    rows = throughput.rows_of([base, ours], 60.0)
 
     assert [row["photos per second"] for row in rows] == [10.0, 30.0]
     assert [row["times BaseHandler's"] for row in rows] == [1.0, 3.0]
+    assert [row["of the network alone"] for row in rows] == ["16.7%", "50.0%"]
     assert [row["batch, median ms"] for row in rows] == [200.0, 100.0]
     assert [row["cores in use"] for row in rows] == [0.5, 0.0]
     assert [row["wrong answers"] for row in rows] == [0, 2]

@@ -24,6 +24,7 @@ from benchmarks.command import end_on_sigterm
 from benchmarks.throughput.load import Load, Sample, generator, load_of
 from benchmarks.throughput.servers import Served
 from tests.gpu.contestants import Contestant, contestants
+from tests.gpu.network import Network
 from tests.gpu.photos import photo
 from tests.gpu.report import ENTRIES, SECONDS, Entries
 from tests.gpu.throughput import wrong
@@ -50,22 +51,6 @@ CLOSING_S = 40
 CORES = len(os.sched_getaffinity(0))
 
 Row = dict[str, object]
-
-
-class Network:
-    """The network alone, in this process: its right answers, and the rows that it can compute."""
-
-    def __init__(self, bodies: list[bytes], options: argparse.Namespace) -> None:
-        alone = Contestant("the network alone", "photo_base")
-        alone.load(options.batch, 0 if options.device == "cuda" else None, tiny=options.tiny)
-        self.answers = alone.answers(bodies)
-        rows = [{"body": bodies[place % len(bodies)]} for place in range(options.batch)]
-        on_device = alone.handler.preprocess(rows)
-        self.dtype = str(on_device.dtype).removeprefix("torch.")
-        self.per_second = len(rows) * _calls_per_second(alone.handler, on_device, options.seconds)
-        alone.close()
-        del on_device
-        torch.cuda.empty_cache()  # for the workers
 
 
 @dataclass
@@ -171,16 +156,6 @@ def _failed(name: str, error: Exception) -> Row:
     return {"handler": name, "failed": f"{type(error).__name__}: {error}"}
 
 
-def _calls_per_second(handler: Any, on_device: torch.Tensor, seconds: float) -> float:
-    handler.inference(on_device).cpu()  # not timed: it loads kernels
-    calls, started_s = 0, time.perf_counter()
-    while not calls or time.perf_counter() < started_s + seconds:
-        results = [handler.inference(on_device) for _ in range(4)]
-        results[-1][:1].cpu()  # waits; otherwise calls would be counted that were only asked for
-        calls += len(results)
-    return calls / (time.perf_counter() - started_s)
-
-
 def _used_gib(device: str) -> float:
     """What all processes hold of the device's memory; 0 on a CPU."""
     if device != "cuda":
@@ -199,7 +174,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     started_s = time.monotonic()
     bodies = [photo(number) for number in range(PHOTOS)]
-    network = Network(bodies, options)
+    network = Network(
+        bodies,
+        options.batch,
+        gpu=0 if options.device == "cuda" else None,
+        tiny=options.tiny,
+        seconds=options.seconds,
+    )
     title += f", {network.dtype}, load by {generator()}"
     alone = {"handler": "the network alone", "photos per second": round(network.per_second, 1)}
     _note(title, {"workers": "", "clients": "", **alone})

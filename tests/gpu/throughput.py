@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from tests.gpu.contestants import Contestant, contestants, defaults
+from tests.gpu.network import Network
 from tests.gpu.photos import photo, pixels
 from tests.gpu.report import ENTRIES, Entries
 
@@ -145,14 +146,15 @@ def _scores(answer: Any) -> list[float]:
     return scores
 
 
-def rows_of(turns: Sequence[Turns]) -> list[dict[str, object]]:
-    """Their figures, for the report."""
+def rows_of(turns: Sequence[Turns], alone_per_second: float) -> list[dict[str, object]]:
+    """Their figures, for the report, beside the rate of the network alone."""
     base = turns[0].per_second or math.nan
     return [
         {
             "handler": turn.contestant.name,
             "photos per second": round(turn.per_second, 1),
             "times BaseHandler's": round(turn.per_second / base, 3),
+            "of the network alone": f"{turn.per_second / alone_per_second:.1%}",
             "batch, median ms": round(1000 * _median(turn.batches_s), 1),
             "cores in use": round(turn.cpu_s / turn.wall_s, 1) if turn.wall_s else 0.0,
             "wrong answers": turn.wrong,
@@ -176,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure_one(name: str, workload: Workload, options: argparse.Namespace) -> int:
     rows = options.batch or workload.rows
+    gpu = 0 if options.device == "cuda" else None
     rivals = defaults(options.lanes)
     if workload.all_settings:
         rivals += contestants(options.lanes)[1:]
@@ -185,15 +188,24 @@ def _measure_one(name: str, workload: Workload, options: argparse.Namespace) -> 
         seconds=options.seconds,
         warm_s=options.warm,
         rounds=options.rounds,
-        gpu=0 if options.device == "cuda" else None,
+        gpu=gpu,
         tiny=options.tiny,
         settings=workload.settings,
         tolerance=HALF_TOLERANCE if workload.settings.get("half") else TOLERANCE,
     )
+    network = Network(
+        [workload.body(number) for number in range(rows)],
+        rows,
+        gpu=gpu,
+        tiny=options.tiny,
+        seconds=options.seconds,
+        settings=workload.settings,
+    )
     title = f"Throughput in one process: {name}, batches of {rows}, preprocess lanes"
     title += f" {options.lanes}, {options.rounds} x {options.seconds:g} s in turns"
     sys.stdout.write(f"{title}\n")
-    for row in rows_of(turns):
+    alone = {"handler": "the network alone", "photos per second": round(network.per_second, 1)}
+    for row in [alone, *rows_of(turns, network.per_second)]:
         sys.stdout.write(f"{row}\n")
         if ENTRIES in os.environ:
             Entries(Path(os.environ[ENTRIES])).figures(title, row)
@@ -210,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where")
     parser.add_argument("--workloads", choices=list(WORKLOADS), nargs="+", default=list(WORKLOADS))
     parser.add_argument("--seconds", type=float, default=0.7, help="of a turn")
-    parser.add_argument("--warm", type=float, default=1.5, help="seconds before the first turn")
+    parser.add_argument("--warm", type=float, default=1.2, help="seconds before the first turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each handler")
     parser.add_argument("--batch", type=int, help="photos of a batch, if not the workload's own")
     parser.add_argument("--lanes", type=int, default=max(2, cores // 2), help="of preprocess")
