@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 from itertools import count, product
 
@@ -13,6 +14,7 @@ from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.planning.contest import Contest
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.schedule import Forecast
 from tests.simulated import HAND_OVER_S, Machine, linear
 
 BALANCED = [linear(0.0002, 0.001), linear(0.005, 0.0004), linear(0.0001, 0.0005)]
@@ -43,6 +45,15 @@ def serve(machine, planner, sizes, batches) -> tuple[float, float]:
     return taken_s, unsplit_s
 
 
+def plans_of(machine, planner, batches, rows=32) -> list[Plan]:
+    """How each of so many batches is cut."""
+    found = []
+    for _ in range(batches):
+        found.append(planner.plan(rows))
+        machine.batch_s(planner, rows)
+    return found
+
+
 def in_force(planner, rows=32) -> Plan:
     """The plan that is not a trial."""
     planner.plan(rows)
@@ -60,6 +71,32 @@ def test_the_first_batches_run_unsplit():
     assert Plan(PerStage.of(32)) == planner.plan(32)
     assert Plan(PerStage.of(5)) == planner.plan(5)
     assert planner.plan(0).fits(0)
+
+
+@pytest.mark.parametrize("lanes", [PerStage(1, 1, 1), PerStage(4, 1, 4)])
+@pytest.mark.parametrize("whole_us", [5, 30, 100])
+@pytest.mark.parametrize("fixed", [0.0, 0.5, 1.0])
+def test_calls_of_microseconds_are_never_cut(whole_us, fixed, lanes):
+    """No trial is made where handing over takes longer than overlap could save, whatever is fixed.
+
+    How a call's time depends on its rows is not known before the first cut, and need not be.
+    """
+    cost = linear(fixed * whole_us * 1e-6, (1 - fixed) * whole_us * 1e-6 / 32)
+    machine = Machine([cost] * 3, lanes, noise=0.1)
+    planner = planner_for(machine)
+
+    assert {Plan(PerStage.of(32))} == set(plans_of(machine, planner, 500))
+
+
+def test_calls_that_become_longer_are_cut_after_all():
+    """What was too short to be cut is tried once it takes milliseconds."""
+    machine = Machine([linear(0.0, 1e-6)] * 3, noise=0.02)
+    planner = planner_for(machine)
+    assert all(plan.fits(32) for plan in plans_of(machine, planner, 50))
+
+    machine.costs = BALANCED
+
+    assert not all(plan.fits(32) for plan in plans_of(machine, planner, 300)[200:])
 
 
 @pytest.mark.parametrize("sizes", [[32], list(range(1, 33))])
@@ -277,8 +314,9 @@ def test_a_change_of_the_usual_plan_is_one_line_in_the_log(caplog):
     (record,) = caplog.records
     assert (
         "micro-batching 32 requests as preprocess 8, inference 16, postprocess 16: predicted "
-        "39.4 ms instead of 66.1 ms unsplit (a call costs preprocess 0.2+1k ms, inference "
-        "5+0.4k ms, postprocess 0.1+0.5k ms)"
+        "39.4 ms instead of 66.1 ms unsplit. Unsplit, calls of 32.2 + 17.8 + 16.1 = 66.1 ms; "
+        "batches take 1.00 times that. Split, calls of 4 x 8.27, 2 x 11.5, 2 x 8.17 ms, 0.07 ms of "
+        "each to hand it over, end after 39.4 ms in 2, 1, 1 lanes; batches take 1.00 times that"
     ) == record.getMessage()
 
     machine.cores = 1
@@ -288,6 +326,39 @@ def test_a_change_of_the_usual_plan_is_one_line_in_the_log(caplog):
     serve(machine, planner, [32], 100)
     assert len(caplog.records) == 2
     assert "as preprocess 32, inference 32, postprocess 32: " in caplog.messages[1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_log_predicts_follows_from_the_costs_that_it_prints(seed, caplog):
+    """Where cores are short, too: by the sum or the schedule of the calls, times what it names."""
+    caplog.set_level(logging.INFO)
+    chance = random.Random(seed)
+    costs = [linear(chance.uniform(0, 0.01), chance.uniform(0.0002, 0.002)) for _ in STAGES]
+    machine = Machine(costs, PerStage(2, 1, 2), cores=2, noise=0.05, seed=seed)
+    serve(machine, planner_for(machine, batch_size=30), [30], 100)
+
+    (told,) = caplog.messages
+    head, whole, split = re.split(r"\. (?=Unsplit|Split)", told)
+    sizes = tuple(map(int, re.findall(r"(?:process|inference) (\d+)", head)))
+    split_ms, whole_ms = map(float, re.findall(r"([\d.]+) ms", head))
+    *inline_ms, sum_ms, slower = _numbers(whole)
+    assert sum(inline_ms) == pytest.approx(sum_ms, rel=0.01)
+    assert sum_ms * slower == pytest.approx(whole_ms, rel=0.01)
+
+    calls, ends = split.split(" ms, 0.07 ms of each")
+    *_, end_ms, _, _, _, slower = _numbers(ends)
+    assert end_ms * slower == pytest.approx(split_ms, rel=0.01)
+    costs_ms = []
+    for size, told in zip(sizes, calls.split(", ")[1:], strict=True):
+        count, full_ms, *last_ms = _numbers(told)
+        assert count + len(last_ms) == -(-30 // size)
+        costs_ms.append({size: full_ms, (30 - 1) % size + 1: (last_ms or [full_ms])[0]})
+    due = Forecast(30, [cost_ms.__getitem__ for cost_ms in costs_ms], (2, 1, 2), 0.0)
+    assert due.finish_s(sizes) == pytest.approx(end_ms, rel=0.01)
+
+
+def _numbers(text) -> list[float]:
+    return [float(number) for number in re.findall(r"\d[\d.]*", text)]
 
 
 def test_a_planner_shows_its_plan_and_its_model():

@@ -44,6 +44,9 @@ class Decision:
     splits: bool
     plan: Plan
 
+    may_pay: bool = True
+    """Whether cutting could be faster at all, whatever smaller calls turn out to cost."""
+
     def about(self, split: Sizes, split_s: float, before: Decision | None) -> Decision:
         """The same decision about other sizes that cut, with which a batch takes so long."""
         splits = _splits(split_s, self.whole_s, before)
@@ -60,14 +63,48 @@ class Decision:
         shown = self.whole if stopped else sizes_of(self.plan)
         sizes = zip(STAGES, shown, strict=True)
         parts = ", ".join(f"{stage} {min(size, rows)}" for stage, size in sizes)
-        whole, split = f"{self.whole_s * 1000:.3g} ms", f"{self.split_s * 1000:.3g} ms"
+        whole, split = f"{_ms(self.whole_s)} ms", f"{_ms(self.split_s)} ms"
         if stopped:
             return f"{parts}: splits were predicted {split}, and took longer than {whole} unsplit"
         if self.splits:
             return f"{parts}: predicted {split} instead of {whole} unsplit"
+        if not self.may_pay:
+            return f"{parts}: {whole} are too short for a split, whatever its calls cost"
         if self.split is None:
             return f"{parts}: no split is faster than {whole}"
         return f"{parts}: predicted {whole} unsplit instead of {split} split"
+
+    def explained(self, rows: int, model: Model) -> str:
+        """What the expected times are made of: calls, their schedule, what batches take of it."""
+        parts = [_explained("Unsplit", rows, self.whole, self.whole_s, model)]
+        if self.split is not None:
+            parts.append(_explained("Split", rows, self.split, self.split_s, model))
+        return ". ".join(parts)
+
+
+def _explained(title: str, rows: int, sizes: Sizes, batch_s: float, model: Model) -> str:
+    calls_s = model.calls_s(rows, sizes)
+    if min(sizes) < rows:
+        forecast = model.forecast(rows)
+        calls = ", ".join(_calls(*forecast.calls(at, size)) for at, size in enumerate(sizes))
+        lanes = ", ".join(map(str, forecast.lanes))
+        ends = (
+            f"{calls} ms, {_ms(forecast.hand_over_s)} ms of each to hand it over, end after "
+            f"{_ms(calls_s)} ms in {lanes} lanes"
+        )
+    else:
+        ends = f"{' + '.join(map(_ms, model.inline_s(rows)))} = {_ms(calls_s)} ms"
+    return f"{title}, calls of {ends}; batches take {batch_s / calls_s:.2f} times that"
+
+
+def _calls(count: int, full_s: float, last_s: float) -> str:
+    if count == 1 or full_s == last_s:
+        return f"{count} x {_ms(full_s)}"
+    return f"{count - 1} x {_ms(full_s)} + {_ms(last_s)}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3g}"
 
 
 def decide(
@@ -94,7 +131,8 @@ def decide(
         plan = plan_of(whole)
         none = (0.0, 0.0)
         return Decision(version, whole, None, -1, none, None, 0.0, 0.0, splits=False, plan=plan)
-    if before is not None and before.searched == searched:
+    known = before is not None and before.searched == searched
+    if before is not None and known:
         split, calls_s = before.proposed, before.calls_s
     else:
         forecast = model.forecast(rows)
@@ -105,7 +143,18 @@ def decide(
     split_s = calls_s[1] * model.correction(rows, split=True)
     splits = split is not None and _splits(split_s, whole_s, before)
     plan = plan_of(split if split is not None and splits else whole)
-    return Decision(version, whole, split, searched, calls_s, split, whole_s, split_s, splits, plan)
+    if before is not None and known:
+        may_pay = splits or before.may_pay
+    else:
+        may_pay = splits or _may_pay(rows, choices, model, whole_s)
+    return Decision(
+        version, whole, split, searched, calls_s, split, whole_s, split_s, splits, plan, may_pay
+    )
+
+
+def _may_pay(rows: int, choices: Choices, model: Model, whole_s: float) -> bool:
+    forecast = model.hopeful(rows)
+    return forecast.finish_s(best(forecast, choices)) < (1 - GAIN) * whole_s
 
 
 def _splits(split_s: float, whole_s: float, before: Decision | None) -> bool:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import mul
 from statistics import median
 
 from micro_batch_handler.config import STAGES
@@ -67,11 +69,24 @@ class Model:
         """When a batch would be finished in lanes, if calls were all."""
         return Forecast(rows, self._costs(self.lanes), self.lane_counts, self.hand_over_s)
 
+    def hopeful(self, rows: int) -> Forecast:
+        """The same if a call on fewer rows cost no more than their share of what all cost unsplit.
+
+        Nothing that is learned of smaller calls can make a batch that is cut finish much earlier.
+        """
+        factor = self.correction(rows, split=False) / rows
+        costs = [partial(mul, factor * seconds) for seconds in self.inline_s(rows)]
+        return Forecast(rows, costs, self.lane_counts, self.hand_over_s)
+
     def calls_s(self, rows: int, sizes: Sizes, forecast: Forecast | None = None) -> float:
         """When a batch would be finished, if calls were all."""
         if min(sizes) < rows:
             return (forecast or self.forecast(rows)).finish_s(sizes)
-        return sum(cost(rows) for cost in self._costs(self.inline))
+        return sum(self.inline_s(rows))
+
+    def inline_s(self, rows: int) -> list[float]:
+        """What the calls of a batch that runs unsplit cost, for each stage."""
+        return [cost(rows) for cost in self._costs(self.inline)]
 
     def batch_s(self, rows: int, sizes: Sizes, *, split: bool) -> float:
         """When a batch is expected to be finished."""

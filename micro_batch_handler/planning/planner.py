@@ -264,11 +264,13 @@ class Planner:
         return plan_of(choice.whole) if choice.splits and self._ledger.owes else choice.plan
 
     def _alternative(self, rows: int, choice: Decision, model: Model) -> Sizes | None:
-        """What to try instead of the whole batch; None if it cannot be cut.
+        """What to try instead of the whole batch; None if it cannot be cut, or that cannot pay.
 
         The best known, or halves where it is not known what a row adds to a call: there the model
         takes calls to cost the same for any number of rows, which is the worst that can be.
         """
+        if not choice.may_pay:
+            return None
         free = self._choices.free
         if choice.split is not None and model.knows_slopes(free):
             return choice.split
@@ -336,4 +338,5 @@ class Planner:
             return
         self._logged, self._logged_s = plan, now_s
         told = choice.told(rows, stopped=plan != choice.plan)
-        logger.info("micro-batching %d requests as %s (a call costs %s)", rows, told, self._model)
+        explained = choice.explained(rows, self._model)
+        logger.info("micro-batching %d requests as %s. %s", rows, told, explained)

@@ -40,9 +40,9 @@ class Forecast:
         self, rows: int, costs: Sequence[Cost], lanes: Sequence[int], hand_over_s: float
     ) -> None:
         self.rows = rows
+        self.lanes = lanes
+        self.hand_over_s = hand_over_s
         self._costs = costs
-        self._lanes = lanes
-        self._hand_over_s = hand_over_s
         self._calls_s: dict[tuple[int, int], tuple[int, float, float]] = {}
         self._done_s: dict[Sizes, list[float]] = {}
 
@@ -52,19 +52,19 @@ class Forecast:
 
     def work_s(self, stage: int, size: int) -> float:
         """Seconds that all calls of one stage take together."""
-        count, full_s, last_s = self._calls(stage, size)
+        count, full_s, last_s = self.calls(stage, size)
         return (count - 1) * full_s + last_s
 
     def at_least_s(self, stage: int, size: int) -> float:
         """No plan with this size in this stage is finished earlier."""
-        return self.work_s(stage, size) / self._lanes[stage]
+        return self.work_s(stage, size) / self.lanes[stage]
 
-    def _calls(self, stage: int, size: int) -> tuple[int, float, float]:
-        """The number of calls, and seconds of each but the last and of the last."""
+    def calls(self, stage: int, size: int) -> tuple[int, float, float]:
+        """The number of calls, and seconds of each but the last and of the last, handed over."""
         known = self._calls_s.get((stage, size))
         if known is None:
             count = -(-self.rows // size)
-            cost, more_s = self._costs[stage], self._hand_over_s
+            cost, more_s = self._costs[stage], self.hand_over_s
             full_s = cost(min(size, self.rows)) + more_s
             last = self.rows - (count - 1) * size
             last_s = full_s if last == size else cost(last) + more_s
@@ -76,9 +76,9 @@ class Forecast:
         done = self._done_s.get(sizes)
         if done is None:
             stage = len(sizes) - 1
-            count, full_s, last_s = self._calls(stage, sizes[-1])
+            count, full_s, last_s = self.calls(stage, sizes[-1])
             ready = self._ready(sizes, count)
-            done = _in_lanes(ready, full_s, last_s, self._lanes[stage])
+            done = _in_lanes(ready, full_s, last_s, self.lanes[stage])
             self._done_s[sizes] = done
         return done
 
