@@ -84,8 +84,9 @@ class MicroBatchingConfig:
     parallelism: PerStage[Lanes] = PerStage(1, 1, 1)
     """Lanes (threads) of each stage, or `auto`: as many as the machine has use for."""
 
-    intra_op_threads: Threads = "auto"
-    """Threads that PyTorch may use inside one call on the CPU; `auto` shares the cores out."""
+    intra_op_threads: PerStage[Threads] = PerStage("auto", "auto", "auto")
+    """Threads that PyTorch may use inside one call of each stage on the CPU; `auto` shares the
+    cores out."""
 
     sort_by_length: bool = False
     """Whether a batch is cut by the length of its requests instead of as they came, for a model
@@ -159,9 +160,8 @@ class MicroBatchingConfig:
         config = cls(
             micro_batch_size=sizes,
             parallelism=_per_stage(keys, "parallelism", _count_or_auto, default.parallelism),
-            intra_op_threads=_count_or_auto(
-                f"{SECTION}.intra_op_threads",
-                keys.get("intra_op_threads", default.intra_op_threads),
+            intra_op_threads=_per_stage(
+                keys, "intra_op_threads", _count_or_auto, default.intra_op_threads
             ),
             sort_by_length=_flag(keys, "sort_by_length", default.sort_by_length),
             on_error=_on_error(keys.get("on_error", default.on_error)),

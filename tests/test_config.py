@@ -76,6 +76,10 @@ def test_stages_that_are_not_named_keep_their_default():
         ),
         ("micro_batching: {intra_op_threads: null}", "found None"),
         (
+            "micro_batching: {intra_op_threads: {inference: 0}}",
+            "micro_batching.intra_op_threads.inference must be a whole number >= 1 or 'auto'",
+        ),
+        (
             "micro_batching: {allowed_sizes: 8}",
             "micro_batching.allowed_sizes must be a list of whole numbers >= 1, each above the one "
             "before, or null, found 8",
@@ -119,10 +123,12 @@ def test_what_may_be_auto_or_listed():
         PerStage(64, 16, "auto"),
         PerStage("auto", 1, 2),
         allowed_sizes=(1, 4, 16),
-        intra_op_threads=2,
+        intra_op_threads=PerStage.of(2),
     )
     assert expected == config(text)
     assert PerStage.of("auto") == config("micro_batching: {parallelism: auto}").parallelism
+    some = config("micro_batching: {intra_op_threads: {inference: 3}}").intra_op_threads
+    assert PerStage("auto", 3, "auto") == some
     assert config("micro_batching: {allowed_sizes: null}").allowed_sizes is None
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from micro_batch_handler.config import PerStage
-from micro_batch_handler.planning.cores import intra_op_threads, lanes_for, usable_cores
+from micro_batch_handler.planning.cores import IntraOpThreads, lanes_for, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +92,24 @@ def test_auto_gives_the_outer_stages_a_lane_for_each_core(cores, lanes):
     assert PerStage(7, 2, lanes) == lanes_for(PerStage(7, 2, "auto"), cores)
 
 
-def test_inference_gets_the_cores_that_the_other_lanes_leave():
-    """Preprocess and postprocess compute in one thread a lane, and each call has at least one."""
-    assert intra_op_threads(PerStage(2, 1, 1), 8) == PerStage(1, 5, 1)
-    assert intra_op_threads(PerStage(1, 2, 1), 8) == PerStage(1, 3, 1)
-    assert intra_op_threads(PerStage(4, 1, 4), 2) == PerStage(1, 1, 1)
+AUTO = PerStage.of("auto")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lanes", "cores", "most", "in_lanes", "unsplit"),
+    [
+        (AUTO, (2, 1, 1), 8, 8, (1, 5, 1), 8),
+        (AUTO, (1, 2, 1), 8, 8, (1, 3, 1), 8),
+        (AUTO, (4, 1, 4), 2, 2, (1, 1, 1), 2),
+        (AUTO, (1, 1, 1), 8, 3, (1, 3, 1), 3),
+        (PerStage.of(3), (2, 1, 1), 8, 2, (3, 3, 3), 3),
+        (PerStage("auto", 4, "auto"), (2, 1, 1), 8, 8, (1, 4, 1), 4),
+        (PerStage(2, "auto", 1), (2, 1, 1), 8, 8, (2, 3, 1), 8),
+        (PerStage(4, 1, "auto"), (1, 1, 1), 8, 8, (4, 1, 1), 4),
+    ],
+)
+def test_threads_inside_calls_are_shared_out(wanted, lanes, cores, most, in_lanes, unsplit):
+    """Inference gets the cores that other lanes leave, an unsplit batch all; numbers are kept."""
+    found = IntraOpThreads.of(wanted, PerStage(*lanes), cores, most)
+
+    assert IntraOpThreads(PerStage(*in_lanes), unsplit) == found

@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from micro_batch_handler.config import STAGES
+from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
 from micro_batch_handler.pipeline.trace import TracedBatch
+from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.tools.diagnosis import diagnose, typical
 from tests.simulated import linear
 from tests.traced import Led, a_row, scheduled, setup
@@ -18,6 +19,11 @@ ONES = (1, 1, 1)
 
 def by_row(*seconds: float) -> list:
     return [a_row(each) for each in seconds]
+
+
+def threads(inference: int, unsplit: int) -> IntraOpThreads:
+    """PyTorch's threads in the lanes of inference, and where a batch runs unsplit."""
+    return IntraOpThreads(PerStage(1, inference, 1), unsplit)
 
 
 PLANTED = {
@@ -104,6 +110,46 @@ def test_a_planted_bottleneck_is_named(name):
     assert (found.bottleneck, found.cause) == expected
     assert all(text in str(found) for text in said), str(found)
     assert found.finding.count(".") == 1
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"),
+    [(1, "Set batchSize in model-config.yaml"), (32, "batchSize is 32: send requests from more")],
+)
+def test_batches_of_one_are_named(batch_size, advice):
+    """However slow a stage is: one request cannot be cut, and only more of them change that."""
+    found = diagnose([scheduled(1, ONES, by_row(1, 10, 1))], setup(batch_size=batch_size))
+
+    assert (found.bottleneck, found.cause) == (None, "batch")
+    assert "Batches had one request each, which cannot be cut" in found.finding
+    assert "inference, the busiest, took 83 % of it" in found.finding
+    assert found.advice.startswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "with_setup", "said", "unsaid"),
+    [
+        (
+            (2, 4, 4),
+            {"threads": threads(2, 4)},
+            ["a larger micro_batch_size", "{inference: 4}, of which a call has 2 now", "workers"],
+            ["device holds"],
+        ),
+        ((2, 4, 4), {"threads": threads(4, 4)}, ["workers with fewer threads"], ["{inference:"]),
+        ((8, 8, 8), {"threads": threads(1, 4)}, ["[1, 2, 4, 8]"], ["larger", "{inference:"]),
+        ((2, 4, 4), {"threads": threads(1, 1), "cores": 1}, ["[1, 2, 4]"], ["intra_op", "workers"]),
+        ((2, 4, 4), {"threads": threads(1, 4), "pads": True}, ["workers"], ["compiling"]),
+        ((2, 4, 4), {"threads": threads(1, 4), "on_device": True}, ["device holds"], ["intra_op"]),
+        ((2, 4, 4), {}, ["compiling it", "a smaller model"], ["intra_op", "workers"]),
+    ],
+)
+def test_a_slow_model_comes_with_what_could_be_tried(sizes, with_setup, said, unsaid):
+    """What applies to the settings at hand: not threads that calls have, nor what is compiled."""
+    found = diagnose([scheduled(8, sizes, by_row(1, 100, 1))], setup(**with_setup))
+
+    assert (found.bottleneck, found.cause) == ("inference", "slow")
+    assert all(text in found.advice for text in said), found.advice
+    assert not any(text in found.advice for text in unsaid), found.advice
 
 
 @pytest.mark.parametrize(

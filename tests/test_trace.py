@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ pytest.importorskip("tqdm", reason="the extra `tools` is not installed")
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.pipeline.trace import Trace
 from micro_batch_handler.pipeline.trace_json import from_json, to_json
+from micro_batch_handler.tools import workbench_flags
 from tests.traced import a_row, scheduled, setup
 
 HANDLER = """
@@ -147,10 +147,12 @@ def test_numbers_that_make_no_sense_are_refused(flag, value, capsys):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
     """Before anything is loaded."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(workbench_flags, "find_spec", lambda _name: None)
 
     assert trace("--sample", "2.json") == 1
-    assert "pip install 'micro-batch-handler[tools]'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "not installed: matplotlib, ruamel.yaml, tqdm. " in said
+    assert said.endswith("pip install '.[tools]'\n")
     assert not Path("log").exists()
 
 

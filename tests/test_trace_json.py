@@ -14,6 +14,7 @@ from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.trace import Trace, TracedBatch, with_sources
 from micro_batch_handler.pipeline.trace_json import from_json, lane_names, to_json
 from micro_batch_handler.pipeline.watch import Clock
+from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.tools.lane_use import critical_path, idle_spans, waiting
 from tests.fakes import plan, stages
 from tests.traced import a_row, scheduled, setup
@@ -46,7 +47,9 @@ def a_trace() -> Trace:
         real_batch(6, (2, 3, 1), inference=guilty),
         real_batch(2, (2, 2, 2)),
     ]
-    return Trace(setup(LANES, 8), sorted(batches, key=lambda batch: batch.began_s))
+    threads = IntraOpThreads(PerStage(1, 3, 2), 4)
+    settings = setup(LANES, 8, threads=threads, on_device=True, pads=True)
+    return Trace(settings, sorted(batches, key=lambda batch: batch.began_s))
 
 
 def events(trace: Trace) -> dict[str, list[dict]]:

@@ -13,6 +13,7 @@ from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import SECTION, PerStage
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools import tune as command
+from micro_batch_handler.tools import workbench_flags
 from micro_batch_handler.tools.tuning.bench import HandlerBench
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.copies import Job, run_copies
@@ -163,6 +164,18 @@ def test_what_cannot_work_is_refused(flags, samples, message, capsys):
     """One line with what to change, before any time is spent where that can be known."""
     assert tune(*flags, samples=samples) == 1
     assert message in capsys.readouterr().err
+
+
+def test_all_that_is_missing_is_named_at_once(monkeypatch, capsys):
+    """Also what only other flags need; nothing is said where no flag needs what is missing."""
+    gone = {"matplotlib", "ruamel.yaml"}
+    monkeypatch.setattr(workbench_flags, "find_spec", lambda name: None if name in gone else name)
+    monkeypatch.setattr(command, "_tuned", lambda _flags: pytest.fail("it has begun"))
+
+    assert tune("--write", "model-config.yaml") == 1
+    assert "not installed: matplotlib, ruamel.yaml. " in capsys.readouterr().err
+    with pytest.raises(pytest.fail.Exception, match="it has begun"):
+        tune()
 
 
 def test_help_says_what_is_measured(capsys):

@@ -16,8 +16,10 @@ PATIENCE_S = 30
 Cost = Callable[[int], float]
 
 
-def setup(lanes: Sequence[int] = (1, 1, 1), batch_size: int = 8, cores: int = 4) -> Setup:
-    return Setup("planted", PerStage(*lanes), batch_size, cores)
+def setup(
+    lanes: Sequence[int] = (1, 1, 1), batch_size: int = 8, cores: int = 4, **more: object
+) -> Setup:
+    return Setup("planted", PerStage(*lanes), batch_size, cores, **more)
 
 
 def a_row(seconds: float) -> Cost:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.records import BatchRecord, CallRecord
+from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.plans import sizes_of
 from micro_batch_handler.planning.schedule import Sizes
 
@@ -24,6 +25,12 @@ class Setup:
     """The most rows of a batch."""
     cores: int
     """That this process may use."""
+    threads: IntraOpThreads | None = None
+    """None in older traces."""
+    on_device: bool = False
+    """Whether the model is on an accelerator."""
+    pads: bool = False
+    """Whether calls of inference are padded to `allowed_sizes`."""
 
 
 class TracedBatch(NamedTuple):

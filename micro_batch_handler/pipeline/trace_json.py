@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,7 @@ from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
 from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
 from micro_batch_handler.pipeline.trace import Setup, Trace, TracedBatch, with_sources
+from micro_batch_handler.planning.cores import IntraOpThreads
 
 __all__ = ["from_json", "lane_names", "to_json"]
 
@@ -48,7 +50,11 @@ def to_json(trace: Trace) -> str:
         "batchSize": setup.batch_size,
         "cores": setup.cores,
         "lanes": {stage: setup.lanes[stage] for stage in STAGES},
+        "onDevice": setup.on_device,
+        "pads": setup.pads,
     }
+    if setup.threads is not None:
+        other["threads"] = asdict(setup.threads)
     whole = {"displayTimeUnit": "ms", "otherData": other, "traceEvents": events}
     return json.dumps(whole, separators=(",", ":"))
 
@@ -64,7 +70,12 @@ def from_json(text: str | bytes) -> Trace:
         other, events = whole["otherData"], whole["traceEvents"]
         known = other["micro_batch_handler"] == 1
         lanes = PerStage(*(int(other["lanes"][stage]) for stage in STAGES))
-        setup = Setup(str(other["model"]), lanes, int(other["batchSize"]), int(other["cores"]))
+        setup = Setup(
+            *(str(other["model"]), lanes, int(other["batchSize"]), int(other["cores"])),
+            _threads(other.get("threads")),
+            on_device=bool(other.get("onDevice")),
+            pads=bool(other.get("pads")),
+        )
         batches = _batches(events)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TraceError(
@@ -88,6 +99,13 @@ def lane_names(trace: Trace) -> list[str]:
         seen += [name for name in idle if name not in seen][: max(0, missing)]
         names += sorted(seen, key=_number)
     return names
+
+
+def _threads(found: Any) -> IntraOpThreads | None:
+    if found is None:
+        return None
+    lanes = PerStage(*(int(found["lanes"][stage]) for stage in STAGES))
+    return IntraOpThreads(lanes, int(found["unsplit"]))
 
 
 def _number(name: str) -> int:

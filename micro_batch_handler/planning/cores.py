@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from micro_batch_handler.config import AUTO, STAGES, Lanes, PerStage
+from micro_batch_handler.config import AUTO, STAGES, Lanes, PerStage, Threads
 
-__all__ = ["intra_op_threads", "lanes_for", "usable_cores"]
+__all__ = ["IntraOpThreads", "lanes_for", "usable_cores"]
 
 MOST_LANES = 4
 """Lanes that `auto` gives preprocess and postprocess. More would mostly wait for one another: for
@@ -44,19 +45,41 @@ def lanes_for(parallelism: PerStage[Lanes], cores: int) -> PerStage[int]:
     return PerStage(*(lanes(stage, parallelism[stage]) for stage in STAGES))
 
 
-def intra_op_threads(lanes: PerStage[int], cores: int) -> PerStage[int]:
-    """The threads that PyTorch may use inside one call of a stage, in a lane of its own.
+@dataclass(frozen=True)
+class IntraOpThreads:
+    """The threads that PyTorch may use inside one call."""
 
-    Each call starts as many as there are cores unless it is told otherwise, and lanes that call at
-    the same time would then have several times as many threads as cores. What preprocess and
-    postprocess compute with PyTorch is short: they get one each, and inference the rest.
+    lanes: PerStage[int]
+    """Of a stage, in a lane of its own."""
 
-    Args:
-        lanes: of each stage.
-        cores: that this process may use.
-    """
-    rest = cores - lanes.preprocess - lanes.postprocess
-    return PerStage(1, max(1, rest // lanes.inference), 1)
+    unsplit: int
+    """Where a batch runs unsplit, all stages in one thread."""
+
+    @classmethod
+    def of(
+        cls, wanted: PerStage[Threads], lanes: PerStage[int], cores: int, most: int
+    ) -> IntraOpThreads:
+        """The threads that are wanted; `auto` shares the cores out.
+
+        Each call starts as many as there are cores unless it is told otherwise, and lanes that
+        call at the same time would then have several times as many threads as cores. What
+        preprocess and postprocess compute with PyTorch is short: `auto` is one for them, and for
+        inference the rest. A batch that runs unsplit has all cores to itself, and what the stage
+        that wants most does.
+
+        Args:
+            wanted: in the lanes of each stage.
+            lanes: of each stage.
+            cores: that this process may use.
+            most: threads that `auto` may give.
+        """
+        outer = [1 if each == AUTO else each for each in (wanted.preprocess, wanted.postprocess)]
+        if wanted.inference == AUTO:
+            rest = cores - lanes.preprocess * outer[0] - lanes.postprocess * outer[1]
+            inner, whole = min(most, max(1, rest // lanes.inference)), most
+        else:
+            inner = whole = wanted.inference
+        return cls(PerStage(outer[0], inner, outer[1]), max(*outer, whole))
 
 
 def _quotas(root: Path) -> list[float]:

@@ -76,6 +76,8 @@ def diagnose(batches: Sequence[TracedBatch], setup: Setup) -> Diagnosis:
         TraceError: there are no batches with calls.
     """
     seen = WhatIf(typical(batches), setup)
+    if seen.rows == 1:
+        return _found(seen, None, "batch", _one_request(seen))
     by_batch = seen.saved_by_endless_batches()
     if not seen.inline and seen.forecast_s < OVERHEAD * seen.wall_s:
         return _found(seen, None, "hand-over", _calls_too_short(seen))
@@ -90,10 +92,7 @@ def _held_up_by(seen: WhatIf, stage: int) -> Diagnosis:
     name = STAGES[stage]
     finding = f"{name} is the bottleneck: {_lanes_busy(seen, stage)}; {_waited(seen, stage)}."
     if name == "inference":
-        advice = (
-            "Make the model faster: a smaller one, a compiled one, a faster device; or larger "
-            "inference micro-batches, where a call costs much however few its rows are."
-        )
+        advice = f"Make the model faster. To try: {'; '.join(_for_the_model(seen))}."
         return _found(seen, name, "slow", (finding, advice))
     saved, lanes = seen.saved_by_lanes(stage)
     if saved > WORTH_TELLING:
@@ -115,6 +114,52 @@ def _held_up_by(seen: WhatIf, stage: int) -> Diagnosis:
     return _found(seen, name, "slow", (finding, advice))
 
 
+def _for_the_model(seen: WhatIf) -> list[str]:
+    """What could make inference faster with these settings; what is so already is left out."""
+    setup, stage = seen.setup, STAGES.index("inference")
+    tries = []
+    if seen.sizes[stage] < seen.rows:
+        tries.append(
+            "a larger micro_batch_size for inference, where a call costs much however few its "
+            "rows are"
+        )
+    if setup.on_device:
+        tries.append("another worker (minWorkers, maxWorkers), if the device holds a second model")
+    elif setup.threads is not None and setup.cores > 1:
+        now = setup.threads.unsplit if seen.inline else setup.threads.lanes.inference
+        share = setup.cores // seen.lanes[stage]
+        if now < share:
+            tries.append(f"intra_op_threads: {{inference: {share}}}, of which a call has {now} now")
+        tries.append(
+            "more workers with fewer threads each (minWorkers and maxWorkers up to "
+            f"{setup.cores}, intra_op_threads: 1), which `tune` measures"
+        )
+    if not setup.pads:
+        most = min(seen.sizes[stage], seen.rows)
+        sizes = ", ".join(str(1 << bits) for bits in range((most - 1).bit_length() + 1))
+        tries.append(
+            f"compiling it (pt2: {{compile: {{enable: true}}}}, with allowed_sizes: [{sizes}])"
+        )
+    return [*tries, "a smaller model, or a faster device"]
+
+
+def _one_request(seen: WhatIf) -> tuple[str, str]:
+    name, busy = STAGES[seen.busiest], _percent(seen.busy[seen.busiest])
+    finding = (
+        "Batches had one request each, which cannot be cut, so nothing overlapped: "
+        f"{name}, the busiest, took {busy} of it."
+    )
+    most = seen.setup.batch_size
+    if most == 1:
+        return finding, (
+            "Set batchSize in model-config.yaml, to 32 for example (--batch-size tries it), and "
+            "send requests from as many clients at a time."
+        )
+    return finding, (
+        f"batchSize is {most}: send requests from more clients at a time, or raise maxBatchDelay."
+    )
+
+
 def _batch_too_small(seen: WhatIf) -> tuple[str, str]:
     name, idle = STAGES[seen.busiest], _percent(1 - seen.busy[seen.busiest])
     rows, most = _number(seen.rows, "row"), seen.setup.batch_size
@@ -131,7 +176,7 @@ def _batch_too_small(seen: WhatIf) -> tuple[str, str]:
             f"Of batchSize {most} only {seen.rows} came together: more clients or a longer "
             "maxBatchDelay would fill the batch."
         )
-    elif max(seen.sizes) > 1 < seen.rows:
+    elif max(seen.sizes) > 1:
         advice = "Raise batchSize; or lower micro_batch_size, if it is not auto."
     else:
         advice = "Raise batchSize."

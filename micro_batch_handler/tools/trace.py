@@ -9,7 +9,6 @@ write       trace_page          trace.json, trace.png, trace.html
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,12 @@ from micro_batch_handler.config import AUTO, STAGES
 from micro_batch_handler.errors import ArchiveError, TraceError
 from micro_batch_handler.pipeline.trace import Trace, TracedBatch
 from micro_batch_handler.pipeline.trace_json import from_json
-from micro_batch_handler.tools.workbench_flags import add_workbench_flags, count, files_of
+from micro_batch_handler.tools.workbench_flags import (
+    add_workbench_flags,
+    count,
+    files_of,
+    require_tools,
+)
 from micro_batch_handler.tools.writable import refuse_unwritable
 
 __all__ = ["main"]
@@ -59,11 +63,7 @@ batchSize helps, or smaller micro-batches.
 def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0, or an error is raised."""
     options = _parser().parse_args(argv)
-    missing = [name for name in ("matplotlib", "tqdm") if not importlib.util.find_spec(name)]
-    if missing:
-        raise TraceError(
-            f"{' and '.join(missing)} missing; pip install 'micro-batch-handler[tools]'"
-        )
+    require_tools("matplotlib", "tqdm")
     from micro_batch_handler.tools.trace_page import write
 
     refuse_unwritable(f"--output {options.output}", options.output)

@@ -10,6 +10,7 @@ from micro_batch_handler import __version__
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.trace import Trace, TracedBatch
 from micro_batch_handler.pipeline.trace_json import lane_names, to_json
+from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.tools import page as html
 from micro_batch_handler.tools.diagnosis import Diagnosis, diagnose, typical
 from micro_batch_handler.tools.lane_use import critical_path, idle_spans
@@ -76,11 +77,17 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
         ),
     ]
     lanes = ", ".join(f"{stage} {setup.lanes[stage]}" for stage in STAGES)
+    threads = "" if setup.threads is None else _threads(setup.threads)
     about = (
         f"{setup.model}: batchSize {setup.batch_size}; lanes: {lanes}; {setup.cores} cores. "
-        f"micro_batch_handler {__version__}, Python {sys.version.split()[0]}."
+        f"{threads}micro_batch_handler {__version__}, Python {sys.version.split()[0]}."
     )
     return html.page(f"Where a batch of {setup.model} spends its time", parts, about)
+
+
+def _threads(threads: IntraOpThreads) -> str:
+    counts = ", ".join(f"{stage} {threads.lanes[stage]}" for stage in STAGES)
+    return f"PyTorch's threads in a call: {counts}, unsplit {threads.unsplit}. "
 
 
 def _kept_together(text: str) -> str:

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from micro_batch_handler import __version__
@@ -39,7 +38,7 @@ from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
 from micro_batch_handler.tools.tuning.workers import with_workers
 from micro_batch_handler.tools.tuning.yaml_file import update
-from micro_batch_handler.tools.workbench_flags import files_of
+from micro_batch_handler.tools.workbench_flags import files_of, require_tools
 from micro_batch_handler.tools.writable import refuse_unwritable
 
 __all__ = ["main"]
@@ -78,12 +77,8 @@ def _refuse_early(flags: argparse.Namespace) -> None:
         read_model_config(flags.write)
     if flags.page is not None and not flags.page.parent.is_dir():
         raise ArchiveError(f"--page {flags.page}: there is no such folder")
-    needed = {"tqdm": True, "matplotlib": flags.page, "ruamel.yaml": flags.write}
-    missing = [name for name, asked in needed.items() if asked and _is_missing(name)]
-    if missing:
-        raise ArchiveError(
-            f"{' and '.join(missing)} must be installed: pip install 'micro-batch-handler[tools]'"
-        )
+    wanted = {"tqdm": True, "matplotlib": flags.page, "ruamel.yaml": flags.write}
+    require_tools(*(name for name, asked in wanted.items() if asked))
 
 
 @contextmanager
@@ -96,13 +91,6 @@ def _errors_only() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _is_missing(name: str) -> bool:
-    try:
-        return find_spec(name) is None
-    except ModuleNotFoundError:  # the package around it
-        return True
 
 
 def _tuned(flags: argparse.Namespace) -> Tuning:

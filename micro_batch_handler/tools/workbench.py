@@ -195,7 +195,7 @@ class Workbench:
             )
         # With `auto` the engine kept what the handler asked for; a number of ours hides it.
         config = MicroBatchingConfig.from_model_yaml(service.context.model_yaml_config)
-        asked = config.intra_op_threads == AUTO
+        asked = config.intra_op_threads.inference == AUTO
         self._threads = torch.get_num_threads() if asked else before
         return service
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
+from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.model_folder import ModelFiles
 
-__all__ = ["add_workbench_flags", "count", "files_of"]
+__all__ = ["add_workbench_flags", "count", "files_of", "require_tools"]
+
+_TOOLS = ("matplotlib", "ruamel.yaml", "tqdm")
+"""What the extra `tools` installs."""
 
 
 def add_workbench_flags(parser: argparse.ArgumentParser, source: str) -> None:
@@ -42,6 +47,27 @@ def files_of(options: argparse.Namespace) -> ModelFiles:
     return ModelFiles(
         options.config_file, options.serialized_file, options.model_file, options.extra_files
     )
+
+
+def require_tools(*needed: str) -> None:
+    """Refuse to begin without these packages of the extra `tools`; name all of it that is missing.
+
+    Raises:
+        ArchiveError: one of these is missing.
+    """
+    missing = [name for name in _TOOLS if _is_missing(name)]
+    if set(missing) & set(needed):
+        raise ArchiveError(
+            f"not installed: {', '.join(missing)}. In the checkout of this package: "
+            "pip install '.[tools]'"
+        )
+
+
+def _is_missing(name: str) -> bool:
+    try:
+        return find_spec(name) is None
+    except ModuleNotFoundError:  # the package around it
+        return True
 
 
 def count(text: str, least: int = 1) -> int:

@@ -16,7 +16,7 @@ from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
 from micro_batch_handler.pipeline.thread_state import ThreadState
-from micro_batch_handler.planning.cores import intra_op_threads
+from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.torchserve.context import MicroBatchContext
 from micro_batch_handler.torchserve.encode import encode, is_json
@@ -34,35 +34,29 @@ __all__ = [
     "splitting_of",
     "stage_function",
     "streams_for",
+    "threads_of",
     "warn_if_serial",
 ]
 
 logger = logging.getLogger(__name__)
 
 
-def lane_setup(
-    config: MicroBatchingConfig,
-    lanes: PerStage[int],
-    cores: int,
-    device: TorchAccelerator | None,
-) -> Callable[[Stage], None]:
+def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) -> IntraOpThreads:
+    """The threads of PyTorch; a handler that has asked for fewer than all cores gets fewer."""
+    most = min(torch.get_num_threads(), cores)
+    return IntraOpThreads.of(config.intra_op_threads, lanes, cores, most)
+
+
+def lane_setup(threads: IntraOpThreads, device: TorchAccelerator | None) -> Callable[[Stage], None]:
     """What each lane begins with; sets the threads of this one, too, where small batches run."""
     state = ThreadState.capture(device.device.type if device else None)
-    if config.intra_op_threads == AUTO:
-        # A handler that has asked for fewer gets fewer.
-        most = min(torch.get_num_threads(), cores)
-        share = intra_op_threads(lanes, cores)
-        threads = PerStage(*(min(share[stage], most) for stage in STAGES))
-        torch.set_num_threads(most)
-    else:
-        threads = PerStage.of(config.intra_op_threads)
-        torch.set_num_threads(config.intra_op_threads)
-    logger.info("threads of PyTorch in each lane %s, %d cores", threads, cores)
+    torch.set_num_threads(threads.unsplit)
+    logger.info("threads of PyTorch in each lane %s, unsplit %d", threads.lanes, threads.unsplit)
 
     def setup(stage: Stage) -> None:
         state.apply()
         # Here, since it counts for the thread that says it.
-        torch.set_num_threads(threads[stage])
+        torch.set_num_threads(threads.lanes[stage])
 
     return setup
 

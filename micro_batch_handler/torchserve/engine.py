@@ -45,6 +45,7 @@ from micro_batch_handler.torchserve.assembly import (
     splitting_of,
     stage_function,
     streams_for,
+    threads_of,
     warn_if_serial,
 )
 from micro_batch_handler.torchserve.by_length import by_length
@@ -102,11 +103,16 @@ class Engine:
         self._clock = Clock()
         self.listeners: list[Listener] = [] if metrics is None else [metrics.add]
         """Told of every batch before its answers leave."""
-        self.setup = Setup(context.model_name, lanes, batch_size, cores)
+        threads = threads_of(self._config, lanes, cores)
+        device = accelerator_of(getattr(handler, "device", None))
+        self.setup = Setup(
+            *(context.model_name, lanes, batch_size, cores, threads),
+            on_device=device is not None,
+            pads=self._config.allowed_sizes is not None,
+        )
         """What batches run with."""
         self._ends = False
         self._told_together = False
-        device = accelerator_of(getattr(handler, "device", None))
         sizes = [size for size in astuple(self._config.micro_batch_size) if size != AUTO]
         self._readings = Readings(
             ops, min(sizes, default=sys.maxsize), self._payloads_known, trusted=first_row
@@ -121,7 +127,7 @@ class Engine:
             {stage: stage_function(handler, stage) for stage in STAGES},
             lanes,
             ops=ops,
-            lane_setup=lane_setup(self._config, lanes, cores, device),
+            lane_setup=lane_setup(threads, device),
             policy=Policy(
                 self._config.on_error == "isolate",
                 deliberate=(PredictionException,),
