@@ -18,7 +18,8 @@ def test_the_frontend_takes_what_is_written(server, tmp_path):
 
     file = tmp_path / "model-config.yaml"
     file.write_text("batchSize: 1  # one\nresponseTimeout: 60\n")
-    update(file, Setting(6, (1, 3, 6), PerStage(2, 1, 1)).keys(40, 2))
+    threads = PerStage("auto", 2, "auto")
+    update(file, Setting(6, (1, 3, 6), PerStage(2, 1, 1), threads, workers=2).keys(40))
     with server.model("plain", yaml.safe_load(file.read_text())) as model, server.rest() as client:
         (told,) = client.describe(model.name).json()
 
@@ -27,3 +28,4 @@ def test_the_frontend_takes_what_is_written(server, tmp_path):
         )
         assert len(model.worker_pids()) == 2
         server.wait_for_log("lanes PerStage(preprocess=2, inference=1, postprocess=1)")
+        server.wait_for_log("PerStage(preprocess=1, inference=2, postprocess=1), unsplit 2")

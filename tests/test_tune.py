@@ -14,9 +14,10 @@ from micro_batch_handler.config import SECTION, PerStage
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools import tune as command
 from micro_batch_handler.tools import workbench_flags
+from micro_batch_handler.tools.tuning.batch import SettingFails
 from micro_batch_handler.tools.tuning.bench import HandlerBench
 from micro_batch_handler.tools.tuning.budget import Budget
-from micro_batch_handler.tools.tuning.copies import Job, run_copies
+from micro_batch_handler.tools.tuning.copies import Copies, Job
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.workbench import Workbench
 
@@ -89,11 +90,13 @@ def test_a_handler_is_tuned_and_the_file_written(capsys):
 
     told = capsys.readouterr().out
     assert "as it is: 4 in 1/2/4, lanes 2/1/1" in told
-    assert "For p99 at most 5000 ms" in told
+    assert "p99 at most 5000 ms" in told
+    assert "(--max-workers)" in told
     assert "The bottleneck is" in told
     written = yaml.safe_load(Path("model-config.yaml").read_text())
     assert "# four" in Path("model-config.yaml").read_text()
     assert set(written[SECTION]["micro_batch_size"]) == {"preprocess", "inference", "postprocess"}
+    assert "intra_op_threads" in written[SECTION]
     assert Path("page.png").read_bytes().startswith(b"\x89PNG")
     page = Path("page.html").read_text()
     assert "<svg" in page
@@ -127,26 +130,55 @@ def test_the_setting_that_there_is_is_read(workbench):
     assert all(1 <= size <= 4 for size in found.sizes)
 
 
-def test_copies_run_side_by_side():
-    """Two processes load the handler, which may print, and each tells what its batches took."""
-    job = Job(
-        str(Path("handler.py").resolve()),
-        [str(Path("one.json").resolve())],
-        0.01,
-        {"config_file": str(Path("model-config.yaml").resolve())},
-    )
-    visits = run_copies(job, Setting(4, (1, 2, 4), PerStage(2, 1, 1)), 2)
+def job(*samples) -> Job:
+    """What copies of the handler load."""
+    config = str(Path("model-config.yaml").resolve())
+    paths = [str(Path(sample).resolve()) for sample in samples]
+    return Job(str(Path("handler.py").resolve()), paths, {"config_file": config})
 
-    assert len(visits) == 2
-    assert all(len(visit.batches) >= 3 and visit.seconds > 0 for visit in visits)
+
+def test_workers_run_side_by_side(workbench):
+    """Another process loads the handler, which may print; its batches count, in each setting."""
+    sample = Path("one.json").resolve()
+    with Copies(job("one.json"), 1) as copies:
+        bench = HandlerBench(workbench, [sample], copies)
+        for size in (2, 4):
+            setting = Setting(4, (1, size, 4), PerStage(2, 1, 1), workers=2)
+            own, *others = bench.visit(setting).batches
+            assert others
+            for batch in (own, *others):
+                assert batch.seconds > 0
+                assert 4 // size == len([call for call in batch.calls if call.stage == "inference"])
+        assert 1 == len(bench.visit(Setting.whole(4)).batches)
+
+
+def test_a_failure_in_another_worker_is_told_and_the_next_setting_runs(workbench):
+    """Its requests fail, here they do not; afterwards both run on."""
+    with Copies(job("one.json", "bad.json"), 1) as copies:
+        bench = HandlerBench(workbench, [Path("one.json").resolve()], copies)
+        with pytest.raises(SettingFails, match=r"bad\.json"):
+            bench.visit(Setting.whole(2, workers=2))
+        with pytest.raises(SettingFails, match=r"bad\.json"):
+            bench.visit(Setting.whole(1, workers=2))
+        assert 1 == len(bench.visit(Setting.whole(2)).batches)
 
 
 def test_a_copy_that_cannot_load_is_told_of():
     """With the last lines of what it said."""
-    job = Job(str(Path("none.mar").resolve()), [], 0.01)
-
     with pytest.raises(ArchiveError, match=r"(?s)could not be run.*no such file"):
-        run_copies(job, Setting.whole(4), 2)
+        Copies(Job(str(Path("none.mar").resolve()), []), 1)
+
+
+def test_the_workers_that_torchserve_would_start_are_measured(monkeypatch, capsys):
+    """Two cores and no minWorkers are two workers; three clients fill batches of one in them."""
+    monkeypatch.setattr(command, "usable_cores", lambda: 2)
+
+    assert tune("--clients", "3", samples=("one.json",)) == 0
+
+    told = capsys.readouterr().out
+    assert "as it is: 1 unsplit, 2 workers" in told
+    assert "TorchServe would start 2, one for each core, unless default_workers_per_model" in told
+    assert "3 clients do not fill batches of 4 in 2 workers: as it is, 1 come together" in told
 
 
 @pytest.mark.parametrize(
@@ -162,7 +194,7 @@ def test_a_copy_that_cannot_load_is_told_of():
 )
 def test_what_cannot_work_is_refused(flags, samples, message, capsys):
     """One line with what to change, before any time is spent where that can be known."""
-    assert tune(*flags, samples=samples) == 1
+    assert tune("--max-workers", "1", *flags, samples=samples) == 1
     assert message in capsys.readouterr().err
 
 

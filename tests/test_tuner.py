@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -13,7 +14,7 @@ from micro_batch_handler.tools.tuning.batch import SettingFails
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
-from micro_batch_handler.tools.tuning.report import notes
+from micro_batch_handler.tools.tuning.report import notes, report
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
 from micro_batch_handler.tools.tuning.verify import BATCHES, LEAST_VISITS
@@ -25,14 +26,28 @@ MOST_LANES = PerStage(2, 1, 2)
 LOAD = Load()
 
 
-def tuned(bench, given=None, p99_ms=None, memory_mib=None, *, seconds=30.0, **config):
+def tuned(
+    bench,
+    given=None,
+    p99_ms=None,
+    memory_mib=None,
+    *,
+    seconds=30.0,
+    workers=(1,),
+    load=LOAD,
+    **config,
+):
     """What the tuner finds in so much simulated time."""
     space = Space(
-        MicroBatchingConfig.from_section(config), BATCH_SIZES, MOST_LANES, bench.machine.cores or 4
+        MicroBatchingConfig.from_section(config),
+        BATCH_SIZES,
+        MOST_LANES,
+        bench.machine.cores or 4,
+        workers,
     )
     budget = Budget(seconds, now_s=lambda: bench.now_s)
     given = given or Setting.whole(4)
-    return tune(bench, given, space, goals(p99_ms, memory_mib), budget, LOAD)
+    return tune(bench, given, space, goals(p99_ms, memory_mib), budget, load)
 
 
 def every_setting(batch_sizes=BATCH_SIZES):
@@ -125,6 +140,76 @@ def test_a_latency_limit_is_kept_and_used(seed):
 
     admitted = [each for each in every_setting() if p99_s(each) <= limit_s]
     assert limited.measured.rate > 0.95 * max(rate(bench, each) for each in admitted)
+
+
+def test_workers_and_threads_are_searched_together():
+    """A network that four threads make twice as fast is served best by four workers of one each.
+
+    As TorchServe starts them, four workers whose calls want all cores, it would be half of that.
+    """
+    costs = [linear(0.0001, 0.00001), linear(0.002, 0.01), linear(0.0001, 0.00001)]
+    bench = SimulatedBench(Machine(costs, cores=4), parallel=2 / 3)
+    tuning = tuned(bench, Setting.whole(4, workers=4), workers=[1, 2, 4], seconds=60)
+    best = tuning.recommendations[0].measured.setting
+
+    assert (4, 1) == (best.workers, best.in_calls(4)[1])
+    assert PerStage("auto", 1, "auto") == best.threads
+    assert {1, 2, 4} == {each.setting.workers for each in tuning.tried}
+    assert "The best of each number of workers that was run: 1: " in report(tuning)
+    assert "4.0 of 4 cores are" in report(tuning)
+
+
+def test_workers_that_do_not_fit_into_memory_are_not_recommended():
+    """Two workers are twice as fast and hold twice as much."""
+    bench = SimulatedBench(Machine([linear(0.01, 0.001)] * 3, cores=8))
+    free, limited = tuned(bench, memory_mib=300, workers=[1, 2]).recommendations
+
+    assert (2, 1) == (free.measured.setting.workers, limited.measured.setting.workers)
+
+
+def test_a_model_that_more_threads_slow_down_gets_one():
+    """Also in one worker and unsplit, where `auto` would give all cores."""
+    costs = [linear(0.0001, 0.00001), linear(0.0001, 0.002), linear(0.0001, 0.00001)]
+    bench = SimulatedBench(Machine(costs, cores=4), parallel=-1.0)
+    best = tuned(bench).recommendations[0].measured.setting
+
+    assert 1 == best.in_calls(4)[1]
+
+
+def test_batches_that_the_clients_cannot_fill_are_left_out():
+    """Four clients: four requests in one worker, two in each of two."""
+    bench = SimulatedBench(Machine([linear(0.01, 0.001)] * 3, cores=8))
+    tuning = tuned(bench, workers=[1, 2], load=Load(clients=4))
+
+    held = {each.setting.batch_size * each.setting.workers for each in tuning.tried}
+    assert (4, {1, 2}) == (max(held), {each.setting.workers for each in tuning.tried})
+
+
+def test_goals_with_one_answer_are_one_block():
+    """A limit that the fastest setting keeps to changes nothing, and is told with it."""
+    bench = SimulatedBench(Machine([linear(0.01, 0.001)] * 3))
+    told = report(tuned(bench, p99_ms=5000))
+
+    assert 1 == told.count("batchSize:")
+    assert "For the most throughput and p99 at most 5000 ms:" in told
+
+
+def test_a_prediction_that_missed_is_told():
+    """Batches that are split take twice as long as their calls foretell, for no reason there is."""
+
+    class Odd(SimulatedBench):
+        def _batch(self, setting):
+            batch = super()._batch(setting)
+            odd = setting.batch_size == 16 and not setting.splits and self.now_s > 10
+            return replace(batch, seconds=2 * batch.seconds) if odd else batch
+
+    machine = Machine([linear(0.01, 0.001)] * 3)
+    missed = tuned(Odd(machine), Setting.whole(16))
+    kept = tuned(SimulatedBench(machine), Setting.whole(16))
+
+    (note,) = [note for note in notes(missed) if "off what was measured" in note]
+    assert "16 unsplit: requests/s" in note
+    assert not [note for note in notes(kept) if "off what was measured" in note]
 
 
 def test_limits_can_be_wanted_together():

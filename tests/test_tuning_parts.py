@@ -15,9 +15,9 @@ from micro_batch_handler.tools.tuning.goals import MIB, Figures, Goal, frontier,
 from micro_batch_handler.tools.tuning.load import Load, percentile
 from micro_batch_handler.tools.tuning.memory import PeakMemory
 from micro_batch_handler.tools.tuning.outlook import Outlook
-from micro_batch_handler.tools.tuning.result import Recommendation
+from micro_batch_handler.tools.tuning.search import measured_figures
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.workers import with_workers
+from micro_batch_handler.tools.tuning.workers import started_workers
 
 pytest.importorskip("ruamel.yaml")
 
@@ -121,48 +121,57 @@ def test_spread_is_not_moved_by_one_pause():
     assert spread([0.9, 1.0, 1.1]) == pytest.approx(0.148, abs=0.001)
 
 
-def recommended(cores):
-    """A recommendation whose batches use this part of the cores."""
-    outlook = Outlook((0.5, 0.9, 0.1), cores, "inference", 0.2, "preprocess")
-    measured = replace(figures(10, 100, 0.2), batch_s=0.095)
-    return Recommendation(Goal("throughput"), measured, None, already=False, outlook=outlook)
+@pytest.mark.parametrize(
+    ("model_yaml", "devices", "started"),
+    [
+        ({}, 0, 6),
+        ({}, 2, 2),
+        ({"minWorkers": 3, "maxWorkers": 4}, 2, 3),
+        ({"minWorkers": 3}, 0, 6),
+        ({"minWorkers": 3, "maxWorkers": 2}, 0, 6),
+    ],
+)
+def test_as_many_workers_count_as_torchserve_would_start(model_yaml, devices, started):
+    """What the file says, if it says both numbers in order; else one for each GPU, or core."""
+    assert started == started_workers(model_yaml, 6, devices)
 
 
-def side_by_side(seconds):
-    """Copies whose batches take so long in each of them, and hold 100 MiB."""
-    return lambda _, count: [Visit([Batch(seconds, (), 0.0, 100 * MIB)] * 3)] * count
-
-
-def test_a_second_worker_is_not_tried_where_the_cores_are_busy():
-    """The reader is told why, and what it would hold; no copy is started."""
-    found = with_workers(recommended(1.0), 2, Load(), lambda *_: pytest.fail("a copy was started"))
-
-    assert found.workers == 1
-    assert "could gain 5% at most, for another 100 MiB" in found.about_workers[0]
-
-
-def test_workers_are_added_while_they_gain():
-    """Two that take as long as one are worth it; with the third, all would take longer."""
+def test_workers_together_serve_and_hold_what_each_does():
+    """Two whose batches of 10 take 100 ms with the gap: 200 requests/s, and twice the memory."""
     load = Load(Line(0.01, 0.0))
+    setting = Setting.whole(10, workers=2)
+    batches = [Batch(0.09, (), 0.0, 100 * MIB)] * 4
 
-    def copies(setting, count):
-        return side_by_side(0.09 if count == 2 else 0.2)(setting, count)
+    found = measured_figures(setting, [Visit(batches)], load)
 
-    found = with_workers(recommended(0.3), 4, load, copies)
-
-    assert found.workers == 2
-    assert found.several.rate == pytest.approx(200)
-    assert found.several.memory_bytes == 200 * MIB
-    assert ["+100%", "keep 2"] == [
-        part for part in ("+100%", "keep 2") if part in " ".join(found.about_workers)
-    ]
+    assert (200, 200 * MIB) == (pytest.approx(found.rate), found.memory_bytes)
+    assert load.latencies_s(10, [0.09]) == load.latencies_s(10, [0.09], workers=2)
+    assert "10 unsplit, 2 workers" == str(setting)
+    assert (2, 2) == tuple(setting.keys(7)[key] for key in ("minWorkers", "maxWorkers"))
 
 
-def test_workers_that_break_the_limit_are_not_recommended():
-    """Twice the throughput, and more memory than there is."""
-    one = replace(recommended(0.3), goal=Goal("memory", memory_bytes=150 * MIB))
+def test_more_clients_than_batches_hold_wait_in_a_queue():
+    """The mean latency is their number divided by the throughput; with few, it is as it was."""
+    few, many = Load(Line(0.01, 0.0), clients=10), Load(Line(0.01, 0.0), clients=100)
+    alone = Load(Line(0.01, 0.0)).latencies_s(10, [0.09])
 
-    assert with_workers(one, 2, Load(), side_by_side(0.09)).workers == 1
+    assert alone == few.latencies_s(10, [0.09])
+    waits_s = many.latencies_s(10, [0.09], workers=2)
+    delay_s = many.max_batch_delay_ms(10, 0.09) / 1000
+    assert sum(waits_s) / len(waits_s) == pytest.approx(100 / 200 + delay_s)
+    assert (True, True, False) == (
+        few.fills(10, 1),
+        Load().fills(10, 99),
+        few.fills(10, 2),
+    )
+
+
+def test_cores_that_are_used_are_told_of_those_that_there_are():
+    """Never more than there are, though a quota lets a process have more for a moment."""
+    told = Outlook((0.5, 0.9, 0.1), 4.98, 2, "inference", 0.2, "preprocess")
+
+    assert "2.0 of 2 cores are" in str(told)
+    assert "1.3 of 2 cores are" in str(replace(told, cores_used=1.34))
 
 
 def test_the_peak_of_memory_is_set_back_and_read():
@@ -205,7 +214,7 @@ def file(tmp_path):
 
 def test_only_the_values_change(file):
     """Comments, order, quotes and other keys stay; new keys come at the end of their mapping."""
-    assert update(file, SETTING.keys(7, 1))
+    assert update(file, SETTING.keys(7))
 
     lines = file.read_text().splitlines()
     changed = [line for line in lines if line not in YAML.splitlines()]
@@ -216,6 +225,7 @@ def test_only_the_values_change(file):
         "    inference: 16  # the model's",
         "    postprocess: 32",
         "  parallelism: {preprocess: 2, inference: 1, postprocess: 1}",
+        "  intra_op_threads: auto",
     ] == [line for line in changed if not line.startswith(("min", "max")) or "Delay" in line]
     kept = [line for line in YAML.splitlines() if line in lines]
     assert len(kept) == len(YAML.splitlines()) - 5
@@ -224,19 +234,19 @@ def test_only_the_values_change(file):
 
 def test_a_file_that_says_it_already_stays_as_it_is(file):
     """Not even its time changes."""
-    update(file, SETTING.keys(7, 1))
+    update(file, SETTING.keys(7))
     before = file.stat().st_mtime_ns
 
-    assert not update(file, SETTING.keys(7, 1))
+    assert not update(file, SETTING.keys(7))
     assert before == file.stat().st_mtime_ns
 
 
 def test_a_file_without_our_section_gets_it(file):
     """One that is empty but for TorchServe's keys, or where `auto` stood, holds the setting."""
     file.write_text("batchSize: 4\nmicro_batching: {micro_batch_size: auto}\n")
-    update(file, SETTING.keys(7, 1))
+    update(file, SETTING.keys(7))
 
-    assert yaml.safe_load(as_yaml(SETTING.keys(7, 1))) == yaml.safe_load(file.read_text())
+    assert yaml.safe_load(as_yaml(SETTING.keys(7))) == yaml.safe_load(file.read_text())
 
 
 def test_values_that_would_change_too_are_not_touched(file):
@@ -245,6 +255,6 @@ def test_values_that_would_change_too_are_not_touched(file):
     file.write_text(shared)
 
     with pytest.raises(ConfigError, match="by hand:\nminWorkers"):
-        update(file, SETTING.keys(7, 1))
+        update(file, SETTING.keys(7))
     assert shared == file.read_text()
     assert [file] == list(file.parent.iterdir())

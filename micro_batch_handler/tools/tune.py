@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
-from functools import cache, partial
 from pathlib import Path
 
 from micro_batch_handler import __version__
@@ -27,24 +25,22 @@ from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.curves import Line
 from micro_batch_handler.tools.model_config import read_model_config
 from micro_batch_handler.tools.tuning.budget import Budget
-from micro_batch_handler.tools.tuning.copies import Job, run_copies
+from micro_batch_handler.tools.tuning.copies import Copies, Job
 from micro_batch_handler.tools.tuning.flags import PROG, tune_parser
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import GAP, Load
 from micro_batch_handler.tools.tuning.picture import written
 from micro_batch_handler.tools.tuning.report import keys_of, report
 from micro_batch_handler.tools.tuning.result import Tuning
+from micro_batch_handler.tools.tuning.search import counts_up_to
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
-from micro_batch_handler.tools.tuning.workers import with_workers
+from micro_batch_handler.tools.tuning.workers import own_workers, started_workers
 from micro_batch_handler.tools.tuning.yaml_file import update
 from micro_batch_handler.tools.workbench_flags import files_of, require_tools
 from micro_batch_handler.tools.writable import refuse_unwritable
 
 __all__ = ["main"]
-
-COPIES_SHARE = 0.1
-"""Of the time, how long several workers are run."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,41 +91,80 @@ def _errors_only() -> Iterator[None]:
 
 def _tuned(flags: argparse.Namespace) -> Tuning:
     # Here, since it loads TorchServe, which --help does not need.
+    import torch
+
     from micro_batch_handler.tools.tuning.bench import HandlerBench
     from micro_batch_handler.tools.workbench import Workbench
 
-    load = Load(GAP if flags.gap_ms is None else Line(flags.gap_ms / 1000, 0.0))
+    gap = GAP if flags.gap_ms is None else Line(flags.gap_ms / 1000, 0.0)
+    load = Load(gap, flags.clients)
     wanted = goals(flags.p99_ms, flags.memory_mib)
     samples = [sample.resolve() for sample in flags.sample]
     files = files_of(flags)
+    job = Job(str(flags.source.resolve()), [str(sample) for sample in samples], asdict(files))
+    cores, devices = usable_cores(), torch.cuda.device_count()
     with Workbench(flags.source, files, batch_size=flags.batch_size) as workbench:
-        bench = HandlerBench(workbench, samples)
-        with _progress(flags.seconds) as budget:
-            given = bench.given(budget, flags.batch_size)
-            space = _space(workbench.config, given, flags)
-            tuning = tune(bench, given, space, wanted, budget, load)
+        own = own_workers(workbench.model_yaml)
+        started = started_workers(workbench.model_yaml, cores, devices)
+        most = flags.max_workers or max(started, min(2, cores))
+        with Copies(job, most - 1, devices) as copies, _progress(flags.seconds) as budget:
+            bench = HandlerBench(workbench, samples, copies)
+            given = bench.given(budget, flags.batch_size, min(started, most))
+            filled = _filled(given, flags.clients)
+            space = _space(workbench.config, given, flags, most)
+            tuning = tune(bench, filled, space, wanted, budget, load)
     if flags.memory_mib is not None and not tuning.measured.memory:
         raise ArchiveError("--memory-mib: this system does not tell how much memory is held")
-    # The handler of this process is gone, so that it takes no cores from the copies.
-    job = Job(
-        str(flags.source.resolve()),
-        [str(sample) for sample in samples],
-        COPIES_SHARE * flags.seconds,
-        asdict(files),
-    )
-    copies = cache(partial(run_copies, job))  # goals may have the same setting
-    found = [with_workers(each, flags.max_workers, load, copies) for each in tuning.recommendations]
-    return replace(tuning, recommendations=found)
+    return replace(tuning, about=_about(own, started, devices, given, filled, flags))
 
 
-def _space(config: MicroBatchingConfig, given: Setting, flags: argparse.Namespace) -> Space:
+def _filled(given: Setting, clients: int | None) -> Setting:
+    """The setting that there is, with batches as large as the clients fill them."""
+    if clients is None or given.batch_size * given.workers <= clients:
+        return given
+    return replace(given, batch_size=max(1, clients // given.workers))
+
+
+def _about(
+    own: int | None,
+    started: int,
+    devices: int,
+    given: Setting,
+    filled: Setting,
+    flags: argparse.Namespace,
+) -> list[str]:
+    """What a reader must know of the setting that there is."""
+    found = []
+    if own is None:
+        found.append(
+            f"model-config.yaml does not say minWorkers and maxWorkers: TorchServe would start "
+            f"{started}, one for each {'GPU' if devices else 'core'}, unless "
+            f"default_workers_per_model in config.properties says otherwise"
+        )
+    if given.workers < started:
+        found.append(
+            f"of the {started} workers that TorchServe would start, {given.workers} ran "
+            f"(--max-workers)"
+        )
+    if filled != given:
+        found.append(
+            f"{flags.clients} clients do not fill batches of {given.batch_size} in "
+            f"{given.workers} workers: as it is, {filled.batch_size} come together, once "
+            f"maxBatchDelay is over"
+        )
+    return found
+
+
+def _space(
+    config: MicroBatchingConfig, given: Setting, flags: argparse.Namespace, most_workers: int
+) -> Space:
     cores = usable_cores()
     auto = lanes_for(PerStage.of(AUTO), cores)
     most = flags.max_lanes
     lanes = PerStage(most or auto.preprocess, given.lanes.inference, most or auto.postprocess)
-    sizes = [1 << bits for bits in range(flags.max_batch.bit_length())]
-    batch_sizes = sorted({*sizes, flags.max_batch})
-    return Space(config, batch_sizes, lanes, cores)
+    sizes = counts_up_to(min(flags.max_batch, flags.clients or flags.max_batch))
+    workers = sorted({*counts_up_to(most_workers), given.workers})
+    return Space(config, sizes, lanes, cores, workers)
 
 
 @contextmanager
@@ -165,10 +200,5 @@ def _write_keys(tuning: Tuning, path: Path) -> None:
     found = tuning.recommendations[-1]
     if found.measured is None:
         raise ArchiveError(f"{path} is left as it is: no setting keeps to {found.goal.title}")
-    keys = dict(keys_of(found))
-    if found.several is None and read_model_config(path).get("minWorkers", 1) != 1:
-        for name in ("minWorkers", "maxWorkers"):  # perhaps one for each device
-            del keys[name]
-        print(f"{PROG}: note: the workers in {path} stay; one was tuned", file=sys.stderr)
-    changed = update(path, keys)
+    changed = update(path, keys_of(found))
     print(f"{'Wrote' if changed else 'Nothing to change in'} {path}: {found.goal.title}")

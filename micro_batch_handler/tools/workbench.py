@@ -101,6 +101,11 @@ class Workbench:
         return int(self._service.context.system_properties["batch_size"])
 
     @property
+    def model_yaml(self) -> Mapping[str, Any]:
+        """The archive's model-config.yaml."""
+        return self._given
+
+    @property
     def setup(self) -> Setup:
         """What batches run with."""
         return engine_of(self._handler, self._service.context).setup

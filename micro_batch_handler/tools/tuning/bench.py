@@ -13,6 +13,7 @@ from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.plans import sizes_of
 from micro_batch_handler.tools.tuning.batch import Batch, Call, SettingFails, Visit
 from micro_batch_handler.tools.tuning.budget import Budget
+from micro_batch_handler.tools.tuning.copies import Copies
 from micro_batch_handler.tools.tuning.memory import PeakMemory
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.workbench import Ran, Workbench
@@ -35,10 +36,14 @@ class HandlerBench:
     Args:
         workbench: has the handler, loaded.
         samples: files with the body of one request each; batches take them in turn.
+        copies: other workers, for settings with several; None for one.
     """
 
-    def __init__(self, workbench: Workbench, samples: Sequence[Path]) -> None:
+    def __init__(
+        self, workbench: Workbench, samples: Sequence[Path], copies: Copies | None = None
+    ) -> None:
         self._workbench = workbench
+        self._copies = copies
         self._samples = list(samples)
         self._next = 0
         self._memory = PeakMemory()
@@ -47,7 +52,8 @@ class HandlerBench:
     def visit(self, setting: Setting, times: int = 1) -> Visit:
         """Run full batches: so many, or more until each sample was among them.
 
-        In another setting than the last one, a batch before these does not count.
+        In another setting than the last one, a batch before these does not count. Other workers
+        run theirs meanwhile, which count, too.
 
         Raises:
             SettingFails: some request of them has failed.
@@ -60,14 +66,19 @@ class HandlerBench:
             self._run(rows)
             self._in_force = setting
         times = max(times, -(-len(self._samples) // rows))
-        return Visit([self._run(rows)[0] for _ in range(times)])
+        if self._copies is None:
+            return Visit([self._run(rows)[0] for _ in range(times)])
+        with self._copies.beside(setting) as others:
+            own = [self._run(rows)[0] for _ in range(times)]
+        return Visit([*own, *others])
 
-    def given(self, budget: Budget, batch_size: int | None = None) -> Setting:
+    def given(self, budget: Budget, batch_size: int | None = None, workers: int = 1) -> Setting:
         """The setting that model-config.yaml asks for; where it leaves sizes open, what is found.
 
         Args:
             budget: of time, of which learning the sizes may take a tenth.
             batch_size: in place of the file's.
+            workers: that TorchServe starts.
 
         Raises:
             SettingFails: some request has failed in it.
@@ -80,7 +91,10 @@ class HandlerBench:
         fixed = tuple(size for size in sizes if size != AUTO)
         if len(fixed) < len(STAGES):
             fixed = self._learned(rows, budget)
-        return Setting(rows, fixed, lanes) if min(fixed) < rows else Setting.whole(rows, fixed)
+        threads = config.intra_op_threads
+        if min(fixed) < rows:
+            return Setting(rows, fixed, lanes, threads, workers)
+        return Setting.whole(rows, fixed, threads, workers)
 
     def _learned(self, rows: int, budget: Budget) -> tuple[int, ...]:
         """What `auto` has come to."""

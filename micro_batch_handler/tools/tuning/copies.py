@@ -1,94 +1,161 @@
-"""Several workers at once: the same handler in as many processes, running batches side by side.
+"""Other workers: the same handler in processes of their own, which run batches beside this one.
 
 python -m micro_batch_handler.tools.tuning.copies JOB
 
-loads, runs a batch            says "ready"
-waits for a line on stdin      so that all begin together
-runs batches                   says what they took, as JSON
+loads                                  says that it has
+for each setting that comes on stdin
+    runs a batch in it                 says that it has, or why it failed
+    waits for a line                   so that all begin together
+    runs batches until a line comes    says what they took, all as lines of JSON
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Timer
-from typing import IO
+from types import TracebackType
+from typing import IO, Any
 
-from micro_batch_handler.config import PerStage
+from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.model_folder import ModelFiles
-from micro_batch_handler.tools.tuning.batch import Batch, Visit
+from micro_batch_handler.tools.tuning.batch import Batch, Bench, Call, SettingFails
 from micro_batch_handler.tools.tuning.setting import Setting
 
-__all__ = ["Job", "main", "run_copies"]
+__all__ = ["Copies", "Job", "main"]
 
 PATIENCE_S = 300.0
-"""For a copy to load and run its batches."""
-
-LEAST_BATCHES = 3
+"""For copies to load, or to run a batch."""
 
 LOG_LINES = 10
 
 
 @dataclass(frozen=True)
 class Job:
-    """What each copy does."""
+    """What each copy loads."""
 
     source: str
     samples: Sequence[str]
-    seconds: float
     files: dict[str, str | None] = field(default_factory=dict)
     """Of a handler file, as `ModelFiles` has them."""
 
 
-def run_copies(job: Job, setting: Setting, copies: int) -> list[Visit]:
-    """What batches take in each of so many processes, all at once.
+class Copies:
+    """So many other workers, loaded. Use it in a `with` statement.
+
+    Args:
+        job: what they load.
+        count: how many.
+        devices: GPUs, which they share out as TorchServe's workers do; this process has the first.
 
     Raises:
-        ArchiveError: one of them ends before it has told.
+        ArchiveError: one of them cannot load the handler.
     """
-    given = {
-        **asdict(job),
-        "batch_size": setting.batch_size,
-        "sizes": setting.sizes,
-        "lanes": setting.lane_counts,
-    }
-    command = [sys.executable, "-m", __name__, json.dumps(given)]
-    with tempfile.TemporaryFile() as log:
-        started: list[subprocess.Popen[str]] = []
+
+    def __init__(self, job: Job, count: int, devices: int = 0) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        self._started: list[subprocess.Popen[str]] = []
         try:
-            for _ in range(copies):
-                started.append(_start(command, log))  # noqa: PERF401  (those started are ended)
-            with _patience(started):
-                for process in started:
-                    _line(process, log)
-                for process in started:
-                    print("go", file=_pipe(process.stdin), flush=True)
-                return [_visit(_line(process, log)) for process in started]
+            for number in range(1, count + 1):
+                device = number % devices if devices > 1 else None
+                self._started.append(_start(job, device, self._log))
+            self._told(self._started)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Copies:  # noqa: PYI034  (typing.Self needs Python 3.11)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End them."""
+        for process in self._started:
+            process.kill()
+            process.communicate()
+        self._log.close()
+
+    @contextmanager
+    def beside(self, setting: Setting) -> Iterator[list[Batch]]:
+        """Run batches in all workers of a setting but this one, as long as the block lasts.
+
+        Gives a list, which has the others' batches when the block has ended.
+
+        Raises:
+            SettingFails: a request has failed in one of them.
+            ArchiveError: one of them has ended.
+        """
+        others = self._started[: setting.workers - 1]
+        batches: list[Batch] = []
+        if not others:
+            yield batches
+            return
+        _say(others, json.dumps(_plain(setting)))
+        ready = self._told(others)
+        if any("failed" in answer for answer in ready):
+            going = [each for each, answer in zip(others, ready, strict=True) if not answer]
+            _say(going, "go")
+            _say(going, "stop")
+            _batches([*ready, *self._told(going)])
+        _say(others, "go")
+        try:
+            yield batches
         finally:
-            for process in started:
-                process.kill()
-                process.communicate()
+            _say(others, "stop")
+            told = self._told(others)
+        batches += _batches(told)
+
+    def _told(self, processes: Sequence[subprocess.Popen[str]]) -> list[Any]:
+        with _patience(processes):
+            return [json.loads(self._line(process)) for process in processes]
+
+    def _line(self, process: subprocess.Popen[str]) -> str:
+        line = _pipe(process.stdout).readline()
+        if not line:
+            self._log.seek(0)
+            told = self._log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+            raise ArchiveError(
+                "\n".join(["a second worker could not be run (--max-workers 1: none):", *told])
+            )
+        return line
 
 
-def _start(command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[str]:
+def _start(job: Job, device: int | None, log: IO[bytes]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", __name__, json.dumps(asdict(job))]
+    environment = dict(os.environ)
+    if device is not None:
+        shown = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = shown[device] if len(shown) > device else str(device)
     return subprocess.Popen(  # noqa: S603  (this very Python, with a job of ours)
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
     )
 
 
 @contextmanager
-def _patience(started: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
+def _patience(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
     def end() -> None:
-        for process in started:
+        for process in processes:
             process.kill()
 
     timer = Timer(PATIENCE_S, end)
@@ -99,13 +166,10 @@ def _patience(started: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
         timer.cancel()
 
 
-def _line(process: subprocess.Popen[str], log: IO[bytes]) -> str:
-    line = _pipe(process.stdout).readline()
-    if not line:
-        log.seek(0)
-        told = log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
-        raise ArchiveError("\n".join(["a second worker could not be run:", *told]))
-    return line
+def _say(processes: Sequence[subprocess.Popen[str]], line: str) -> None:
+    for process in processes:
+        with suppress(BrokenPipeError):  # it has ended, which its silence will tell
+            print(line, file=_pipe(process.stdin), flush=True)
 
 
 def _pipe(end: IO[str] | None) -> IO[str]:
@@ -114,34 +178,80 @@ def _pipe(end: IO[str] | None) -> IO[str]:
     return end
 
 
-def _visit(line: str) -> Visit:
-    told = json.loads(line)
-    return Visit([Batch(seconds, (), 0.0, told["peak_bytes"]) for seconds in told["seconds"]])
+def _plain(setting: Setting) -> dict[str, Any]:
+    """A setting of one worker, as JSON has it."""
+    return {
+        "batch_size": setting.batch_size,
+        "sizes": setting.sizes,
+        "lanes": setting.lane_counts,
+        "threads": [setting.threads[stage] for stage in STAGES],
+    }
+
+
+def _batches(answers: Sequence[Any]) -> list[Batch]:
+    """What copies have told of their batches; the failure if one of them has met one."""
+    for answer in answers:
+        if "failed" in answer:
+            raise SettingFails(answer["failed"], regroups=answer["regroups"])
+    return [
+        Batch(seconds, [Call(*call) for call in calls], cpu_s, peak_bytes)
+        for answer in answers
+        for seconds, calls, cpu_s, peak_bytes in answer["batches"]
+    ]
 
 
 def main(argv: Sequence[str]) -> None:
-    """What one copy does; its stdout has two lines, whatever the handler prints."""
+    """What one copy does; its stdout has lines of JSON only, whatever the handler prints."""
     from micro_batch_handler.tools.tuning.bench import HandlerBench
     from micro_batch_handler.tools.workbench import Workbench
 
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Without a buffer, so that what has come can be seen.
+    lines = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+
+    def tell(answer: object) -> None:
+        print(json.dumps(answer), file=out, flush=True)
+
     job = json.loads(argv[0])
-    setting = Setting(job["batch_size"], tuple(job["sizes"]), PerStage(*job["lanes"]))
     with Workbench(Path(job["source"]), ModelFiles(**job["files"])) as workbench:
         bench = HandlerBench(workbench, [Path(sample) for sample in job["samples"]])
-        bench.visit(setting)
-        print("ready", file=out, flush=True)
-        sys.stdin.readline()
-        batches: list[Batch] = []
-        until_s = time.monotonic() + job["seconds"]
-        while len(batches) < LEAST_BATCHES or time.monotonic() < until_s:
+        tell({})
+        for line in lines:
+            given = json.loads(line)
+            lanes, threads = PerStage(*given["lanes"]), PerStage(*given["threads"])
+            setting = Setting(given["batch_size"], tuple(given["sizes"]), lanes, threads)
+            try:
+                bench.visit(setting)
+            except SettingFails as failure:
+                tell(_failed(failure))
+                continue
+            tell({})
+            lines.readline()
+            tell(_ran_until(lines, bench, setting))
+
+
+def _ran_until(lines: IO[bytes], bench: Bench, setting: Setting) -> dict[str, Any]:
+    """What batches took, until a line has come."""
+    try:
+        batches = [*bench.visit(setting).batches]
+        while not select.select([lines], [], [], 0)[0]:
             batches += bench.visit(setting).batches
-    told = {
-        "seconds": [batch.seconds for batch in batches],
-        "peak_bytes": max(batch.peak_bytes for batch in batches),
-    }
-    print(json.dumps(told), file=out, flush=True)
+    except SettingFails as failure:
+        answer = _failed(failure)
+    else:
+        # What ended after the others had stopped was less disturbed.
+        answer = {"batches": [_told(each) for each in batches[:-1] or batches]}
+    lines.readline()
+    return answer
+
+
+def _failed(failure: SettingFails) -> dict[str, Any]:
+    return {"failed": str(failure), "regroups": failure.regroups}
+
+
+def _told(batch: Batch) -> list[Any]:
+    return [batch.seconds, [list(call) for call in batch.calls], batch.cpu_s, batch.peak_bytes]
 
 
 if __name__ == "__main__":

@@ -12,18 +12,22 @@ __all__ = ["PROG", "tune_parser"]
 PROG = "micro-batch-handler tune"
 
 _DESCRIPTION = """\
-Find batchSize, maxBatchDelay, micro_batch_size, parallelism and workers for a handler on this
-machine. It measures each stage alone, computes what a batch would take in hundreds of settings, and
-runs the best few for real, in turns with the settings that there are. It prints model-config.yaml
-for the most throughput and, if asked, for a latency and a memory limit, predicted and measured
-figures side by side, what holds each setting up, and whether the machine was quiet enough.
+Find batchSize, maxBatchDelay, micro_batch_size, parallelism, intra_op_threads and workers for a
+handler on this machine. It measures each stage alone, computes what a batch would take in hundreds
+of settings, and runs the best few for real, in turns with the settings that there are. It prints
+model-config.yaml for the most throughput and, if asked, for a latency and a memory limit, predicted
+and measured figures side by side, what holds each setting up, and whether the machine was quiet
+enough.
 """
 
 _EPILOG = """\
 what is measured
-  Batches run through the handler's own pipeline in this process, without TorchServe's frontend.
-  For that a gap between two batches is added (--gap-ms). Latency is under full load: up to one
-  batch waits while another runs. With less load requests wait less, with more a queue grows.
+  Batches run through the handler's own pipeline in this process, and in others beside it for
+  several workers, without TorchServe's frontend. For that a gap between two batches is added
+  (--gap-ms). Latency is under full load: up to one batch waits while another runs. With less load
+  requests wait less; with more (--clients) a queue grows.
+  Where model-config.yaml has no minWorkers and maxWorkers, TorchServe starts a worker for each
+  GPU, or core, and so does this; --max-workers 1 keeps to one.
   Run it where the handler will run, with nothing beside it, and with samples like real requests.
 
 examples
@@ -97,7 +101,20 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         help="threads of preprocess and of postprocess, whose methods must stand that (default: "
         "one a core, at most 4); inference keeps its own",
     )
-    space.add_argument("--max-workers", type=count, default=2, metavar="N", help="(default: 2)")
+    space.add_argument(
+        "--max-workers",
+        type=count,
+        metavar="N",
+        help="each is a process that loads the model (default: as many as TorchServe would start, "
+        "at least 2 where there is a second core)",
+    )
+    space.add_argument(
+        "--clients",
+        type=count,
+        metavar="N",
+        help="that send at the same time; settings whose batches they cannot fill are left out "
+        "(default: batchSize times workers, for each setting)",
+    )
     space.add_argument(
         "--gap-ms",
         type=_above_0,

@@ -21,12 +21,12 @@ class Figures:
 
     setting: Setting
     rate: float
-    """Requests per second of one worker under full load."""
+    """Requests per second of all workers under full load."""
 
     p50_s: float
     p99_s: float
     memory_bytes: float
-    """Held by the process at most; 0 if that cannot be told."""
+    """Held by all workers at most; 0 if that cannot be told."""
 
     batch_s: float
     max_batch_delay_ms: int

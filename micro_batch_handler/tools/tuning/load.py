@@ -1,16 +1,16 @@
-"""One worker under load: what batches that take so long mean for clients.
+"""Workers under load: what batches that take so long mean for clients.
 
-A worker has one batch in flight. While it runs, requests gather for the next; when it is answered,
-the frontend needs a moment (the gap) before the worker has the next. So
+Each worker has one batch in flight. While it runs, requests gather for the next; when it is
+answered, the frontend needs a moment (the gap) before the worker has the next. So
 
-    throughput   n / (batch + gap)
+    throughput   n / (batch + gap), of each worker
     latency      the rest of the batch before, the gap, the own batch; a request comes at any time
 
              |-- batch before --|gap|-- own batch --|gap|
                    ^ comes                              ^ is answered
 
-It holds up to full load, where about a batch waits. Beyond that a queue grows, and latency is the
-number of clients divided by the throughput, whatever the setting.
+It holds up to full load, where about a batch waits. With more clients a queue grows, and latency is
+their number divided by the throughput, whatever the setting.
 """
 
 from __future__ import annotations
@@ -35,18 +35,24 @@ STEPS = 100
 
 
 class Load:
-    """Clients enough for full batches.
+    """Clients that send again when they are answered.
 
     Args:
         gap: seconds between two batches, by the rows of a batch.
+        clients: how many; None for just enough for full batches in all workers.
     """
 
-    def __init__(self, gap: Line = GAP) -> None:
+    def __init__(self, gap: Line = GAP, clients: int | None = None) -> None:
         self._gap = gap
+        self.clients = clients
 
-    def rate(self, rows: int, batch_s: float) -> float:
-        """Requests per second."""
-        return rows / self._cycle_s(rows, batch_s)
+    def fills(self, batch_size: int, workers: int) -> bool:
+        """Whether there are clients enough for full batches in so many workers."""
+        return self.clients is None or batch_size * workers <= self.clients
+
+    def rate(self, rows: int, batch_s: float, workers: int = 1) -> float:
+        """Requests per second, of all workers."""
+        return workers * rows / self._cycle_s(rows, batch_s)
 
     def max_batch_delay_ms(self, rows: int, batch_s: float) -> int:
         """`maxBatchDelay`, in whole milliseconds; a batch of one waits for nobody."""
@@ -55,12 +61,17 @@ class Load:
         delay_ms = round(1000 * DELAY_SHARE * self._cycle_s(rows, batch_s))
         return min(max(1, delay_ms), MOST_DELAY_MS)
 
-    def latencies_s(self, rows: int, batches_s: Sequence[float]) -> list[float]:
+    def latencies_s(self, rows: int, batches_s: Sequence[float], workers: int = 1) -> list[float]:
         """What requests wait that come at any moment of these batches, which follow one another.
 
-        With `maxBatchDelay`, which the last of a batch does not wait for, and the first does.
+        With `maxBatchDelay`, which the last of a batch does not wait for, and the first does; and
+        with the queue in front, if there are more clients than that.
         """
-        delay_s = self.max_batch_delay_ms(rows, sum(batches_s) / len(batches_s)) / 1000
+        mean_s = sum(batches_s) / len(batches_s)
+        delay_s = self.max_batch_delay_ms(rows, mean_s) / 1000
+        if self.clients is not None:
+            held_s = (1 + 0.5) * self._cycle_s(rows, mean_s)
+            delay_s += max(0.0, self.clients / self.rate(rows, mean_s, workers) - held_s)
         cycles_s = [self._cycle_s(rows, seconds) for seconds in batches_s]
         pairs = zip([cycles_s[-1], *cycles_s[:-1]], cycles_s, strict=True)
         return [

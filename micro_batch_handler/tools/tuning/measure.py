@@ -3,7 +3,8 @@
 No stage is called by itself: batches run through the real pipeline, in plans that keep the stages
 apart. Where a stage wants the whole batch, it waits until the stage before has done all of it.
 
-    unsplit           n / n / n   one call of each stage, in the caller's thread
+    unsplit           n / n / n   one call of each stage, in the caller's thread; with other
+                                  numbers of PyTorch's threads, too
     in a lane         k / n / k   calls on k rows: of preprocess, and later of postprocess
                       n / k / n   of inference
     with neighbours   the same in several lanes
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.config import STAGES, PerStage, Threads
 from micro_batch_handler.planning.choices import INFERENCE, Choices
 from micro_batch_handler.tools.tuning.batch import Bench, SettingFails
 from micro_batch_handler.tools.tuning.budget import Budget
@@ -45,6 +46,8 @@ def measure(
     most_lanes: PerStage[int],
     budget: Budget,
     share: float,
+    threads: Iterable[PerStage[Threads]] = (),
+    cores: int = 1,
 ) -> Measured:
     """Measure in rounds until the share of the budget is used.
 
@@ -55,22 +58,30 @@ def measure(
         most_lanes: to try, for each stage.
         budget: of time.
         share: of it, at which to stop.
+        threads: inside calls, to try.
+        cores: that the process may use.
 
     Raises:
         SettingFails: not even one request can be answered.
     """
-    notes = Notes(choices.padded, most_lanes)
+    notes = Notes(choices.padded, most_lanes, cores)
     every = [Setting(rows, choices.whole(rows)) for rows in batch_sizes]
     wholes = _unsplit(bench, notes, every, budget)
     # Inference may not take a whole batch at once, if `allowed_sizes` end below it.
     sizes = [setting.batch_size for setting in wholes if not setting.splits]
-    probes = [*_probes(sizes, choices), *_probes_with_neighbours(sizes[-1], most_lanes)]
+    probes = [
+        *_probes_of_threads(sizes[-1], threads, cores),
+        *_probes(sizes, choices),
+        *_probes_with_neighbours(sizes[-1], most_lanes),
+    ]
     rounds = 0
     while rounds == 0 or (budget.lasts(share) and rounds < MOST_ROUNDS):
         if rounds:
             _unsplit(bench, notes, wholes, budget)
         for setting in probes:
-            if not notes.regroups or not budget.lasts(share if rounds else OVERTIME * share):
+            if (setting.splits and not notes.regroups) or not budget.lasts(
+                share if rounds else OVERTIME * share
+            ):
                 break
             if any(setting.lanes[stage] > notes.most_lanes[stage] for stage in STAGES):
                 continue
@@ -95,6 +106,17 @@ def _unsplit(
             return settings[:at]
         notes.add(setting, visit)
     return settings
+
+
+def _probes_of_threads(
+    rows: int, threads: Iterable[PerStage[Threads]], cores: int
+) -> Iterable[Setting]:
+    """Unsplit batches with other threads inside calls than `auto` gives."""
+    usual = Setting.whole(rows)
+    others = [Setting.whole(rows, threads=each) for each in threads]
+    apart = {each.in_calls(cores): each for each in others}
+    apart.pop(usual.in_calls(cores), None)
+    return apart.values()
 
 
 def _probes(sizes: Sequence[int], choices: Choices) -> Iterable[Setting]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
 from micro_batch_handler.config import STAGES, PerStage
@@ -11,9 +11,23 @@ from micro_batch_handler.planning.choices import INFERENCE
 from micro_batch_handler.planning.costs import CallCosts
 from micro_batch_handler.planning.curves import Curve, Point, curve
 from micro_batch_handler.tools.tuning.batch import SettingFails, Visit, spread
-from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting
+from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, ONE_LANE, Setting
 
-__all__ = ["Measured", "Notes"]
+__all__ = ["AS_AUTO", "Measured", "Notes", "Threaded"]
+
+
+@dataclass(frozen=True)
+class Threaded:
+    """What it changes when calls have so many threads, and nothing runs beside them."""
+
+    slower: Sequence[float]
+    """By what factor calls of each stage take longer than with as many as `auto` has unsplit."""
+
+    cpu: float
+    """Cores that are busy meanwhile."""
+
+
+AS_AUTO = Threaded((1.0,) * len(STAGES), 1.0)
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,8 @@ class Measured:
     """How far batches that were the same lie apart, relatively."""
 
     rounds: int
+    threads: Mapping[int, Threaded] = field(default_factory=dict)
+    """By the number of threads."""
 
     def curves(self) -> tuple[list[Curve], list[Curve]]:
         """What a call costs unsplit and in a lane, for each stage."""
@@ -63,10 +79,14 @@ class Notes:
     Args:
         padded: the rows that a call of inference really has.
         most_lanes: to try, for each stage.
+        cores: that the process may use.
     """
 
-    def __init__(self, padded: Callable[[int], int], most_lanes: PerStage[int]) -> None:
+    def __init__(self, padded: Callable[[int], int], most_lanes: PerStage[int], cores: int) -> None:
         self._padded = padded
+        self._cores = cores
+        self._threaded: dict[int, list[CallCosts]] = {}
+        self._busy: dict[int, list[float]] = {}
         self._inline = [CallCosts() for _ in STAGES]
         self._lanes = [CallCosts() for _ in STAGES]
         self._crowded: dict[tuple[int, int], CallCosts] = {}
@@ -106,12 +126,18 @@ class Notes:
         for batch in visit.batches:
             if setting.splits and batch.work_s and setting.lanes == ONE_LANE:
                 self._cpu.append(batch.cpu_s / batch.work_s)
+            if not setting.splits and batch.work_s:
+                threads, *_ = setting.in_calls(self._cores)
+                self._busy.setdefault(threads, []).append(batch.cpu_s / batch.work_s)
             if not setting.splits and batch.peak_bytes:
                 self._memory.observe(setting.batch_size, batch.peak_bytes)
 
     def _costs(self, setting: Setting, at: int) -> CallCosts:
         if not setting.splits:
-            return self._inline[at]
+            if setting.threads == AUTO_THREADS:
+                return self._inline[at]
+            threads, *_ = setting.in_calls(self._cores)
+            return self._threaded.setdefault(threads, [CallCosts() for _ in STAGES])[at]
         lanes = setting.lanes[STAGES[at]]
         if lanes > 1:
             return self._crowded.setdefault((at, lanes), CallCosts())
@@ -132,7 +158,17 @@ class Notes:
             median(map(spread, self._seconds.values())),
             rounds,
         )
-        return replace(measured, contention=self._contention(measured.curves()[1]))
+        inline, lanes = measured.curves()
+        return replace(
+            measured, contention=self._contention(lanes), threads=dict(self._threads(inline))
+        )
+
+    def _threads(self, usual: Sequence[Curve]) -> Iterator[tuple[int, Threaded]]:
+        for threads, busy in self._busy.items():
+            slower = [1.0] * len(STAGES)
+            for at, costs in enumerate(self._threaded.get(threads, ())):
+                slower[at] = median(p.seconds / usual[at](p.rows) for p in costs.points())
+            yield threads, Threaded(slower, median(busy))
 
     def _contention(self, alone: Sequence[Curve]) -> dict[tuple[int, int], float]:
         """Never below 1: neighbours do not make a call cheaper, and what says so is noise."""

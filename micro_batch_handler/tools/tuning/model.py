@@ -12,19 +12,20 @@ from micro_batch_handler.planning.curves import Curve, Line, fit
 from micro_batch_handler.planning.experience import Model
 from micro_batch_handler.planning.planner import HAND_OVER_S
 from micro_batch_handler.planning.search import best
-from micro_batch_handler.tools.tuning.measured import Measured
-from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.measured import AS_AUTO, Measured, Threaded
+from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
 
 __all__ = ["BatchModel"]
 
 
 @dataclass(frozen=True)
 class BatchModel:
-    """Seconds and memory of a full batch, in one worker.
+    """Seconds and memory of a full batch, in each of some workers.
 
     A batch in lanes takes what its calls would (the schedule that the pipeline plans by, with what
-    neighbours in the same stage cost), and not less than the processor time of its calls on all
-    cores. What else stages cost one another is not modelled: the corrections learn it.
+    neighbours in the same stage cost), and not less than the processor time of its calls on the
+    worker's share of the cores. What else stages cost one another is not modelled: the corrections
+    learn it.
     """
 
     inline: Sequence[Curve]
@@ -34,12 +35,18 @@ class BatchModel:
     cores: int
     choices: Choices
     memory: Line | None
-    """Bytes that the process holds, for the rows of an unsplit batch."""
+    """Bytes that a worker holds, for the rows of an unsplit batch."""
 
-    corrections: Mapping[tuple[bool, PerStage[int] | None], float] = field(default_factory=dict)
-    """By what factor batches really take longer: by whether they are split, and their lanes."""
+    threads: Mapping[int, Threaded] = field(default_factory=dict)
+    """What the threads inside calls change; `auto` unsplit has one for each core."""
+
+    corrections: Mapping[object, float] = field(default_factory=dict)
+    """By what factor batches of a kind really take longer; see `_kinds`."""
 
     hand_over_s: float = HAND_OVER_S
+
+    plain_s: dict[Setting, float] = field(init=False, default_factory=dict, compare=False)
+    """What is computed already, without corrections."""
 
     @classmethod
     def of(cls, measured: Measured, choices: Choices, cores: int) -> BatchModel:
@@ -52,18 +59,21 @@ class BatchModel:
         """
         inline, lanes = measured.curves()
         memory = fit(measured.memory)
-        return cls(inline, lanes, measured.contention, measured.cpu, cores, choices, memory)
+        return cls(
+            *(inline, lanes, measured.contention, measured.cpu, cores, choices, memory),
+            threads=measured.threads,
+        )
 
     def batch_s(self, setting: Setting) -> float:
         """Seconds that a full batch takes."""
         return self._plain_s(setting) * self._correction(setting)
 
     def memory_bytes(self, setting: Setting) -> float:
-        """Bytes that the process holds at most; 0 if that could not be measured.
+        """Bytes that all workers hold at most; 0 if that could not be measured.
 
         As if it were not split. A split batch has fewer rows between the stages at once.
         """
-        return self.memory.at(setting.batch_size) if self.memory else 0.0
+        return setting.workers * self.memory.at(setting.batch_size) if self.memory else 0.0
 
     def proposals(self, batch_size: int, lanes: PerStage[int]) -> list[Setting]:
         """What may be best for such batches and lanes: unsplit, the fastest, and coarser ones.
@@ -71,7 +81,7 @@ class BatchModel:
         Coarser sizes make fewer calls. They finish first where the cores are what is short, which
         the schedule does not know.
         """
-        forecast = self._model(lanes).forecast(batch_size)
+        forecast = self._model(Setting(batch_size, (1,) * len(STAGES), lanes)).forecast(batch_size)
         found = {self.choices.whole(batch_size): None}
         least = 1
         while least < batch_size:
@@ -86,12 +96,14 @@ class BatchModel:
 
     def corrected(self, taken_s: Mapping[Setting, float]) -> BatchModel:
         """The same model, corrected by what batches in some settings took."""
-        ratios: dict[tuple[bool, PerStage[int] | None], list[float]] = {}
+        ratios: dict[object, list[float]] = {}
         for setting, seconds in taken_s.items():
             off = seconds / self._plain_s(setting)
-            for key in ((setting.splits, setting.lanes), (setting.splits, None)):
-                ratios.setdefault(key, []).append(off)
-        return replace(self, corrections={key: median(offs) for key, offs in ratios.items()})
+            for kind in _kinds(setting):
+                ratios.setdefault(kind, []).append(off)
+        model = replace(self, corrections={key: median(offs) for key, offs in ratios.items()})
+        model.plain_s.update(self.plain_s)
+        return model
 
     def faster(self, at: int, factor: float) -> BatchModel:
         """The same with one stage so many times as fast."""
@@ -100,28 +112,53 @@ class BatchModel:
         return replace(self, inline=inline, lanes=lanes)
 
     def _plain_s(self, setting: Setting) -> float:
-        model = self._model(setting.lanes)
+        known_s = self.plain_s.get(setting)
+        if known_s is None:
+            known_s = self.plain_s[setting] = self._computed_s(setting)
+        return known_s
+
+    def _computed_s(self, setting: Setting) -> float:
+        model = self._model(setting)
         calls_s = model.calls_s(setting.batch_size, setting.sizes)
+        now, usual = (self._threaded(each, 1) for each in (setting, _with_auto(setting)))
+        share = self.cores / setting.workers
         if not setting.splits:
-            return calls_s
-        forecast = self._model(setting.lanes, alone=True).forecast(setting.batch_size)
+            return calls_s * max(1.0, min(now.cpu, self.cores) / share)
+        forecast = self._model(setting, alone=True).forecast(setting.batch_size)
         work_s = sum(forecast.work_s(at, size) for at, size in enumerate(setting.sizes))
-        return max(calls_s, work_s * self.cpu / self.cores)
+        busy = min(self.cpu * now.cpu / usual.cpu, self.cores)
+        return max(calls_s, work_s * busy / share)
 
     def _correction(self, setting: Setting) -> float:
-        own = self.corrections.get((setting.splits, setting.lanes))
-        return own if own is not None else self.corrections.get((setting.splits, None), 1.0)
+        known = (self.corrections.get(kind) for kind in _kinds(setting))
+        return next((factor for factor in known if factor is not None), 1.0)
 
-    def _model(self, lanes: PerStage[int], *, alone: bool = False) -> Model:
-        counts = [lanes[stage] for stage in STAGES]
-        curves = self.lanes
-        if not alone:
-            curves = [
-                _scaled(known, self.contention.get((at, counts[at]), 1.0))
-                for at, known in enumerate(curves)
-            ]
-        padded = self.choices.padded
-        return Model(self.inline, curves, {}, (), padded, counts, self.hand_over_s)
+    def _threaded(self, setting: Setting, at: int) -> Threaded:
+        """What the threads inside the calls of a stage change."""
+        count = setting.in_calls(self.cores)[at]
+        return self.threads.get(count, AS_AUTO)
+
+    def _model(self, setting: Setting, *, alone: bool = False) -> Model:
+        counts = setting.lane_counts
+        usual = _with_auto(setting)
+        slower = [
+            self._threaded(setting, at).slower[at] / self._threaded(usual, at).slower[at]
+            for at in range(len(STAGES))
+        ]
+        inline = [_scaled(known, slower[at]) for at, known in enumerate(self.inline)]
+        crowded = [1.0 if alone else self.contention.get(each, 1.0) for each in enumerate(counts)]
+        lanes = [_scaled(known, slower[at] * crowded[at]) for at, known in enumerate(self.lanes)]
+        return Model(inline, lanes, {}, (), self.choices.padded, counts, self.hand_over_s)
+
+
+def _with_auto(setting: Setting) -> Setting:
+    return replace(setting, threads=AUTO_THREADS)
+
+
+def _kinds(setting: Setting) -> list[object]:
+    """What batches of a setting are like, the most alike first."""
+    splits, workers = setting.splits, setting.workers
+    return [(splits, setting.lanes, setting.threads, workers), (splits, workers), splits]
 
 
 def _scaled(known: Curve, factor: float) -> Curve:

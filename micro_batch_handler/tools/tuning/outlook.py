@@ -25,8 +25,12 @@ class Outlook:
     busy: Sequence[float]
     """For each stage, the part of a batch's time that its lanes work."""
 
-    cores: float
-    """The part of the machine's processor time that is used."""
+    cores_used: float
+    """Cores that all workers keep busy; for moments it may be more than there are, where a quota
+    of processor time counts over longer."""
+
+    cores: int
+    """That there are."""
 
     bottleneck: Stage
     gain: float
@@ -43,8 +47,10 @@ class Outlook:
             if self.next_bottleneck == self.bottleneck
             else f"Then {self.next_bottleneck} would be next."
         )
+        used = min(self.cores_used, self.cores)
         return (
-            f"While a batch runs, the lanes are busy: {shares}; the cores: {self.cores:.0%}. "
+            f"While a batch runs, the lanes are busy: {shares}; {used:.1f} of {self.cores} cores "
+            f"are. "
             f"The bottleneck is {self.bottleneck}: twice as fast, it would give {self.gain:.0%} "
             f"more throughput (predicted). {then}"
         )
@@ -58,7 +64,7 @@ def outlook(setting: Setting, visits: Sequence[Visit], model: BatchModel, load: 
         median(batch.busy_s(stage) / batch.seconds for batch in batches) / lanes[at]
         for at, stage in enumerate(STAGES)
     ]
-    cores = median(batch.cpu_s / batch.seconds for batch in batches) / model.cores
+    used = setting.workers * median(batch.cpu_s / batch.seconds for batch in batches)
     first = max(range(len(STAGES)), key=busy.__getitem__)
     faster = model.faster(first, FACTOR)
     rows = setting.batch_size
@@ -66,4 +72,4 @@ def outlook(setting: Setting, visits: Sequence[Visit], model: BatchModel, load: 
     gain = load.rate(rows, faster.batch_s(setting)) / before - 1
     later = [share / FACTOR if at == first else share for at, share in enumerate(busy)]
     then = max(range(len(STAGES)), key=later.__getitem__)
-    return Outlook(busy, cores, STAGES[first], gain, STAGES[then])
+    return Outlook(busy, used, model.cores, STAGES[first], gain, STAGES[then])

@@ -18,6 +18,7 @@ from micro_batch_handler.tools.page import (
 from micro_batch_handler.tools.tuning.goals import Figures
 from micro_batch_handler.tools.tuning.report import (
     ALREADY,
+    blocks,
     costs_table,
     figures_table,
     keys_of,
@@ -58,20 +59,20 @@ def draw(tuning: Tuning) -> Any:
         )
     if tuning.given is not None:
         axes.plot(*_points([tuning.given]), "s", color="C1", markersize=9, label="as it is")
-    for number, found in enumerate(tuning.recommendations):
+    for number, (wanted, found) in enumerate(blocks(tuning)):
         if found.measured is not None:
             axes.plot(
                 *_points([found.measured]),
                 "*",
                 color=f"C{number + 2}",
                 markersize=15 - 2 * number,
-                label=f"for {found.goal.title}",
+                label=f"for {wanted}",
             )
     for limit_ms in {1000 * each.goal.p99_s for each in tuning.recommendations if each.goal.p99_s}:
         axes.axhline(limit_ms, color="0.4", linestyle=":", linewidth=1.5)
     axes.set_xlim(0, 1.08 * max(each.rate for each in [*tuning.tried, *tuning.predicted]))
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("requests per second of one worker")
+    axes.set_xlabel("requests per second")
     axes.set_ylabel("p99 latency (ms)")
     axes.grid(visible=True, alpha=0.25)
     drawn.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -86,13 +87,13 @@ def written(tuning: Tuning, title: str, about: str, target: Path) -> list[Path]:
     parts = [paragraph(f"Note: {note}") for note in notes(tuning)]
     parts.append(figure(inline_svg(drawn, "throughput against latency"), CAPTION))
     parts += [heading("Figures"), table(*figures_table(tuning))]
-    for each in tuning.recommendations:
-        parts.append(heading(f"For {each.goal.title}{ALREADY if each.already else ''}"))
+    for wanted, each in blocks(tuning):
+        parts.append(heading(f"For {wanted}{ALREADY if each.already else ''}"))
         if each.measured is None:
             parts.append(paragraph("No setting that was run keeps to it."))
             continue
         parts.append(preformatted(as_yaml(keys_of(each))))
-        parts += [paragraph(reason) for reason in reasons(each)]
+        parts += [paragraph(reason) for reason in reasons(tuning, each)]
     parts += [
         heading("What calls cost, each stage alone"),
         table(*costs_table(tuning)),

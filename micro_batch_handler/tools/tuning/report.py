@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.tools.tuning.goals import MIB, Figures
 from micro_batch_handler.tools.tuning.result import NOISY, Recommendation, Tuning
+from micro_batch_handler.tools.tuning.workers import about_workers
 from micro_batch_handler.tools.tuning.yaml_file import as_yaml
 
-__all__ = ["ALREADY", "costs_table", "figures_table", "keys_of", "notes", "reasons", "report"]
+__all__ = [
+    "ALREADY",
+    "blocks",
+    "costs_table",
+    "figures_table",
+    "keys_of",
+    "notes",
+    "reasons",
+    "report",
+]
 
-ALREADY = ", sizes and lanes are already best as they are"
+ALREADY = ", the setting is already best as it is"
+
+MISSED = 0.2
+"""A prediction further off what was measured, relatively, is told of."""
 
 UNBROKEN = "\N{NO-BREAK SPACE}"
 """Between a number and its unit, which a page must not put on two lines."""
@@ -29,7 +42,7 @@ def report(tuning: Tuning) -> str:
         f"{tuning.candidates} settings were computed, {len(tuning.tried)} of them run:",
         _columns(figures_table(tuning)),
     ]
-    parts += [_recommended(each) for each in tuning.recommendations]
+    parts += [_recommended(tuning, *block) for block in blocks(tuning)]
     parts += [f"Note: {note}" for note in notes(tuning)]
     return "\n\n".join(parts)
 
@@ -59,29 +72,37 @@ def figures_table(tuning: Tuning) -> Table:
     shown: dict[str, Figures] = {}
     if tuning.given is not None:
         shown["as it is"] = tuning.given
-    for each in tuning.recommendations:
+    for title, each in blocks(tuning):
         if each.measured is not None and not each.already:
-            shown[each.goal.title] = each.measured
-    rows = []
-    for title, figures in shown.items():
-        rows.append(_cells(f"{title}: {figures.setting}", figures, predicted[figures.setting]))
-    for each in tuning.recommendations:
-        if each.several is not None:
-            title = f"{each.goal.title}, {each.workers} workers"
-            rows.append(_cells(title, each.several, None))
+            shown[title] = each.measured
+    rows = [
+        _cells(f"{title}: {figures.setting}", figures, predicted[figures.setting])
+        for title, figures in shown.items()
+    ]
     return head, rows
+
+
+def blocks(tuning: Tuning) -> list[tuple[str, Recommendation]]:
+    """The recommendations, each with the titles of all goals that it is the answer to."""
+    found: dict[object, list[Recommendation]] = {}
+    for each in tuning.recommendations:
+        answer = each.goal if each.measured is None else each.measured.setting
+        found.setdefault(answer, []).append(each)
+    return [
+        (" and ".join(each.goal.title for each in alike), alike[-1]) for alike in found.values()
+    ]
 
 
 def keys_of(each: Recommendation) -> Mapping[str, Any]:
     """What model-config.yaml should say, for a recommendation that has a setting."""
     if each.measured is None:
         raise ValueError(f"no setting keeps to {each.goal.title}")
-    return each.measured.setting.keys(each.measured.max_batch_delay_ms, each.workers)
+    return each.measured.setting.keys(each.measured.max_batch_delay_ms)
 
 
 def notes(tuning: Tuning) -> list[str]:
     """What a reader must know before believing the rest."""
-    found = []
+    found = [*tuning.about, *_missed(tuning)]
     measured = tuning.measured
     if tuning.noisy:
         found.append(
@@ -111,39 +132,56 @@ def notes(tuning: Tuning) -> list[str]:
     return found
 
 
-def _recommended(each: Recommendation) -> str:
-    title = f"For {each.goal.title}"
+def _missed(tuning: Tuning) -> Iterator[str]:
+    """Where a prediction was far from what its setting gave."""
+    predicted = dict(zip((each.setting for each in tuning.tried), tuning.predicted, strict=True))
+    told = [tuning.given, *(each.measured for _, each in blocks(tuning))]
+    for figures in dict.fromkeys(each for each in told if each is not None):
+        foretold = predicted[figures.setting]
+        pairs = [
+            ("requests/s", "{:,.0f}".format, foretold.rate, figures.rate),
+            ("p99", _ms, foretold.p99_s, figures.p99_s),
+            ("memory", _mib, foretold.memory_bytes, figures.memory_bytes),
+        ]
+        missed = [
+            f"{what} {shown(before)} for {shown(after)}"
+            for what, shown, before, after in pairs
+            if before and after and abs(before / after - 1) > MISSED
+        ]
+        if missed:
+            yield (
+                f"more than {MISSED:.0%} off what was measured is what was predicted of "
+                f"{figures.setting}: {', '.join(missed)}. Settings that were not run may be better "
+                f"or worse than was thought, too; more --seconds runs more of them"
+            )
+
+
+def _recommended(tuning: Tuning, goals: str, each: Recommendation) -> str:
+    title = f"For {goals}"
     if each.measured is None:
         return f"{title}: no setting that was run keeps to it."
     text = as_yaml(keys_of(each)).rstrip()
     lines = [f"{title}{ALREADY if each.already else ''}:"]
     lines += [f"    {line}" for line in text.splitlines()]
-    return "\n".join([*lines, *(f"  {line}" for line in reasons(each))])
+    return "\n".join([*lines, *(f"  {line}" for line in reasons(tuning, each))])
 
 
-def reasons(each: Recommendation) -> list[str]:
-    """What holds this setting up, and what more workers would do."""
-    told = [] if each.outlook is None else [str(each.outlook)]
-    return [*told, *each.about_workers]
+def reasons(tuning: Tuning, each: Recommendation) -> list[str]:
+    """What holds this setting up, and what other numbers of workers gave."""
+    told = ["" if each.outlook is None else str(each.outlook)]
+    return list(filter(None, [*told, about_workers(tuning.tried, each.goal)]))
 
 
-def _cells(title: str, measured: Figures, predicted: Figures | None) -> list[str]:
-    foretold = ["", "", ""]
-    if predicted is not None:
-        foretold = [
-            f"{predicted.rate:,.0f}",
-            _ms(predicted.p99_s),
-            _mib(predicted.memory_bytes),
-        ]
+def _cells(title: str, measured: Figures, predicted: Figures) -> list[str]:
     return [
         title,
         f"{measured.rate:,.0f}",
-        foretold[0],
+        f"{predicted.rate:,.0f}",
         _ms(measured.p50_s),
         _ms(measured.p99_s),
-        foretold[1],
+        _ms(predicted.p99_s),
         _mib(measured.memory_bytes),
-        foretold[2],
+        _mib(predicted.memory_bytes),
     ]
 
 

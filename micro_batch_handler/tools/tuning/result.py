@@ -31,12 +31,6 @@ class Recommendation:
     """Whether it is the setting that there is."""
 
     outlook: Outlook | None
-    workers: int = 1
-    several: Figures | None = None
-    """Of all workers together, if there is more than one."""
-
-    about_workers: Sequence[str] = ()
-    """Why there are so many."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,10 @@ class Tuning:
     failed: Mapping[Setting, str]
     """Settings in which requests failed, and why."""
 
-    noise: float
+    about: Sequence[str] = ()
+    """What else a reader must know."""
+
+    noise: float = 0.0
     """How far repeated measures lie apart, relatively; the most of stages and finalists."""
 
     @property

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from operator import mul
 from statistics import median
 
-from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.config import AUTO, STAGES, PerStage, Threads
 from micro_batch_handler.tools.tuning.batch import Visit, spread
 from micro_batch_handler.tools.tuning.goals import Figures
 from micro_batch_handler.tools.tuning.load import Load, percentile
 from micro_batch_handler.tools.tuning.model import BatchModel
-from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
 
-__all__ = ["Expectations", "candidates", "measured_figures"]
+__all__ = ["Expectations", "candidates", "counts_up_to", "measured_figures", "threads_to_try"]
+
+CROWDED = 2
+"""Of the cores, how many threads all workers may have at most; more would only wait."""
+
+
+def counts_up_to(most: int) -> list[int]:
+    """The powers of two below, and it; ascending.
+
+    >>> counts_up_to(6)
+    [1, 2, 4, 6]
+    """
+    return sorted({*(1 << bits for bits in range(most.bit_length())), most})
+
+
+def threads_to_try(workers: int, cores: int) -> list[PerStage[Threads]]:
+    """`auto`; and for inference one, and its share of the cores beside so many workers."""
+    counts = sorted({1, max(1, cores // workers)})
+    own: list[PerStage[Threads]] = [PerStage(AUTO, count, AUTO) for count in counts]
+    return [AUTO_THREADS, *own]
 
 
 def candidates(
-    model: BatchModel, batch_sizes: Sequence[int], most_lanes: PerStage[int]
+    model: BatchModel,
+    batch_sizes: Sequence[int],
+    most_lanes: PerStage[int],
+    workers: Sequence[int] = (1,),
 ) -> list[Setting]:
-    """For each batch size and numbers of lanes, the settings that the model thinks well of."""
+    """For each batch size, lanes, threads and workers, what the model thinks well of.
+
+    The sizes are those that are best with the threads of `auto`, in one worker.
+    """
     lanes = [
         PerStage(*counts)
         for counts in product(*(range(1, most_lanes[stage] + 1) for stage in STAGES))
@@ -31,7 +57,25 @@ def candidates(
         for each in lanes
         for setting in model.proposals(rows, each)
     }
-    return list(found)
+    return [
+        replace(setting, threads=threads, workers=count)
+        for count in workers
+        for setting in found
+        for threads in _apart(setting, count, model.cores)
+    ]
+
+
+def _apart(setting: Setting, workers: int, cores: int) -> Iterator[PerStage[Threads]]:
+    """The threads to try that are not the same in effect, nor too many."""
+    seen = set()
+    for threads in threads_to_try(workers, cores):
+        in_calls = replace(setting, threads=threads).in_calls(cores)
+        lanes = setting.lane_counts if setting.splits else (1,)
+        busy = workers * sum(map(mul, lanes, in_calls))
+        crowded = workers > 1 and busy > CROWDED * cores
+        if in_calls not in seen and not crowded:
+            seen.add(in_calls)
+            yield threads
 
 
 def measured_figures(setting: Setting, visits: Sequence[Visit], load: Load) -> Figures:
@@ -41,8 +85,8 @@ def measured_figures(setting: Setting, visits: Sequence[Visit], load: Load) -> F
     return _figures(
         setting,
         median(taken_s),
-        load.latencies_s(setting.batch_size, [batch.seconds for batch in batches]),
-        max(batch.peak_bytes for batch in batches),
+        [batch.seconds for batch in batches],
+        setting.workers * max(batch.peak_bytes for batch in batches),
         load,
         len(batches),
         spread(taken_s),
@@ -61,9 +105,8 @@ class Expectations:
     def of(self, setting: Setting) -> Figures:
         """The figures of one setting."""
         batch_s = self.model.batch_s(setting)
-        latencies_s = self.load.latencies_s(setting.batch_size, [batch_s])
         memory = self.model.memory_bytes(setting)
-        figures = _figures(setting, batch_s, latencies_s, memory, self.load)
+        figures = _figures(setting, batch_s, [batch_s], memory, self.load)
         return replace(figures, p99_s=figures.p99_s * self.tail)
 
     def after(self, visits: Mapping[Setting, Sequence[Visit]]) -> Expectations:
@@ -73,7 +116,9 @@ class Expectations:
         taken = {each: measured_figures(each, ran, self.load) for each, ran in visits.items()}
         tails = []
         for setting, figures in taken.items():
-            latencies_s = self.load.latencies_s(setting.batch_size, [figures.batch_s])
+            latencies_s = self.load.latencies_s(
+                setting.batch_size, [figures.batch_s], setting.workers
+            )
             tails.append(figures.p99_s / percentile(latencies_s, 0.99))
         model = self.model.corrected({each: figures.batch_s for each, figures in taken.items()})
         return Expectations(model, self.load, median(tails))
@@ -82,15 +127,16 @@ class Expectations:
 def _figures(
     setting: Setting,
     batch_s: float,
-    latencies_s: Sequence[float],
+    batches_s: Sequence[float],
     memory_bytes: float,
     load: Load,
     batches: int = 0,
     apart: float = 0.0,
 ) -> Figures:
+    latencies_s = load.latencies_s(setting.batch_size, batches_s, setting.workers)
     return Figures(
         setting,
-        load.rate(setting.batch_size, batch_s),
+        load.rate(setting.batch_size, batch_s, setting.workers),
         percentile(latencies_s, 0.5),
         percentile(latencies_s, 0.99),
         memory_bytes,

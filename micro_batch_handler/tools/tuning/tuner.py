@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage
+from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage, Threads
 from micro_batch_handler.planning.choices import Choices
 from micro_batch_handler.tools.tuning.batch import Bench
 from micro_batch_handler.tools.tuning.budget import Budget
@@ -22,7 +22,7 @@ from micro_batch_handler.tools.tuning.measured import Measured
 from micro_batch_handler.tools.tuning.model import BatchModel
 from micro_batch_handler.tools.tuning.outlook import outlook
 from micro_batch_handler.tools.tuning.result import Recommendation, Tuning
-from micro_batch_handler.tools.tuning.search import Expectations, candidates
+from micro_batch_handler.tools.tuning.search import Expectations, candidates, threads_to_try
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.verify import Verified, explore, settle
 
@@ -43,13 +43,20 @@ class Space:
         config: has what stays as it is: `allowed_sizes`.
         batch_sizes: ascending.
         most_lanes: of each stage.
-        cores: that the process may use.
+        cores: that all workers may use.
+        workers: ascending.
     """
 
     config: MicroBatchingConfig
     batch_sizes: Sequence[int]
     most_lanes: PerStage[int]
     cores: int
+    workers: Sequence[int] = (1,)
+
+    @property
+    def threads(self) -> list[PerStage[Threads]]:
+        """That calls may have inside, in any number of workers."""
+        return [each for count in self.workers for each in threads_to_try(count, self.cores)]
 
     def choices(self, *, together: bool = False) -> Choices:
         """The sizes of micro-batches; for all stages the same if they must be."""
@@ -77,14 +84,21 @@ def tune(
     Raises:
         SettingFails: not even one request can be answered.
     """
+    load = load or Load()
     measured = measure(
-        bench, space.choices(), space.batch_sizes, space.most_lanes, budget, MEASURED
+        *(bench, space.choices(), space.batch_sizes, space.most_lanes, budget, MEASURED),
+        threads=space.threads,
+        cores=space.cores,
     )
     sizes = [size for size in space.batch_sizes if size <= measured.largest]
     choices = space.choices(together=not measured.regroups)
     model = BatchModel.of(measured, choices, space.cores)
-    found = candidates(model, sizes, measured.most_lanes)
-    verified = Verified(Expectations(model, load or Load()))
+    found = [
+        setting
+        for setting in candidates(model, sizes, measured.most_lanes, space.workers)
+        if load.fills(setting.batch_size, setting.workers)
+    ]
+    verified = Verified(Expectations(model, load))
     verified.run(bench, given, budget)
     explore(bench, verified, found, goals, budget, EXPLORED)
     settle(bench, verified, goals, [given], budget)
@@ -119,7 +133,7 @@ def _told(
         larger,
         given.lanes,
         verified.failed,
-        max([measured.spread, *apart]),
+        noise=max([measured.spread, *apart]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from micro_batch_handler.tools.tuning.batch import Bench, SettingFails, Visit
@@ -78,16 +78,15 @@ def explore(
 ) -> None:
     """Run what looks best for each goal, learn from it, until what looks best has been run.
 
-    Then what looks best for each batch size, for the curve, while there is time.
+    Then what looks best for each number of workers and for each batch size, for the curve, while
+    there is time.
     """
     while budget.lasts(share):
         known = verified.known(settings)
         likely = [each for goal in goals for each in goal.ranked(known)[:FEW]]
-        wanted = [
-            each.setting
-            for each in (*likely, *_best_of_each_size(known))
-            if not verified.was_run(each.setting)
-        ]
+        likely += _best_of_each(known, lambda setting: setting.workers)
+        likely += _best_of_each(known, lambda setting: setting.batch_size)
+        wanted = [each.setting for each in likely if not verified.was_run(each.setting)]
         if not wanted:
             return
         verified.run(bench, wanted[0], budget)
@@ -119,10 +118,10 @@ def settle(
             verified.run(bench, setting, budget)
 
 
-def _best_of_each_size(figures: Sequence[Figures]) -> list[Figures]:
+def _best_of_each(figures: Sequence[Figures], kind: Callable[[Setting], int]) -> list[Figures]:
     best: dict[int, Figures] = {}
     for each in figures:
-        rows = each.setting.batch_size
-        if rows not in best or each.rate > best[rows].rate:
-            best[rows] = each
+        count = kind(each.setting)
+        if count not in best or each.rate > best[count].rate:
+            best[count] = each
     return list(best.values())
