@@ -135,7 +135,7 @@ def test_batches_of_one_are_named(batch_size, advice):
             ["a larger micro_batch_size", "{inference: 4}, of which a call has 2 now", "workers"],
             ["device holds"],
         ),
-        ((2, 4, 4), {"threads": threads(4, 4)}, ["workers with fewer threads"], ["{inference:"]),
+        ((2, 4, 4), {"threads": threads(4, 4)}, ["more workers"], ["{inference:"]),
         ((8, 8, 8), {"threads": threads(1, 4)}, ["[1, 2, 4, 8]"], ["larger", "{inference:"]),
         ((2, 4, 4), {"threads": threads(1, 1), "cores": 1}, ["[1, 2, 4]"], ["intra_op", "workers"]),
         ((2, 4, 4), {"threads": threads(1, 4), "pads": True}, ["workers"], ["compiling"]),

@@ -131,8 +131,8 @@ def _for_the_model(seen: WhatIf) -> list[str]:
         if now < share:
             tries.append(f"intra_op_threads: {{inference: {share}}}, of which a call has {now} now")
         tries.append(
-            "more workers with fewer threads each (minWorkers and maxWorkers up to "
-            f"{setup.cores}, intra_op_threads: 1), which `tune` measures"
+            f"more workers (minWorkers and maxWorkers up to {setup.cores}) with "
+            "intra_op_threads: 1, which `tune` measures"
         )
     if not setup.pads:
         most = min(seen.sizes[stage], seen.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES
@@ -132,8 +132,9 @@ def notes(tuning: Tuning) -> list[str]:
     return found
 
 
-def _missed(tuning: Tuning) -> Iterator[str]:
-    """Where a prediction was far from what its setting gave."""
+def _missed(tuning: Tuning) -> list[str]:
+    """Where a prediction was far from what its setting gave; none where all were near."""
+    found = []
     predicted = dict(zip((each.setting for each in tuning.tried), tuning.predicted, strict=True))
     told = [tuning.given, *(each.measured for _, each in blocks(tuning))]
     for figures in dict.fromkeys(each for each in told if each is not None):
@@ -144,16 +145,18 @@ def _missed(tuning: Tuning) -> Iterator[str]:
             ("memory", _mib, foretold.memory_bytes, figures.memory_bytes),
         ]
         missed = [
-            f"{what} {shown(before)} for {shown(after)}"
+            f"{what} {shown(before)}, measured {shown(after)}"
             for what, shown, before, after in pairs
             if before and after and abs(before / after - 1) > MISSED
         ]
         if missed:
-            yield (
-                f"more than {MISSED:.0%} off what was measured is what was predicted of "
-                f"{figures.setting}: {', '.join(missed)}. Settings that were not run may be better "
-                f"or worse than was thought, too; more --seconds runs more of them"
-            )
+            found.append(f"{figures.setting}: {'; '.join(missed)}")
+    if not found:
+        return []
+    return [
+        f"predictions that were more than {MISSED:.0%} off: {'. '.join(found)}. So a setting that "
+        f"was not run may be better than was thought; more --seconds runs more of them"
+    ]
 
 
 def _recommended(tuning: Tuning, goals: str, each: Recommendation) -> str:
