@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
@@ -12,7 +12,7 @@ from micro_batch_handler.planning.choices import even_sizes
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
-from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
 from tests.simulated import Machine, linear
 from tests.tuned import SimulatedBench
@@ -77,7 +77,8 @@ def play(seed: int, number: int) -> Outcome:
         cores,
         off,
         free.setting,
-        rates[free.setting] / max(rates.values()),
+        # PyTorch's threads change nothing here.
+        rates[replace(free.setting, threads=AUTO_THREADS)] / max(rates.values()),
         limited is not None and limited.p99_s <= limit_s,
         len(found.tried),
         len(rates),
