@@ -45,10 +45,10 @@ def serve(machine, planner, sizes, batches) -> tuple[float, float]:
     return taken_s, unsplit_s
 
 
-def plans_of(machine, planner, batches, rows=32) -> list[Plan]:
-    """How each of so many batches is cut."""
+def plans_of(machine, planner, sizes) -> list[Plan]:
+    """How batches of these sizes are cut, one after the other."""
     found = []
-    for _ in range(batches):
+    for rows in sizes:
         found.append(planner.plan(rows))
         machine.batch_s(planner, rows)
     return found
@@ -83,20 +83,23 @@ def test_calls_of_microseconds_are_never_cut(whole_us, fixed, lanes):
     """
     cost = linear(fixed * whole_us * 1e-6, (1 - fixed) * whole_us * 1e-6 / 32)
     machine = Machine([cost] * 3, lanes, noise=0.1)
-    planner = planner_for(machine)
+    order = random.Random(1)
+    sizes = [order.randint(1, 32) for _ in range(500)]
 
-    assert {Plan(PerStage.of(32))} == set(plans_of(machine, planner, 500))
+    for rows in ([32] * 500, sizes):
+        plans = plans_of(machine, planner_for(machine), rows)
+        assert all(plan.fits(count) for count, plan in zip(rows, plans, strict=True))
 
 
 def test_calls_that_become_longer_are_cut_after_all():
     """What was too short to be cut is tried once it takes milliseconds."""
     machine = Machine([linear(0.0, 1e-6)] * 3, noise=0.02)
     planner = planner_for(machine)
-    assert all(plan.fits(32) for plan in plans_of(machine, planner, 50))
+    assert all(plan.fits(32) for plan in plans_of(machine, planner, [32] * 50))
 
     machine.costs = BALANCED
 
-    assert not all(plan.fits(32) for plan in plans_of(machine, planner, 300)[200:])
+    assert not all(plan.fits(32) for plan in plans_of(machine, planner, [32] * 300)[200:])
 
 
 @pytest.mark.parametrize("sizes", [[32], list(range(1, 33))])

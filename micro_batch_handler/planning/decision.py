@@ -44,8 +44,9 @@ class Decision:
     splits: bool
     plan: Plan
 
-    may_pay: bool = True
-    """Whether cutting could be faster at all, whatever smaller calls turn out to cost."""
+    may_pay: bool = False
+    """Whether cutting could be faster at all, whatever smaller calls turn out to cost; False while
+    nothing is known."""
 
     def about(self, split: Sizes, split_s: float, before: Decision | None) -> Decision:
         """The same decision about other sizes that cut, with which a batch takes so long."""
@@ -68,6 +69,8 @@ class Decision:
             return f"{parts}: splits were predicted {split}, and took longer than {whole} unsplit"
         if self.splits:
             return f"{parts}: predicted {split} instead of {whole} unsplit"
+        if not self.whole_s:
+            return f"{parts}: nothing is known yet"
         if not self.may_pay:
             return f"{parts}: {whole} are too short for a split, whatever its calls cost"
         if self.split is None:
@@ -131,9 +134,9 @@ def decide(
         plan = plan_of(whole)
         none = (0.0, 0.0)
         return Decision(version, whole, None, -1, none, None, 0.0, 0.0, splits=False, plan=plan)
-    known = before is not None and before.searched == searched
-    if before is not None and known:
-        split, calls_s = before.proposed, before.calls_s
+    same = before if before is not None and before.searched == searched else None
+    if same is not None:
+        split, calls_s = same.proposed, same.calls_s
     else:
         forecast = model.forecast(rows)
         sizes = best(forecast, choices, model.least)
@@ -143,10 +146,7 @@ def decide(
     split_s = calls_s[1] * model.correction(rows, split=True)
     splits = split is not None and _splits(split_s, whole_s, before)
     plan = plan_of(split if split is not None and splits else whole)
-    if before is not None and known:
-        may_pay = splits or before.may_pay
-    else:
-        may_pay = splits or _may_pay(rows, choices, model, whole_s)
+    may_pay = splits or (same.may_pay if same else _may_pay(rows, choices, model, whole_s))
     return Decision(
         version, whole, split, searched, calls_s, split, whole_s, split_s, splits, plan, may_pay
     )

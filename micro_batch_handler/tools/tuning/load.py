@@ -44,11 +44,11 @@ class Load:
 
     def __init__(self, gap: Line = GAP, clients: int | None = None) -> None:
         self._gap = gap
-        self.clients = clients
+        self._clients = clients
 
     def fills(self, batch_size: int, workers: int) -> bool:
         """Whether there are clients enough for full batches in so many workers."""
-        return self.clients is None or batch_size * workers <= self.clients
+        return self._clients is None or batch_size * workers <= self._clients
 
     def rate(self, rows: int, batch_s: float, workers: int = 1) -> float:
         """Requests per second, of all workers."""
@@ -69,9 +69,9 @@ class Load:
         """
         mean_s = sum(batches_s) / len(batches_s)
         delay_s = self.max_batch_delay_ms(rows, mean_s) / 1000
-        if self.clients is not None:
-            held_s = (1 + 0.5) * self._cycle_s(rows, mean_s)
-            delay_s += max(0.0, self.clients / self.rate(rows, mean_s, workers) - held_s)
+        if self._clients is not None:
+            held_s = (1 + 0.5) * self._cycle_s(rows, mean_s)  # half a batch before, and the own
+            delay_s += max(0.0, self._clients / self.rate(rows, mean_s, workers) - held_s)
         cycles_s = [self._cycle_s(rows, seconds) for seconds in batches_s]
         pairs = zip([cycles_s[-1], *cycles_s[:-1]], cycles_s, strict=True)
         return [
