@@ -13,7 +13,7 @@ from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.measure import measure
 from micro_batch_handler.tools.tuning.model import BatchModel
-from micro_batch_handler.tools.tuning.search import Expectations, candidates
+from micro_batch_handler.tools.tuning.search import Expectations, candidates, threads_to_try
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.verify import FEW, Verified, explore
 from tests.simulated import Machine, linear
@@ -77,6 +77,34 @@ def test_stages_that_overlap_take_no_less_than_their_work_on_all_cores():
 
     assert model.batch_s(setting) == pytest.approx(bench.batch_s(setting), rel=0.1)
     assert replace(model, cores=8).batch_s(setting) < 0.8 * bench.batch_s(setting)
+
+
+@pytest.mark.parametrize("setting", [Setting.whole(16), Setting(16, (4, 4, 4))], ids=str)
+def test_workers_share_the_cores(setting):
+    """Four on two cores take at least twice as long each; one that has a core is not disturbed."""
+    bench, model = modelled(Machine([linear(0, 0.003)] * 3, cores=2), 2)
+
+    two, four = (replace(setting, workers=count) for count in (2, 4))
+    assert model.batch_s(four) == pytest.approx(bench.batch_s(four), rel=0.1)
+    assert model.batch_s(Setting.whole(16)) == pytest.approx(
+        model.batch_s(Setting.whole(16, workers=2))
+    )
+    assert model.batch_s(four) == pytest.approx(2 * model.batch_s(two), rel=0.01)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_what_threads_gain_is_measured_and_foretold(threads):
+    """Calls of inference with as many in each, unsplit and in a lane, within 5 %."""
+    machine = Machine([linear(0, 0.0005), linear(0.002, 0.003), linear(0, 0.0002)], cores=4)
+    bench = SimulatedBench(machine, parallel=0.8)
+    budget = Budget(20, now_s=lambda: bench.now_s)
+    tries = [*threads_to_try(1, 4), *threads_to_try(2, 4)]
+    measured = measure(bench, CHOICES, [1, 2, 4, 8, 16], TWO, budget, 0.5, tries, 4)
+    model = BatchModel.of(measured, CHOICES, 4)
+
+    for setting in (Setting.whole(16), Setting(16, (8, 16, 16))):
+        given = replace(setting, threads=PerStage("auto", threads, "auto"))
+        assert model.batch_s(given) == pytest.approx(bench.batch_s(given), rel=0.05)
 
 
 def test_what_batches_took_corrects_what_is_expected_of_others():

@@ -127,8 +127,8 @@ def test_settings_change_without_loading_the_model_again():
         assert [len(c.indices) for c in calls] == [2] * 6
         assert json.loads(ran.answers[0].body)["threads"] == 1
 
-        threads = {"preprocess": 1, "inference": 2, "postprocess": 3}
-        for size, seen in ((2, 3), (8, 3)):
+        threads = {"preprocess": 3, "inference": 1, "postprocess": 2}
+        for size, seen in ((2, 2), (8, 3)):
             bench.configure(micro_batching={"micro_batch_size": size, "intra_op_threads": threads})
             answer = bench.run([Path("yes.json")], rows=4).answers[0]
             assert json.loads(answer.body)["threads"] == seen
