@@ -1,37 +1,30 @@
 """Other workers: the same handler in processes of their own, which run batches beside this one.
 
-python -m micro_batch_handler.tools.tuning.copies JOB
-
-loads                                  says that it has
-for each setting that comes on stdin
-    runs a batch in it                 says that it has, or why it failed
-    waits for a line                   so that all begin together
-    runs batches until a line comes    says what they took, all as lines of JSON
+What each of them does, and says, stands in copy_process.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from threading import Timer
 from types import TracebackType
 from typing import IO, Any
 
-from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.model_folder import ModelFiles
-from micro_batch_handler.tools.tuning.batch import Batch, Bench, Call, SettingFails
+from micro_batch_handler.tools.tuning.batch import Batch, Call, SettingFails
 from micro_batch_handler.tools.tuning.setting import Setting
 
-__all__ = ["Copies", "Job", "main"]
+__all__ = ["Copies", "Job"]
+
+PROCESS = "micro_batch_handler.tools.tuning.copy_process"
 
 PATIENCE_S = 300.0
 """For copies to load, or to run a batch."""
@@ -137,7 +130,7 @@ class Copies:
 
 
 def _start(job: Job, device: int | None, log: IO[bytes]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", __name__, json.dumps(asdict(job))]
+    command = [sys.executable, "-m", PROCESS, json.dumps(asdict(job))]
     environment = dict(os.environ)
     if device is not None:
         shown = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -198,61 +191,3 @@ def _batches(answers: Sequence[Any]) -> list[Batch]:
         for answer in answers
         for seconds, calls, cpu_s, peak_bytes in answer["batches"]
     ]
-
-
-def main(argv: Sequence[str]) -> None:
-    """What one copy does; its stdout has lines of JSON only, whatever the handler prints."""
-    from micro_batch_handler.tools.tuning.bench import HandlerBench
-    from micro_batch_handler.tools.workbench import Workbench
-
-    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # Without a buffer, so that what has come can be seen.
-    lines = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
-
-    def tell(answer: object) -> None:
-        print(json.dumps(answer), file=out, flush=True)
-
-    job = json.loads(argv[0])
-    with Workbench(Path(job["source"]), ModelFiles(**job["files"])) as workbench:
-        bench = HandlerBench(workbench, [Path(sample) for sample in job["samples"]])
-        tell({})
-        for line in lines:
-            given = json.loads(line)
-            lanes, threads = PerStage(*given["lanes"]), PerStage(*given["threads"])
-            setting = Setting(given["batch_size"], tuple(given["sizes"]), lanes, threads)
-            try:
-                bench.visit(setting)
-            except SettingFails as failure:
-                tell(_failed(failure))
-                continue
-            tell({})
-            lines.readline()
-            tell(_ran_until(lines, bench, setting))
-
-
-def _ran_until(lines: IO[bytes], bench: Bench, setting: Setting) -> dict[str, Any]:
-    """What batches took, until a line has come."""
-    try:
-        batches = [*bench.visit(setting).batches]
-        while not select.select([lines], [], [], 0)[0]:
-            batches += bench.visit(setting).batches
-    except SettingFails as failure:
-        answer = _failed(failure)
-    else:
-        # What ended after the others had stopped was less disturbed.
-        answer = {"batches": [_told(each) for each in batches[:-1] or batches]}
-    lines.readline()
-    return answer
-
-
-def _failed(failure: SettingFails) -> dict[str, Any]:
-    return {"failed": str(failure), "regroups": failure.regroups}
-
-
-def _told(batch: Batch) -> list[Any]:
-    return [batch.seconds, [list(call) for call in batch.calls], batch.cpu_s, batch.peak_bytes]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
