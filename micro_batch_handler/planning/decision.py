@@ -97,7 +97,8 @@ def _explained(title: str, rows: int, sizes: Sizes, batch_s: float, model: Model
         )
     else:
         ends = f"{' + '.join(map(_ms, model.inline_s(rows)))} = {_ms(calls_s)} ms"
-    return f"{title}, calls of {ends}; batches take {batch_s / calls_s:.2f} times that"
+    factor = batch_s / calls_s if calls_s else 1.0
+    return f"{title}, calls of {ends}; batches take {factor:.2f} times that"
 
 
 def _calls(count: int, full_s: float, last_s: float) -> str:
