@@ -15,14 +15,8 @@ from collections.abc import Callable
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import PayloadError
-from micro_batch_handler.pipeline.payloads import (
-    Payload,
-    PayloadOps,
-    Uncuttable,
-    holds_places,
-    is_ambiguous,
-    rows_of,
-)
+from micro_batch_handler.pipeline.ambiguity import holds_places, is_ambiguous
+from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, rows_of
 from micro_batch_handler.pipeline.regroup import bounds
 
 __all__ = ["Readings"]

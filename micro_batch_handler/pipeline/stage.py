@@ -20,16 +20,10 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
+from micro_batch_handler.pipeline.ambiguity import is_ambiguous
 from micro_batch_handler.pipeline.batches import Part, gather
 from micro_batch_handler.pipeline.grouping import Keys, keys_made, keys_passed_on
-from micro_batch_handler.pipeline.payloads import (
-    Payload,
-    PayloadOps,
-    Uncuttable,
-    is_ambiguous,
-    own,
-    pad,
-)
+from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, own, pad
 from micro_batch_handler.pipeline.records import LANE
 from micro_batch_handler.planning.choices import padded
 
