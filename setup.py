@@ -43,6 +43,7 @@ setup(
         "test": [
             "grpcio",
             "hypothesis",
+            "pandas",
             "protobuf",
             "psutil",
             "pytest",

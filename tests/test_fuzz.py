@@ -932,8 +932,8 @@ def quantized(scale):
 ODD_PAYLOADS = {
     "masked array": lambda: np.ma.array([1, 2, 3, 4], mask=[0, 1, 0, 0]),
     "record array": lambda: np.rec.array([(1, 2.0), (3, 4.0)], dtype=[("a", "i4"), ("b", "f8")]),
-    "sparse tensor": lambda: torch.eye(4).to_sparse(),
-    "sparse rows": lambda: torch.eye(4).to_sparse_csr(),
+    "sparse columns": lambda: torch.eye(4).to_sparse_csc(),
+    "sparse blocks": lambda: torch.eye(4).to_sparse_bsr((2, 2)),
     "nested tensor": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     "deep columns": nested_columns,
 }

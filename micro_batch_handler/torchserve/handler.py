@@ -20,7 +20,15 @@ from ts.context import Context
 from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
-from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, count, cut, join, rows_of
+from micro_batch_handler.pipeline.payloads import (
+    Payload,
+    PayloadOps,
+    count,
+    cut,
+    difference,
+    join,
+    rows_of,
+)
 from micro_batch_handler.torchserve.engine import Engine
 from micro_batch_handler.torchserve.faults import end_streams
 from micro_batch_handler.torchserve.hooks import HOOKS, hook_of
@@ -219,5 +227,6 @@ def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
         (lambda _: None) if own else rows_of,
         cut_payload or cut,
         join_payloads or join,
+        None if own else difference,
         hook_of(handler, "group_by", MicroBatchMixin),
     )
