@@ -239,8 +239,10 @@ class Caller:
         return run.accept(position, batch.indices, result)
 
     def _pieces(self, position: int, batch: MicroBatch) -> Sequence[MicroBatch]:
-        """What the stage is called with: rows of one key, and no more than fit the memory."""
+        """What the stage is called with: rows of one payload, no more than fit the memory."""
         if self.groups and len(groups := by_key(batch)) > 1:
+            return groups
+        if len(batch.parts) > 1 and len(groups := self._stages[position].apart(batch)) > 1:
             return groups
         if batch.serial:
             limit = min(ceiling.limit for ceiling in self._ceilings)
@@ -358,7 +360,7 @@ class Caller:
         regroups: bool,
         serial: bool,
     ) -> tuple[Payload, Keep | None, Keys]:
-        gathered = stage.gather(parts)
+        gathered = stage.gather(parts, self._readings.why_whole)
         if len(parts) > 1:
             self._readings.joined(gathered, len(parts), len(indices))
         payload = work.take_in(gathered)
@@ -366,9 +368,9 @@ class Caller:
         # What is neither cut nor joined may be anything: then only the answers are counted.
         counted = not serial and (regroups or self.groups)
         result, keep = stage.call(tag, indices, payload, counted=counted)
-        self._readings.note(stage.name, result, len(indices))
+        self._readings.note(stage.name, result, len(indices), stage.size(len(indices)))
         if regroups:
-            stage.check_regroups(result, len(indices))
+            stage.check_regroups(result)
             self._readings.check(stage.name)
         keys = None if serial else stage.keys(result, parts, len(indices))
         return work.hand_over(result), keep, keys

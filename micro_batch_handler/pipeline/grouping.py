@@ -1,4 +1,4 @@
-"""Rows that may not share a call, because they differ in shape perhaps: kept apart by a key.
+"""Rows that may not share a call: kept apart by a key, or by what their payloads hold beside them.
 
     preprocess returns   rows 0 1 2 3, keys a b a b
     inference in 4s      waits for its rows as ever, then calls [0 2], [1 3]
@@ -6,6 +6,9 @@
 
 Which rows share a call is fixed by the plan and the keys. A lane parts its micro-batch when it
 takes it, as it does where the memory is too small: nothing else in the hand-over knows of keys.
+
+Parts whose payloads hold different constants, a loss for example, are no rows of one payload: each
+call gets the constant that was computed for its rows.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from typing import TypeAlias
 from micro_batch_handler.config import Stage
 from micro_batch_handler.errors import LengthError
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
-from micro_batch_handler.pipeline.payloads import Payload
+from micro_batch_handler.pipeline.blocks import block_of
+from micro_batch_handler.pipeline.payloads import Payload, PayloadOps
 
-__all__ = ["Keys", "by_key", "keys_made", "keys_passed_on"]
+__all__ = ["Keys", "by_constants", "by_key", "keys_made", "keys_passed_on"]
 
 Keys: TypeAlias = "Sequence[Hashable] | None"
 
@@ -59,3 +63,29 @@ def by_key(batch: MicroBatch) -> list[MicroBatch]:
             groups.setdefault(key, []).append(place)
             place += 1
     return [batch] if len(groups) <= 1 else [batch.only(places) for places in groups.values()]
+
+
+def by_constants(batch: MicroBatch, ops: PayloadOps) -> tuple[list[MicroBatch], str]:
+    """The same rows, apart where their payloads hold different constants, and the first of these.
+
+    In the order in which the constants first come.
+    """
+    first = batch.parts[0].payload
+    differs = None if block_of(first) else ops.difference
+    if differs is None:
+        return [batch], ""
+    groups: list[tuple[Payload, list[int]]] = []
+    place, where = 0, ""
+    for part in batch.parts:
+        places = range(place, place := place + part.stop - part.start)
+        for payload, others in groups:
+            found = differs(payload, part.payload)
+            if not found:
+                others.extend(places)
+                break
+            where = where or found
+        else:
+            groups.append((part.payload, [*places]))
+    if len(groups) == 1:
+        return [batch], ""
+    return [batch.only(each) for _, each in groups], where

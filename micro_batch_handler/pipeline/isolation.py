@@ -113,9 +113,8 @@ def _parts_again(batch: MicroBatch) -> list[MicroBatch]:
     """Nothing was called, because the parts could not be joined or cut."""
     if len(batch.parts) > 1:
         return batch.pieces(_half(batch))  # their rows differ in shape, perhaps
-    # A plan that cannot be carried out is an error to be seen. A piece that only we wanted starts
-    # from its rows, which can always be cut.
-    return [] if batch.planned else [MicroBatch(batch.indices, failed=batch.failed)]
+    # From their requests on, which can always be cut.
+    return [MicroBatch(batch.indices, failed=batch.failed)]
 
 
 def _half(batch: MicroBatch) -> int:

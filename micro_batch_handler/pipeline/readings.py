@@ -5,17 +5,25 @@
 
 One call cannot tell, so a payload counts as rows once calls on two different numbers of rows have
 returned so many. Until then, batches that would be cut between the stages run whole.
+
+    {"x": rows, "count": 2}                      what is no row goes along unchanged
+
+A number that was in proportion to the rows in both calls would be wrong in a part of either, so
+such a payload does not count as rows. Where payloads are cut before two calls could be compared,
+since calls have one row or the handler's author says so, one number that equals the rows of its
+call is enough.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import PayloadError
-from micro_batch_handler.pipeline.ambiguity import holds_places, is_ambiguous
+from micro_batch_handler.pipeline.ambiguity import figures, holds_places, is_ambiguous
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, rows_of
 from micro_batch_handler.pipeline.regroup import bounds
 
@@ -29,6 +37,34 @@ SURE = 3
 
 MOST_PROBES = 12
 """Calls of each stage that are looked at; what they leave open stays open."""
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """The numbers beside the rows that a call has returned, by where they stand."""
+
+    rows: int
+    """Of the call."""
+
+    numbers: Mapping[str, float]
+
+    def counts(self, before: _Figures) -> str:
+        """The first that was in proportion to the rows here and in another call."""
+        return self._first(
+            lambda where, number: (
+                number
+                and before.numbers.get(where, 0) * self.rows == number * before.rows
+                and self.rows != before.rows
+            )
+        )
+
+    def equal(self) -> str:
+        """The first that is the number of rows."""
+        return self._first(lambda _where, number: number == self.rows)
+
+    def _first(self, counts: Callable[[str, float], object]) -> str:
+        found = (f"{where} = {n:g}" for where, n in self.numbers.items() if counts(where, n))
+        return next(found, "")
 
 
 class Readings:
@@ -53,11 +89,12 @@ class Readings:
         self._ops = ops
         self._most_rows = most_rows
         self._learned = learned
-        self._agree: dict[Stage, set[int]] = {stage: set() for stage in STAGES[:-1]}
+        self._agree: dict[Stage, dict[int, _Figures]] = {stage: {} for stage in STAGES[:-1]}
         self._probes = 0
         self._seen = dict.fromkeys(self._agree, 0)
         self._lock = threading.Lock()
-        trusted = trusted or ops.rows_of is not rows_of or ops.group_by is not None
+        self._hooks = ops.rows_of is not rows_of
+        trusted = trusted or self._hooks or ops.group_by is not None
         self.rows: bool | None = True if trusted else None
         """Whether payloads are rows; None while that is not known."""
         self.why_not = ""
@@ -72,27 +109,58 @@ class Readings:
         """
         return self.rows or (self.rows is None and self._most_rows == 1)
 
-    def note(self, stage: Stage, result: Payload, rows: int) -> None:
-        """A call of a stage on so many rows has returned this."""
-        agree = self._agree.get(stage)
-        if self.rows is not None or agree is None or len(agree) >= ENOUGH or rows in agree:
-            return
-        with self._lock:
-            self._note(stage, agree, result, rows)
+    @property
+    def why_whole(self) -> str:
+        """Why no payload may be cut or joined now; nothing if it may."""
+        return "" if self.may_cut else self.why_not or "it is not known yet whether these are rows"
 
-    def _note(self, stage: Stage, agree: set[int], result: Payload, rows: int) -> None:
+    def note(self, stage: Stage, result: Payload, rows: int, called: int = 0) -> None:
+        """A call of a stage has returned this.
+
+        Args:
+            stage: whose call it was.
+            result: what it returned, without what filled it up.
+            rows: that went in.
+            called: rows of the call, with those that filled it up; 0 if there were none.
+        """
+        agree = self._agree.get(stage)
+        if self.rows is False or self._hooks or agree is None:
+            return
+        if len(agree) < ENOUGH and rows not in agree:
+            with self._lock:
+                self._note(stage, agree, result, rows, called or rows)
+
+    def _note(
+        self, stage: Stage, agree: dict[int, _Figures], result: Payload, rows: int, called: int
+    ) -> None:
         self._seen[stage] += 1
         try:
             found = self._ops.rows_of(result)
         except Uncuttable as error:
-            self._end(False, f"what {stage} returns cannot be cut: {error}")
+            self._doubt(f"what {stage} returns cannot be cut: {error}")
             return
         if found != rows:
-            self._end(False, f"{stage} returned {found} rows for {rows} requests")
-        elif not is_ambiguous(result, rows) and not (rows > 1 and holds_places(result, rows)):
-            agree.add(rows)
-            if all(len(counts) >= ENOUGH for counts in self._agree.values()):
+            self._doubt(f"{stage} returned {found} rows for {rows} requests")
+            return
+        ambiguous = is_ambiguous(result, rows)
+        told = _Figures(called, dict(figures(result)))
+        counts = next(filter(None, map(told.counts, agree.values())), "")
+        counts = counts or (told.equal() if self.may_cut else "")
+        if counts:
+            why_not = f"returned {counts} for {called} rows, which may tell how many these are"
+            self._end(False, f"{stage} {why_not}")
+        elif ambiguous and self.may_cut:
+            why_not = f"returned {rows} items of {rows} rows each, which may be rows or columns"
+            self._end(False, f"{stage} {why_not}")
+        elif not ambiguous and not (rows > 1 and holds_places(result, rows)):
+            agree[rows] = told
+            if all(len(counted) >= ENOUGH for counted in self._agree.values()):
                 self._end(True)
+
+    def _doubt(self, why_not: str) -> None:
+        """A result is not made of rows; where it is known that they are, that is a fault of it."""
+        if self.rows is None:
+            self._end(False, why_not)
 
     def joined(self, payload: Payload, calls: int, rows: int) -> None:
         """So many calls have returned these rows, which are now one payload.
@@ -129,7 +197,7 @@ class Readings:
         return [range(less), *rest] if 0 < less < rows else rest
 
     def _end(self, rows: bool, why_not: str = "") -> None:
-        if self.rows is not None:
+        if self.rows in (rows, False):
             return
         self.why_not = why_not
         self.rows = rows

@@ -99,7 +99,7 @@ class Pipeline:
             stage_timeout_s,
             self._clock,
             self._streams,
-            readings or Readings(ops),
+            readings or Readings(ops, trusted=True),
             one_thread=self._one_thread,
         )
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold

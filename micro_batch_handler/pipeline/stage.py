@@ -20,9 +20,8 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
-from micro_batch_handler.pipeline.ambiguity import is_ambiguous
-from micro_batch_handler.pipeline.batches import Part, gather
-from micro_batch_handler.pipeline.grouping import Keys, keys_made, keys_passed_on
+from micro_batch_handler.pipeline.batches import MicroBatch, Part, gather
+from micro_batch_handler.pipeline.grouping import Keys, by_constants, keys_made, keys_passed_on
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, own, pad
 from micro_batch_handler.pipeline.records import LANE
 from micro_batch_handler.planning.choices import padded
@@ -263,13 +262,20 @@ class StageRunner:
         position = STAGES.index(name)
         self._before = STAGES[position - 1] if position else None
         self._last = position == len(STAGES) - 1
+        self._told_apart = False
 
-    def gather(self, parts: Sequence[Part]) -> Payload:
+    def gather(self, parts: Sequence[Part], why_not: str = "") -> Payload:
         """What the stage before returned for these rows, as one payload.
 
+        Args:
+            parts: of it.
+            why_not: why it must not be cut or joined, if so.
+
         Raises:
-            RegroupError: it cannot be cut or joined.
+            RegroupError: it cannot be cut or joined, and the plan or a fault wants it.
         """
+        if why_not and (len(parts) > 1 or parts[0].stop - parts[0].start < parts[0].rows):
+            raise RegroupError(self.name, f"needs some rows of a call only, but {why_not}")
         try:
             return gather(parts, self._ops)
         except Uncuttable as error:
@@ -277,21 +283,16 @@ class StageRunner:
                 self.name, f"cannot regroup what {self._before} returned: {error}. {HOW_TO_REGROUP}"
             ) from None
 
-    def check_regroups(self, result: Payload, rows: int) -> None:
+    def check_regroups(self, result: Payload) -> None:
         """Refuse a result that the plan wants cut or joined and that cannot be.
 
         Checked for each call, so that one wrong result does not spoil those it would be joined to.
 
         Raises:
-            PayloadError: it is not made of rows, or may as well be something else.
+            PayloadError: it is not made of rows.
         """
         try:
-            known = self._ops.rows_of(result) is None
-            if not known and rows > 1 and is_ambiguous(result, rows):
-                raise PayloadError(
-                    self.name,
-                    f"returned {rows} items of {rows} rows each, which may be rows or columns",
-                )
+            self._ops.rows_of(result)
         except Uncuttable as error:
             raise PayloadError(
                 self.name, f"returned what cannot be regrouped: {error}. {HOW_TO_REGROUP}"
@@ -302,6 +303,22 @@ class StageRunner:
         """Whether later stages are called apart for rows of different kinds."""
         return self._ops.group_by is not None
 
+    def apart(self, batch: MicroBatch) -> list[MicroBatch]:
+        """The same rows, those whose payloads cannot be joined apart; said once."""
+        groups, where = by_constants(batch, self._ops)
+        if where and not self._told_apart:
+            self._told_apart = True
+            logger.warning(
+                "%s is called apart for rows of different calls of %s, since %s of what that "
+                "returned is no row and differs from call to call. Return it for each row, in a "
+                "list or tensor, or override join_payloads(payloads) and cut_payload(payload, "
+                "start, stop) to have calls of the size that is set",
+                self.name,
+                self._before,
+                where,
+            )
+        return groups
+
     def keys(self, result: Payload, parts: Sequence[Part], rows: int) -> Keys:
         """Which rows of a result may share a call of the next stage; see grouping.py."""
         if self._ops.group_by is None:
@@ -309,6 +326,10 @@ class StageRunner:
         if self._before is not None:
             return keys_passed_on(parts, rows)
         return keys_made(self._ops.group_by, self.name, result, rows)
+
+    def size(self, rows: int) -> int:
+        """The rows that its function is called with for so many."""
+        return padded(rows, self._allowed_sizes)
 
     def call(
         self, tag: Any, indices: Sequence[int], payload: Payload, *, counted: bool = True
@@ -331,7 +352,7 @@ class StageRunner:
         rows = len(indices)
         # With allowed sizes the result may be a CUDA graph's, which the next call overwrites while
         # postprocess reads it; and what fills it up need not be kept in memory.
-        size = padded(rows, self._allowed_sizes)
+        size = self.size(rows)
         if size == rows:
             result, keep = self._function(tag, indices, payload)
             if counted or self._last:
