@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from micro_batch_handler.config import STAGES, Stage
@@ -48,22 +48,27 @@ class _Figures:
 
     numbers: Mapping[str, float]
 
-    def counts(self, before: _Figures) -> str:
+    def growing(self, before: Iterable[_Figures]) -> str:
         """The first that was in proportion to the rows here and in another call."""
         return self._first(
-            lambda where, number: (
+            lambda where, number: any(
                 number
-                and before.numbers.get(where, 0) * self.rows == number * before.rows
-                and self.rows != before.rows
+                and other.rows != self.rows
+                and other.numbers.get(where, 0) * self.rows == number * other.rows
+                for other in before
             )
         )
 
-    def equal(self) -> str:
-        """The first that is the number of rows."""
-        return self._first(lambda _where, number: number == self.rows)
+    def equal(self, before: Iterable[_Figures]) -> str:
+        """The first that is the number of rows, unless another call has shown that it is not."""
+        return self._first(
+            lambda where, number: (
+                number == self.rows and not any(where in other.numbers for other in before)
+            )
+        )
 
-    def _first(self, counts: Callable[[str, float], object]) -> str:
-        found = (f"{where} = {n:g}" for where, n in self.numbers.items() if counts(where, n))
+    def _first(self, is_meant: Callable[[str, float], object]) -> str:
+        found = (f"{where} = {n:g}" for where, n in self.numbers.items() if is_meant(where, n))
         return next(found, "")
 
 
@@ -93,12 +98,17 @@ class Readings:
         self._probes = 0
         self._seen = dict.fromkeys(self._agree, 0)
         self._lock = threading.Lock()
-        self._hooks = ops.rows_of is not rows_of
-        trusted = trusted or self._hooks or ops.group_by is not None
-        self.rows: bool | None = True if trusted else None
+        self._settled = ops.rows_of is not rows_of
+        self._trusted = trusted or self._settled or ops.group_by is not None
+        self.rows: bool | None = True if self._trusted else None
         """Whether payloads are rows; None while that is not known."""
         self.why_not = ""
         """What was returned instead."""
+
+    def know(self, rows: bool, why_not: str) -> None:
+        """Take over what was learned of the same handler before."""
+        self.rows, self.why_not = rows, why_not
+        self._settled = True
 
     @property
     def may_cut(self) -> bool:
@@ -124,7 +134,7 @@ class Readings:
             called: rows of the call, with those that filled it up; 0 if there were none.
         """
         agree = self._agree.get(stage)
-        if self.rows is False or self._hooks or agree is None:
+        if self.rows is False or self._settled or agree is None:
             return
         if len(agree) < ENOUGH and rows not in agree:
             with self._lock:
@@ -143,16 +153,19 @@ class Readings:
             self._doubt(f"{stage} returned {found} rows for {rows} requests")
             return
         ambiguous = is_ambiguous(result, rows)
+        places = rows > 1 and holds_places(result, rows)
         told = _Figures(called, dict(figures(result)))
-        counts = next(filter(None, map(told.counts, agree.values())), "")
-        counts = counts or (told.equal() if self.may_cut else "")
+        before = agree.values()
+        counts = told.growing(before) or (told.equal(before) if self.may_cut else "")
         if counts:
             why_not = f"returned {counts} for {called} rows, which may tell how many these are"
             self._end(False, f"{stage} {why_not}")
         elif ambiguous and self.may_cut:
             why_not = f"returned {rows} items of {rows} rows each, which may be rows or columns"
             self._end(False, f"{stage} {why_not}")
-        elif not ambiguous and not (rows > 1 and holds_places(result, rows)):
+        elif places and self.may_cut and not self._trusted:
+            self._end(False, f"{stage} returned 0 to {rows - 1}, which may be places of rows")
+        elif not ambiguous and not places:
             agree[rows] = told
             if all(len(counted) >= ENOUGH for counted in self._agree.values()):
                 self._end(True)

@@ -120,8 +120,7 @@ class Engine:
         # Of the same handler with other settings nothing need be found out again.
         self._known: dict[str, Any] = vars(handler).setdefault("_micro_batch_known", {})
         if self._known:
-            self._readings.rows = self._known["rows"]
-            self._readings.why_not = self._known["why_not"]
+            self._readings.know(**self._known)
             self._planner.payloads(self._known["rows"])
         self._pipeline = Pipeline(
             {stage: stage_function(handler, stage) for stage in STAGES},
@@ -241,6 +240,7 @@ class Engine:
         split = not serial and not plan.fits(len(data))
         batch = RunningBatch(context, self._splitting, encoded=encoded, split=split)
         until_s = self._pipeline.until_s()
+        unread = self._readings.rows is False
         run = partial(self._pipeline.run, rows, deadlines_s=deadlines, until_s=until_s)
         outcomes = run(plan, batch, serial=serial)
         if batch.changes_state() or (split and self._is_spoiled(outcomes)):
@@ -257,7 +257,8 @@ class Engine:
             batch.over, split = True, False
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
         probe = bool(serial) and not self._splitting.why_whole
-        self._learn(record, split=split, probe=probe)
+        unread = self._readings.rows is False and not unread
+        self._learn(record, split=split, probe=probe, unread=unread)
         for listener in tuple(self.listeners):  # they may leave
             listener(record)
         if outcomes.fatal or (self._splitting.shares_state and self._pipeline.lost_lanes):
@@ -276,9 +277,9 @@ class Engine:
             isinstance(error, SplitError) for error in errors
         )
 
-    def _learn(self, record: BatchRecord, *, split: bool, probe: bool) -> None:
+    def _learn(self, record: BatchRecord, *, split: bool, probe: bool, unread: bool) -> None:
         outcomes = record.outcomes
-        self._splitting.learn(record, split=split, probe=probe)
+        self._splitting.learn(record, split=split, probe=probe, unread=unread)
         if outcomes.rescued:
             return
         if not outcomes.failures:

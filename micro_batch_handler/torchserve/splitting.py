@@ -204,13 +204,16 @@ class Splitting:
         if split:
             raise SplitError(why)
 
-    def learn(self, record: BatchRecord, *, split: bool, probe: bool = False) -> None:
+    def learn(
+        self, record: BatchRecord, *, split: bool, probe: bool = False, unread: bool = False
+    ) -> None:
         """A batch has ended.
 
         Args:
             record: of it.
             split: whether other calls ran beside each of its calls.
             probe: whether its calls had more rows than they are to have.
+            unread: whether it has shown that payloads are no rows; sizes after it need none.
         """
         outcomes = record.outcomes
         if not (outcomes.retried or outcomes.rescued or self._failed_batches or outcomes.stopped):
@@ -221,7 +224,7 @@ class Splitting:
             call.stage == STAGES[-1] and not call.failed and len(call.indices) > 1
             for call in outcomes.calls
         )
-        if misread and (uncut or all(len(f.indices) == 1 for f in misread)):
+        if misread and not unread and (uncut or all(len(f.indices) == 1 for f in misread)):
             self.forbid(
                 f"{misread[0].error}; uncut, such batches are answered. Return one row for each "
                 f"request, or override cut_payload and join_payloads"
