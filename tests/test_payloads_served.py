@@ -353,7 +353,7 @@ class Narrow(Handler):
         return super().inference(payload)
 
 
-@pytest.mark.parametrize("kind", ["text", "count", "a set of the rows", "generator"])
+@pytest.mark.parametrize("kind", ["text", "count", "a set of the rows", "unknown"])
 def test_less_memory_cuts_no_payload_that_may_not_be_cut(kind):
     """With one size for all stages, rows that must be called in parts start again if need be."""
     handler = handler_of(kind, {"micro_batch_size": 4}, Narrow)

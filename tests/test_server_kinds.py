@@ -23,6 +23,7 @@ BAD_EVERY = 5
 ONE_OF_EACH = (
     "context_kept",
     "state_list",
+    "shape_loss",
     "shape_onnx",
     "stream_words",
     "thread_sqlite",
