@@ -311,7 +311,6 @@ def alike_but_for(**changes):
         alike_but_for(a=([1], [1.5])),
         alike_but_for(b=(pd.Categorical(["x"]), pd.Categorical(["y"]))),
         alike_but_for(b=(pd.Categorical(["x"], ["x", "y"]), pd.Categorical(["x"], ["y", "x"]))),
-        alike_but_for(b=([None], ["x"])),
         [pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [1]})],
         [pd.DataFrame({"a": [1], "b": [1]}), pd.DataFrame({"b": [1], "a": [1]})],
         [pd.Series([1], name="a"), pd.Series([1], name="b")],

@@ -112,7 +112,7 @@ def _rows_of(payload: Payload, where: str) -> int:
     lengths = {
         key: _rows_of(column, f"column {key!r}")
         for key, column in columns.items()
-        if not is_constant(column)
+        if block_of(column) or not is_constant(column)
     }
     if not lengths:
         raise Uncuttable(f"{where} is {_type(payload)} without columns of rows")
