@@ -404,7 +404,8 @@ class Caller:
         # in must not stay in memory beside what is called again.
         batch.parts = attempt.parts = ()
         if out_of_memory:
-            free_memory(error, self._streams.release)
+            # A row that fails alone is judged by its next call.
+            free_memory(error, self._streams.release, thorough=len(batch) == 1)
             self._had_no_memory(attempt)
             if not (late or batch.serial):
                 # Others hold memory: only with nothing beside it can be seen what fits.

@@ -126,7 +126,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(sign in text for sign in OUT_OF_MEMORY_TEXTS)
 
 
-def free_memory(error: BaseException, release: Callable[[], None]) -> None:
+def free_memory(
+    error: BaseException, release: Callable[[], None], *, thorough: bool = True
+) -> None:
     """Let go of what a failed call held, and give its memory back to the device.
 
     The traceback's frames pin the tensors of the call
@@ -136,9 +138,11 @@ def free_memory(error: BaseException, release: Callable[[], None]) -> None:
     Args:
         error: of the call.
         release: lets go of what is kept until the device is done with it, and of cached blocks.
+        thorough: whether to look for circles among all objects, which takes tenths of a second in
+            a process with large libraries; else among the younger, as those of the call are.
     """
     traceback.clear_frames(error.__traceback__)
-    gc.collect()
+    gc.collect(2 if thorough else 1)
     try:
         release()
     except RuntimeError:
