@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline import runner, streams
+from micro_batch_handler.pipeline.accelerator import TorchAccelerator
 from micro_batch_handler.pipeline.run import Run
 from tests.device_traffic import (
     LOST,
@@ -249,6 +251,22 @@ def test_no_alarm_rings_while_streams_change_hands():
 
     assert armed == [False] * 6
     assert not sender.problems
+
+
+@pytest.mark.parametrize(
+    ("tensor", "copied"),
+    [
+        (torch.tensor([1.0]), True),
+        (torch.tensor([1.0]).to_sparse(), True),
+        (torch.tensor(1.0), False),
+        (torch.tensor([1.0], device="meta"), False),
+        ([1.0], False),
+    ],
+    ids=["dense", "sparse", "a number", "on another device", "a list"],
+)
+def test_rows_are_copied_in_and_constants_are_not(tensor, copied):
+    """A tensor without a dimension stays on the host, where kernels read it as a number."""
+    assert TorchAccelerator(torch.device("cpu")).is_on_host(tensor) == copied
 
 
 class Asked:

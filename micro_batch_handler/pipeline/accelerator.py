@@ -50,7 +50,7 @@ class Accelerator(Protocol):
         """Whether this is a tensor on the device."""
 
     def is_on_host(self, leaf: Any) -> bool:
-        """Whether this is a tensor in the host's memory."""
+        """Whether this is a tensor in the host's memory that a stage may want on the device."""
 
     def size_bytes(self, leaf: Any) -> int | None:
         """What the tensor takes in a pinned buffer; None if it cannot be laid into one."""
@@ -122,8 +122,11 @@ class TorchAccelerator:
         return isinstance(leaf, torch.Tensor) and leaf.device.type == self.device.type
 
     def is_on_host(self, leaf: Any) -> bool:
-        """Whether it is in the memory of the CPU, sparse tensors too."""
-        return isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"
+        """Whether it is in the memory of the CPU, sparse tensors too; none without a dimension.
+
+        Kernels take such a number from the host, and there it can be compared with another.
+        """
+        return isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" and leaf.ndim > 0
 
     def size_bytes(self, leaf: Any) -> int | None:
         """Dense tensors only; not those of a subclass, which may have more than one part.
