@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from micro_batch_handler.tools.check_worker import request
 from tests.server.crowd import together
 from tests.server.grpc_client import GrpcClient
 from tests.server.torchserve import TorchServe
@@ -111,6 +112,26 @@ def test_rows_are_the_same_whoever_decodes(models):
     )
     assert found["latin"] == str([("body", bytearray(b"gr\xfcn"))])
     assert found["header"] == "[('body', [1])]"
+
+
+def test_a_check_sends_what_the_readmes_request_sends(models, tmp_path):
+    """A .json as JSON, other files without a content type: rows are those of the real server."""
+    bodies = {"a.json": b"[1]", "B.JSON": b'{"a": 1}', "a.txt": b"x", "a.jpg": b"\xff", "a": b"1"}
+    samples = [tmp_path / name for name in bodies]
+    for sample in samples:
+        sample.write_bytes(bodies[sample.name])
+    puts = [
+        {"data": body, "headers": {"Content-Type": JSON} if name.lower().endswith("json") else {}}
+        for name, body in bodies.items()
+    ]
+
+    rows = [
+        {each["name"]: each["value"] for each in request(sample)["parameters"]}
+        for sample in samples
+    ]
+
+    for name in ("stock", "lanes"):
+        assert seen(in_batches(models[name], puts)) == [repr([*row.items()]) for row in rows]
 
 
 def test_a_handler_can_have_the_bytes(models):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from benchmarks.throughput.load import Sample, load_of
 from benchmarks.throughput.servers import OVERRIDES
+from micro_batch_handler.tools.check_worker import content_type
 from tests.server.torchserve import TorchServe
 
 __all__ = ["Served", "play"]
@@ -45,7 +45,7 @@ def play(
     seconds: float,
 ) -> list[Served]:
     """Load each archive in turn with so many clients, on a server of its own."""
-    kind = mimetypes.guess_type(bodies[0].name)[0] or "application/octet-stream"
+    kind = content_type(bodies[0]) or "application/octet-stream"
     with ExitStack() as stack:
         load = stack.enter_context(load_of([body.read_bytes() for body in bodies], kind, clients))
         places = []

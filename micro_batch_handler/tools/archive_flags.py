@@ -89,7 +89,8 @@ def archive_parser() -> argparse.ArgumentParser:
         metavar="SAMPLE",
         type=Path,
         nargs="+",
-        help="Files with the body of one request each (a photo, a .json). When the archive is\n"
+        help="Files with the body of one request each: a .json is sent as application/json, any\n"
+        "other (a photo) without a content type, as curl -T does. When the archive is\n"
         "written, load it through TorchServe's own model loader in a fresh process, send it\n"
         "these requests alone, in one batch, and in a batch cut in several ways, and print the\n"
         "first answer. Fails unless the status of each is 200, and if an answer changes when\n"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import mimetypes
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ __all__ = [
     "LoggedErrors",
     "PackageLog",
     "cause",
+    "content_type",
     "encode_request",
     "failure",
     "load",
@@ -73,26 +73,32 @@ def load(model: Path) -> Any:
     return service
 
 
+def content_type(sample: Path) -> str:
+    """What the README's `curl` line says of a file: that a .json is JSON, and of others nothing.
+
+    `curl -T` by itself sends no content type, whatever the file's name.
+    """
+    return "application/json" if sample.suffix.lower() == ".json" else ""
+
+
 def request(sample: Path) -> Any:
-    """The sample as the worker reads it from its socket, JSON and text decoded."""
+    """The sample as the worker reads it from its socket; JSON is decoded, any other body bytes."""
     from ts.protocol.otf_message_handler import retrieve_msg
 
-    content_type = mimetypes.guess_type(sample.name)[0] or "application/octet-stream"
-    connection = _Connection(encode_request(sample.read_bytes(), content_type))
+    connection = _Connection(encode_request(sample.read_bytes(), content_type(sample)))
     _, (read,) = retrieve_msg(connection)
     return read
 
 
-def encode_request(body: bytes, content_type: str) -> bytes:
-    """A predict message with one request, as the frontend sends it for `curl -T`."""
+def encode_request(body: bytes, kind: str) -> bytes:
+    """A predict message with one request of this content type, as the frontend sends it."""
 
     def field(value: bytes) -> bytes:
         return struct.pack("!i", len(value)) + value
 
     end = struct.pack("!i", -1)
-    kind = content_type.encode()
-    header = field(b"content-type") + field(kind)
-    parameter = field(b"body") + field(kind) + field(body)
+    header = field(b"Content-Type") + field(kind.encode()) if kind else b""
+    parameter = field(b"body") + field(kind.encode()) + field(body)
     return b"I" + field(b"check") + header + end + parameter + end + end
 
 

@@ -29,8 +29,8 @@ def add_workbench_flags(parser: argparse.ArgumentParser, source: str) -> None:
         nargs="+",
         metavar="FILE",
         default=[],
-        help="files with the body of one request each (a photo, a .json); the name says the "
-        "content type, as with curl -T. Batches take them in turn",
+        help="files with the body of one request each: a .json goes as application/json, any "
+        "other without a content type. Batches take them in turn",
     )
     parser.add_argument(
         "--batch-size", type=count, metavar="N", help="requests in a batch (the model's batchSize)"

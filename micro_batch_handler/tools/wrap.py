@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SAMPLE",
         type=Path,
         nargs="+",
-        help="files with the body of one request each, which the new archive must answer with 200, "
+        help="files with the body of one request each (a .json goes as application/json, any other "
+        "without a content type), which the new archive must answer with 200, "
         "alone and in one batch, cut in several ways, with the same answers; several different "
         "samples show more than one",
     )
