@@ -442,6 +442,16 @@ def test_archive_never_packs_itself(capsys):
         ("from .x import B\nclass A(B): ...", "line 1 imports relatively"),
         ("class A(B):\n  def", "line 2 is not Python"),
         ("class A(B): ...\0", "is not Python"),
+        (
+            "class A(MicroBatchHandler):\n    async def inference(self, x): ...",
+            "2: A.inference",
+        ),
+        (
+            "class A(MicroBatchMixin, B):\n    async def handle(self, d, c): ...",
+            "handle is async",
+        ),
+        ("class A(BaseHandler):\n    async def preprocess(self, x): ...", "nobody would await it"),
+        ("class A(m.BaseHandler):\n    @abc.abstractmethod\n    def f(self): ...", "A is abstract"),
         ("class TYPE_CHECKING: ...\nif TYPE_CHECKING:\n    class A(B): ...", "no method"),
     ],
 )
@@ -471,6 +481,9 @@ def test_handler_files_that_cannot_be_loaded_are_refused(source, said, capsys):
         "@decorated\nclass A: ...",
         "try:\n    from .x import B\nexcept ImportError:\n    from x import B\nclass A(B): ...",
         "kind = type(x)\nclass A(B): ...",
+        "class A(BaseHandler):\n    async def handle(self, d, c): ...\n"
+        "    async def preprocess(self, x): ...",
+        "class A(B):\n    @abstractmethod\n    def f(self): ...",
     ],
 )
 def test_handler_files_that_can_be_loaded_are_packed(source):
@@ -478,6 +491,61 @@ def test_handler_files_that_can_be_loaded_are_packed(source):
     Path("entry.py").write_text(source)
 
     assert pack(handler="entry.py") == 0
+
+
+PLAIN = "class A(BaseHandler):\n    def initialize(self, context): ...\n"
+SUPER = "class A(BaseHandler):\n    def initialize(self, c):\n        super().initialize(c)\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "section", "is_said"),
+    [
+        (PLAIN, "micro_batching: {micro_batch_size: 2}", True),
+        ("def handle(data, context): ...", "micro_batching: {}", True),
+        (PLAIN, "maxBatchDelay: 1", False),
+        (PLAIN.replace("BaseHandler", "MicroBatchHandler"), "micro_batching: {}", False),
+        (PLAIN.replace("BaseHandler", "imported.Base"), "micro_batching: {}", False),
+        (f"{SUPER}        self.handle = MicroBatching(self)", "micro_batching: {}", False),
+    ],
+)
+def test_a_section_that_nothing_reads_is_noted(source, section, is_said, capsys):
+    """A handler without micro-batching is packed, and the two ways to have it are named."""
+    Path("entry.py").write_text(source)
+    Path("c.yaml").write_text(f"batchSize: 8\n{section}\n")
+
+    assert pack("-c", "c.yaml", handler="entry.py") == 0
+
+    said = capsys.readouterr().err
+    assert ("entry.py does not micro-batch" in said) == is_said
+    assert ("--micro-batch" in said) == ("MicroBatchHandler" in said) == is_said
+
+
+@pytest.mark.parametrize(
+    ("handler", "flags", "is_said"),
+    [
+        ("class A(BaseHandler): ...", [], True),
+        ("class A(BaseHandler): ...", ["--micro-batch"], True),
+        ("class A(MicroBatchMixin, ImageClassifier): ...", [], True),
+        (SUPER, [], True),
+        (SUPER, ["--serialized-file", "w.pt"], False),
+        (SUPER, ["--model-file", "model.py"], False),
+        (PLAIN, [], False),
+        ("class A(Other): ...", [], False),
+        ("image_classifier", [], True),
+        ("vllm_handler", [], False),
+    ],
+)
+def test_weights_that_are_missing_are_noted(handler, flags, is_said, capsys):
+    """A handler whose `initialize` is BaseHandler's cannot load without a model's file."""
+    Path("w.pt").touch()
+    Path("model.py").write_text("class Net: ...")
+    if "class" in handler and " " in handler:
+        Path("entry.py").write_text(handler)
+        handler = "entry.py"
+
+    assert pack(*flags, handler=handler) == 0
+
+    assert ("give --serialized-file, or --model-file" in capsys.readouterr().err) == is_said
 
 
 @pytest.mark.parametrize(

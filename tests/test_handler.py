@@ -6,6 +6,7 @@ import copy
 import json
 import threading
 import weakref
+from abc import abstractmethod
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from ts.torch_handler.request_envelope.json import JSONEnvelope
 from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
 from tests.conftest import collected, lanes
-from tests.fakes import FakeMetrics, fake_context, parse_predict_response
+from tests.fakes import FakeMetrics, Plain, fake_context, parse_predict_response
 
 
 class Loaded(BaseHandler):
@@ -226,6 +227,31 @@ def test_settings_are_checked_at_load_though_initialize_is_overridden():
 
     with pytest.raises(ConfigError, match="asyncCommunication"):
         Own().initialize(context)
+
+
+@pytest.mark.parametrize("name", ["preprocess", "inference", "postprocess", "handle"])
+def test_methods_that_nobody_would_await_are_refused_at_load(name):
+    """An `async` stage, also one that the class inherits, would answer a coroutine."""
+
+    async def later(self, data, context=None):
+        return data
+
+    handler = type("Late", (type("Base", (), {name: later}), Plain), {})()
+
+    with pytest.raises(ConfigError, match=r"later is async.*asyncio\.run"):
+        handler.initialize(fake_context(0))
+
+
+def test_an_abstract_class_is_refused_at_load():
+    """What must be written is named, by an error that TorchServe answers."""
+
+    class Base(MicroBatchHandler):
+        @abstractmethod
+        def labels(self): ...
+
+    with pytest.raises(ConfigError, match=r"Late is abstract, .* write labels in it"):
+        type("Late", (Base,), {})()
+    assert type("Whole", (Base,), {"labels": lambda _: []})().labels() == []
 
 
 def test_lanes_start_when_the_outermost_initialize_returns():

@@ -13,14 +13,15 @@ from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import MAR_INF, ModelExportUtils, model_handlers
 
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.handler_class import micro_batches, refuse_unusable
 from micro_batch_handler.tools.handler_file import (
     HandlerName,
     check_handler_file,
     class_names,
     entry_point,
 )
-from micro_batch_handler.tools.handler_notes import micro_batches, whole_notes
-from micro_batch_handler.tools.model_config import check_model_config
+from micro_batch_handler.tools.handler_notes import plain_notes, weights_notes, whole_notes
+from micro_batch_handler.tools.model_config import check_model_config, read_model_config
 
 __all__ = ["PACKAGE", "ArchiveInputs", "is_packed_folder"]
 
@@ -89,10 +90,14 @@ class ArchiveInputs:
             )
         else:
             check_handler_file(handler)
+            refuse_unusable(handler)
             if micro_batches(entry_point(handler)[1]):
                 notes += whole_notes(handler)
+        notes += weights_notes(config)
         if config.config_file:
             notes += check_model_config(Path(config.config_file), micro_batched=not built_in)
+            if not built_in:
+                notes += plain_notes(handler, read_model_config(Path(config.config_file)))
         if config.model_file and len(class_names(Path(config.model_file))) != 1:
             notes.append(
                 f"{config.model_file} does not make exactly one class, which BaseHandler needs "

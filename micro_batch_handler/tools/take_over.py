@@ -22,20 +22,11 @@ from model_archiver.model_packaging_utils import model_handlers
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.handler_class import BUILT_IN, micro_batches, refuse_unusable
 from micro_batch_handler.tools.handler_file import HandlerName, check_handler_file, entry_point
-from micro_batch_handler.tools.handler_notes import micro_batches, whole_notes
+from micro_batch_handler.tools.handler_notes import weights_notes, whole_notes
 
 __all__ = ["Front", "front_of", "with_front"]
-
-_BUILT_IN = {
-    "base_handler": "BaseHandler",
-    "text_classifier": "TextClassifier",
-    "image_classifier": "ImageClassifier",
-    "object_detector": "ObjectDetector",
-    "image_segmenter": "ImageSegmenter",
-    "dali_image_classifier": "DALIImageClassifier",
-}
-"""The class of each built-in handler that has the three stages and no `handle` of its own."""
 
 _CLASS = '''\
 """Micro-batching in front of {what}; made by micro-batch-handler."""
@@ -93,16 +84,17 @@ def front_of(handler: str) -> Front:
         ArchiveError: the handler cannot be taken over; says what to change in it.
     """
     if handler in model_handlers:
-        if handler not in _BUILT_IN:
+        if handler not in BUILT_IN:
             raise ArchiveError(
                 f"the built-in handler {handler} has a handle() of its own, which answers while "
                 f"it computes; micro-batching would pass it over. Pack it without --micro-batch"
             )
-        return _front_of_class(handler, f"ts.torch_handler.{handler}", _BUILT_IN[handler])
+        return _front_of_class(handler, f"ts.torch_handler.{handler}", BUILT_IN[handler])
     named = HandlerName.of(handler)
     if not named.file.is_file():
         raise ArchiveError(f"--handler {named.file}: there is no such file")
     check_handler_file(named)
+    refuse_unusable(named)
     name, node = entry_point(named)
     handle = _own_handle(node) if isinstance(node, ast.ClassDef) else node
     if isinstance(handle, ast.AsyncFunctionDef):
@@ -129,7 +121,8 @@ def with_front(config: ModelArchiverConfig, folder: Path) -> tuple[ModelArchiver
     file.write_text(front.text, encoding="utf-8")
     behind = [] if config.handler in model_handlers else [str(HandlerName.of(config.handler).file)]
     extra_files = ",".join([*filter(None, [config.extra_files]), *behind])
-    return replace(config, handler=str(file), extra_files=extra_files), front.note
+    note = "; ".join([front.note, *weights_notes(config)])
+    return replace(config, handler=str(file), extra_files=extra_files), note
 
 
 def _front_of_class(stem: str, module: str, name: str) -> Front:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from contextvars import Context as Variables
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
+from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.accelerator import TorchAccelerator
 from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
@@ -31,6 +33,7 @@ __all__ = [
     "is_one_stage",
     "lane_setup",
     "observer",
+    "refuse_async",
     "splitting_of",
     "stage_function",
     "streams_for",
@@ -141,6 +144,22 @@ def warn_if_serial(
             "handler.profile: true waits for the device after every stage call, which undoes the "
             "overlap. Remove it from model-config.yaml to serve"
         )
+
+
+def refuse_async(handler: Any) -> None:
+    """Refuse a handler whose methods would return before they have done anything.
+
+    Raises:
+        ConfigError: a stage or `handle` is `async`; it says which.
+    """
+    whole = (handler._micro_batch_takes_rows,) if is_one_stage(handler) else ()  # noqa: SLF001 (ours)
+    for name in (*whole, *STAGES, "handle"):
+        method = getattr(handler, name, None)
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            raise ConfigError(
+                f"{method.__qualname__} is async, and nobody would await it; write "
+                f"'def {method.__name__}', and asyncio.run(...) in it around what must be awaited"
+            )
 
 
 def is_one_stage(handler: Any) -> bool:

@@ -42,6 +42,7 @@ from micro_batch_handler.torchserve.assembly import (
     is_one_stage,
     lane_setup,
     observer,
+    refuse_async,
     splitting_of,
     stage_function,
     streams_for,
@@ -76,7 +77,7 @@ class Engine:
         example_row: gives a request to warm the model with, if the handler has such a hook.
 
     Raises:
-        ConfigError: a setting in model-config.yaml cannot work.
+        ConfigError: a setting in model-config.yaml cannot work, or a stage is `async`.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Engine:
         context: Context,
         example_row: Callable[[], Any] | None = None,
     ) -> None:
+        refuse_async(handler)
         model_yaml = getattr(context, "model_yaml_config", None)
         config = MicroBatchingConfig.from_model_yaml(model_yaml)
         if is_one_stage(handler):

@@ -20,6 +20,7 @@ from ts.context import Context
 from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
+from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads import (
     Payload,
     PayloadOps,
@@ -97,6 +98,21 @@ class MicroBatchMixin:
             theirs = [vars(kind)[hook] for kind in bases if hook in vars(kind)]
             if getattr(cls, hook) is ours and len(theirs) > 1:
                 setattr(cls, hook, theirs[1])
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An object of the class.
+
+        Raises:
+            ConfigError: the class is abstract; Python's own TypeError ends the worker unanswered.
+        """
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        if missing:
+            raise ConfigError(
+                f"{cls.__name__} is abstract, so there can be no object of it; write "
+                f"{', '.join(missing)} in it, without @abstractmethod"
+            )
+        make = super().__new__
+        return make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
 
     @_then_start
     def initialize(self, context: Context) -> None:
