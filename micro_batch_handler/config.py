@@ -5,7 +5,8 @@ Imports neither torch nor TorchServe, so that the packing tools can check a sect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import PurePath
@@ -25,6 +26,7 @@ __all__ = [
     "Size",
     "Stage",
     "Threads",
+    "near_miss",
 ]
 
 SECTION = "micro_batching"
@@ -44,6 +46,9 @@ DEFAULT_RESPONSE_TIMEOUT_S = 120
 """TorchServe's own `responseTimeout`."""
 
 DEFAULT_PINNED_BYTES = 64 * 2**20
+
+MOST_THREADS = 256
+"""Lanes of all stages, and threads of one call: of many more a process cannot start all."""
 
 MOST_SECONDS = 10_000_000
 MOST_COUNT = 2**31 - 1
@@ -161,7 +166,7 @@ class MicroBatchingConfig:
             micro_batch_size=sizes,
             parallelism=_per_stage(keys, "parallelism", _count_or_auto, default.parallelism),
             intra_op_threads=_per_stage(
-                keys, "intra_op_threads", _count_or_auto, default.intra_op_threads
+                keys, "intra_op_threads", _threads_or_auto, default.intra_op_threads
             ),
             sort_by_length=_flag(keys, "sort_by_length", default.sort_by_length),
             on_error=_on_error(keys.get("on_error", default.on_error)),
@@ -184,6 +189,30 @@ class MicroBatchingConfig:
         )
         _refuse_together(config)
         return config
+
+    def doubts(self, batch_size: int) -> Iterator[str]:
+        """What works with batches of so many rows, and gains nothing or means something else."""
+        sizes = {stage: self.micro_batch_size[stage] for stage in STAGES}
+        above = [
+            f"{stage} {size}"
+            for stage, size in sizes.items()
+            if size != AUTO and size > max(batch_size, 1)
+        ]
+        if batch_size == 1:
+            yield (
+                f"batchSize is 1, so {SECTION} has nothing to cut and nothing can overlap; raise "
+                f"it in model-config.yaml, to 32 for example"
+            )
+        elif all(size != AUTO and size >= batch_size for size in sizes.values()):
+            yield (
+                f"{SECTION}.micro_batch_size holds a whole batch of {batch_size} in every stage, "
+                f"so nothing can overlap; set it below batchSize"
+            )
+        elif above:
+            yield (
+                f"{SECTION}.micro_batch_size is above batchSize {batch_size} ({', '.join(above)}), "
+                f"so these stages get whole batches; set it below batchSize, or raise that"
+            )
 
     @classmethod
     def from_model_yaml(cls, model_yaml: object) -> MicroBatchingConfig:
@@ -257,7 +286,22 @@ def _refuse_graphs_of_any_size(pt2: object, config: MicroBatchingConfig) -> None
 def _refuse_unknown(path: str, section: Mapping[object, object], known: list[str]) -> None:
     for key in section:
         if key not in known:
-            raise ConfigError(f"{path}.{key} is not a known key; known are {', '.join(known)}")
+            near = near_miss(str(key), known, 0.6)
+            hint = f"; did you mean {near}?" if near else ""
+            raise ConfigError(
+                f"{path}.{key} is not a known key{hint}; known are {', '.join(known)}"
+            )
+
+
+def near_miss(key: str, known: Iterable[str], cutoff: float) -> str | None:
+    """The known key that another is spelled most like, whatever its case, `_` and `-`."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "").replace("-", "")
+
+    names = {plain(name): name for name in known}
+    close = difflib.get_close_matches(plain(key), names, n=1, cutoff=cutoff)
+    return names[close[0]] if close else None
 
 
 def _per_stage(
@@ -300,6 +344,13 @@ def _count_or_auto(path: str, value: object) -> Union[int, Literal["auto"]]:
     if value == AUTO:
         return AUTO
     return _count(path, value, "a whole number >= 1 or 'auto'")
+
+
+def _threads_or_auto(path: str, value: object) -> Union[int, Literal["auto"]]:
+    threads = _count_or_auto(path, value)
+    if threads != AUTO and threads > MOST_THREADS:
+        raise ConfigError(f"{path} must be at most {MOST_THREADS}, found {threads}")
+    return threads
 
 
 def _allowed_sizes(value: object) -> tuple[int, ...] | None:
@@ -391,6 +442,14 @@ def _trace_file(value: object) -> str | None:
 
 def _refuse_together(config: MicroBatchingConfig) -> None:
     """Refuse keys that are right one by one and cannot work together."""
+    lanes = [config.parallelism[stage] for stage in STAGES]
+    number = sum(1 if each == AUTO else each for each in lanes)
+    if number > MOST_THREADS:
+        raise ConfigError(
+            f"{SECTION}.parallelism must be at most {MOST_THREADS} lanes in all stages together, "
+            f"found {number} ({', '.join(map(str, lanes))}): each is a thread. Give a stage as "
+            f"many as there are cores, or auto"
+        )
     if config.allowed_sizes is None:
         return
     if config.parallelism.inference not in (1, AUTO):

@@ -48,7 +48,17 @@ def test_stages_that_are_not_named_keep_their_default():
     [
         ("micro_batching: 4", "micro_batching must be a mapping of keys, found 4"),
         ("- 1", "model-config.yaml must be a mapping of keys"),
-        ("micro_batching: {size: 4}", "micro_batching.size is not a known key; known are"),
+        ("micro_batching: {rows: 4}", "micro_batching.rows is not a known key; known are"),
+        ("micro_batching: {microBatchSize: 4}", "known key; did you mean micro_batch_size"),
+        ("micro_batching: {batch-size: 4}", "did you mean micro_batch_size"),
+        ("micro_batching: {stage_timout: 4}", "did you mean stage_timeout"),
+        ("micro_batching: {parallelism: {preproces: 2}}", "did you mean preprocess"),
+        ("micro_batching: {parallelism: 100000}", "at most 256 lanes in all stages together"),
+        (
+            "micro_batching: {parallelism: {preprocess: 200, postprocess: 56}}",
+            r"together, found 257 \(200, 1, 56\)",
+        ),
+        ("micro_batching: {intra_op_threads: 257}", "threads must be at most 256, found 257"),
         ("micro_batching: {micro_batch_size: 0}", "must be a whole number >= 1 or 'auto', found 0"),
         ("micro_batching: {micro_batch_size: 2.5}", "found 2.5"),
         ("micro_batching: {micro_batch_size: many}", "found 'many'"),

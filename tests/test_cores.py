@@ -87,9 +87,10 @@ def test_this_machine_has_a_core():
 
 @pytest.mark.parametrize(("cores", "lanes"), [(1, 1), (2, 2), (4, 4), (64, 4)])
 def test_auto_gives_the_outer_stages_a_lane_for_each_core(cores, lanes):
-    """At most four, and one for inference; numbers of the user's are kept."""
+    """At most four, and one for inference; numbers of the user's are kept, up to four a core."""
     assert PerStage(lanes, 1, lanes) == lanes_for(PerStage.of("auto"), cores)
-    assert PerStage(7, 2, lanes) == lanes_for(PerStage(7, 2, "auto"), cores)
+    assert PerStage(4, 2, lanes) == lanes_for(PerStage(4, 2, "auto"), cores)
+    assert PerStage(4 * cores, 4 * cores, lanes) == lanes_for(PerStage(999, 999, "auto"), cores)
 
 
 AUTO = PerStage.of("auto")

@@ -125,6 +125,19 @@ def test_other_handlers_may_use_what_ours_cannot(check):
         ("max-workers: 8", "did you mean 'maxWorkers'?"),
         ("responseTimout: 8", "did you mean 'responseTimeout'?"),
         ("microbatching: {}", "did you mean 'micro_batching'?"),
+        ("micro_batch: {}", "did you mean 'micro_batching'?"),
+        ("micro-batching: {}", "did you mean 'micro_batching'?"),
+        ("microBatches: {}", "did you mean 'micro_batching'?"),
+        ("micro_batch_size: 4", "not read here; micro_batch_size belongs under micro_batching:"),
+        ("parallelism: 4", "'parallelism' is not read here; parallelism belongs under"),
+        ("microBatchSize: 4", "micro_batch_size belongs under micro_batching:"),
+        (
+            "{batchSize: 8, micro_batching: {micro_batch_size: {inference: 16}}}",
+            "micro_batch_size is above batchSize 8 (inference 16), so these stages get whole",
+        ),
+        ("{batchSize: 8, micro_batching: {micro_batch_size: 8}}", "holds a whole batch of 8"),
+        ("batchSize: 101", "batchSize 101 is above the number of requests that may wait (100, "),
+        ("{batchSize: 8, jobQueueSize: 7}", "that may wait (jobQueueSize 7), so batches hardly"),
         ("torchrun: {max-restarts: 3}", "torchrun.max-restarts is ignored by TorchServe"),
         ("minWorkers: 2", "minWorkers 2 and maxWorkers 0 are ignored by TorchServe"),
         ("{minWorkers: 2, maxWorkers: 1}", "give both, with 1 <= minWorkers <= maxWorkers"),
@@ -139,7 +152,10 @@ def test_what_looks_mistaken_gets_a_note(check, text, said):
     assert said in note
 
 
-@pytest.mark.parametrize("key", ["handler", "pt2", "max_length", "model_name", "labels"])
+@pytest.mark.parametrize(
+    "key",
+    ["handler", "pt2", "max_length", "model_name", "labels", "metrics", "batching", "workers"],
+)
 def test_keys_of_handlers_get_no_note(check, key):
     """A key that is not spelled like one of the frontend's is the handler's own affair."""
     assert check(f"{key}: 1") == []

@@ -9,11 +9,16 @@ from pathlib import Path, PurePosixPath
 
 from micro_batch_handler.config import AUTO, STAGES, Lanes, PerStage, Threads
 
-__all__ = ["IntraOpThreads", "lanes_for", "usable_cores"]
+__all__ = ["MOST_PER_CORE", "IntraOpThreads", "lanes_for", "usable_cores"]
 
 MOST_LANES = 4
 """Lanes that `auto` gives preprocess and postprocess. More would mostly wait for one another: for
 the interpreter, and for the single lane of inference between them."""
+
+
+MOST_PER_CORE = 4
+"""Lanes of a stage for each core, whatever is asked for: settings may come from a larger machine.
+Enough for stages that wait half of their time; lanes that compute gain nothing beyond one."""
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -32,14 +37,16 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def lanes_for(parallelism: PerStage[Lanes], cores: int) -> PerStage[int]:
-    """The lanes of each stage; `auto` is one a core for preprocess and postprocess, at most 4.
+    """The lanes of each stage: what is asked for, but at most 4 a core.
+
+    `auto` is one a core for preprocess and postprocess, at most 4.
 
     For inference it is 1: a second call at the same time would share the device, not double it.
     """
 
     def lanes(stage: str, wanted: Lanes) -> int:
         if wanted != AUTO:
-            return wanted
+            return min(wanted, MOST_PER_CORE * cores)
         return 1 if stage == "inference" else min(cores, MOST_LANES)
 
     return PerStage(*(lanes(stage, parallelism[stage]) for stage in STAGES))

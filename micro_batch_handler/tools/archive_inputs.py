@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from micro_batch_handler.tools.model_config import check_model_config, read_mode
 __all__ = ["PACKAGE", "ArchiveInputs", "is_packed_folder"]
 
 PACKAGE = "micro_batch_handler"
+
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""TorchServe takes any version, and cuts the addresses of its requests at each slash."""
 
 _NEVER_PACKED = {"__MACOSX", "__pycache__"}  # as the archiver has it, in a local variable
 
@@ -66,6 +70,12 @@ class ArchiveInputs:
             raise ArchiveError(
                 "--runtime LSP is for handlers in C++, which this package cannot serve; "
                 "use --runtime python, or torch-model-archiver"
+            )
+        if not _VERSION.fullmatch(config.version):
+            raise ArchiveError(
+                f"--version {config.version!r} must be letters, digits and . _ - +, and begin with "
+                f"a letter or digit: it is a part of the address /predictions/"
+                f"{config.model_name}/VERSION"
             )
         built_in = config.handler in model_handlers
         handler = HandlerName.of(config.handler)

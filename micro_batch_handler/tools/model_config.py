@@ -7,14 +7,13 @@ TorchServe 0.12 (frontend/archive/.../ModelConfig.java). Other keys are legal: h
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import yaml
 
-from micro_batch_handler.config import SECTION, MicroBatchingConfig
+from micro_batch_handler.config import SECTION, MicroBatchingConfig, near_miss
 from micro_batch_handler.errors import ConfigError
 
 __all__ = ["FRONTEND_KEYS", "TORCHRUN_KEYS", "check_model_config", "read_model_config"]
@@ -121,12 +120,12 @@ def check_model_config(path: Path, *, micro_batched: bool = True) -> list[str]:
         _refuse_wrong_types(f"{path}: torchrun", torchrun, TORCHRUN_KEYS)
     try:
         if micro_batched:
-            MicroBatchingConfig.from_model_yaml(config)
+            ours = MicroBatchingConfig.from_model_yaml(config)
         else:  # which may use what only micro-batching forbids
-            MicroBatchingConfig.from_section(config.get(SECTION))
+            ours = MicroBatchingConfig.from_section(config.get(SECTION))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return [f"{path}: {note}" for note in _notes(config, torchrun)]
+    return [f"{path}: {note}" for note in _notes(config, torchrun, ours)]
 
 
 def _refuse_wrong_types(path: str, config: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
@@ -137,8 +136,8 @@ def _refuse_wrong_types(path: str, config: Mapping[str, object], rules: Mapping[
             raise ConfigError(f"{path}: {key} must be {rule.text}, found {found}")
 
 
-def _notes(config: Mapping[str, object], torchrun: object) -> list[str]:
-    notes = [note for key in config for note in _near_miss(key, [*FRONTEND_KEYS, SECTION])]
+def _notes(config: Mapping[str, object], torchrun: object, ours: MicroBatchingConfig) -> list[str]:
+    notes = [note for key in config for note in _near_miss(key)]
     if isinstance(torchrun, Mapping):
         notes += [
             f"torchrun.{key} is ignored by TorchServe; it reads {', '.join(TORCHRUN_KEYS)}"
@@ -151,18 +150,36 @@ def _notes(config: Mapping[str, object], torchrun: object) -> list[str]:
             f"minWorkers {low} and maxWorkers {high} are ignored by TorchServe; "
             "give both, with 1 <= minWorkers <= maxWorkers"
         )
-    if SECTION in config and config.get("batchSize", 1) == 1:
+    batch_size, queue = config.get("batchSize", 1), config.get("jobQueueSize")
+    if not isinstance(batch_size, int):
+        return notes  # refused before
+    if SECTION in config:
+        notes += ours.doubts(batch_size)
+    if batch_size > (queue if isinstance(queue, int) and queue else JOB_QUEUE_SIZE):
+        allowed = (
+            f"jobQueueSize {queue}"
+            if queue
+            else f"{JOB_QUEUE_SIZE}, unless job_queue_size in config.properties says otherwise"
+        )
         notes.append(
-            f"batchSize is 1, so {SECTION} has nothing to cut; raise it, to 32 for example"
+            f"batchSize {batch_size} is above the number of requests that may wait ({allowed}), so "
+            f"batches hardly fill; set jobQueueSize to several batches"
         )
     return notes
 
 
-def _near_miss(key: str, known: list[str]) -> list[str]:
-    """A note if the key is none of these but is spelled much like one (batch_size, batchsize)."""
-    plain = {name.lower().replace("_", ""): name for name in known}
-    spelled = key.lower().replace("_", "").replace("-", "")
-    close = difflib.get_close_matches(spelled, plain, n=1, cutoff=0.88)
-    if key in known or not close:
+JOB_QUEUE_SIZE = 100
+"""TorchServe's own `job_queue_size`."""
+
+_OURS = [field.name for field in fields(MicroBatchingConfig) if field.name != "metrics"]
+"""Keys of the section; one is a name that any handler may have for settings of its own."""
+
+
+def _near_miss(key: str) -> list[str]:
+    """A note if the key is none that is read here, but is spelled much like one."""
+    if key in FRONTEND_KEYS or key == SECTION:
         return []
-    return [f"{key!r} is not a key of TorchServe's; did you mean {plain[close[0]]!r}?"]
+    close = near_miss(key, [*FRONTEND_KEYS, *_OURS], 0.88) or near_miss(key, [SECTION], 0.8)
+    if close in _OURS:
+        return [f"{key!r} is not read here; {close} belongs under {SECTION}:"]
+    return [f"{key!r} is not a key of TorchServe's; did you mean {close!r}?"] if close else []

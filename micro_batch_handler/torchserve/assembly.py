@@ -18,7 +18,7 @@ from micro_batch_handler.pipeline.payloads import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
 from micro_batch_handler.pipeline.thread_state import ThreadState
-from micro_batch_handler.planning.cores import IntraOpThreads
+from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.torchserve.context import MicroBatchContext
 from micro_batch_handler.torchserve.encode import encode, is_json
@@ -32,6 +32,7 @@ from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
 __all__ = [
     "is_one_stage",
     "lane_setup",
+    "lanes_of",
     "observer",
     "refuse_async",
     "splitting_of",
@@ -123,21 +124,30 @@ def _has_changed(before: Variables) -> bool:
     return any(variable not in before or before[variable] is not now[variable] for variable in now)
 
 
+def lanes_of(config: MicroBatchingConfig, cores: int) -> PerStage[int]:
+    """The lanes of each stage on a machine with so many cores; says where they are fewer."""
+    lanes = lanes_for(config.parallelism, cores)
+    for stage in STAGES:
+        wanted = config.parallelism[stage]
+        if wanted not in (AUTO, lanes[stage]):
+            logger.warning(
+                "micro_batching.parallelism.%s is %s, and %d lanes are started: at most %d a core, "
+                "and this worker may use %d. Lower it, or give the worker more cores",
+                stage,
+                wanted,
+                lanes[stage],
+                MOST_PER_CORE,
+                cores,
+            )
+    return lanes
+
+
 def warn_if_serial(
     config: MicroBatchingConfig, batch_size: int, model_yaml: dict[str, Any]
 ) -> None:
     """Say at load which settings leave nothing to overlap."""
-    sizes = [config.micro_batch_size[stage] for stage in STAGES]
-    fits = all(size != AUTO and size >= batch_size for size in sizes)
-    if batch_size == 1:
-        logger.warning("batchSize is 1: nothing can overlap. Set batchSize in model-config.yaml")
-    elif fits:
-        logger.warning(
-            "micro_batching.micro_batch_size %s holds a whole batch of %d in every stage: nothing "
-            "can overlap. Set it below batchSize",
-            config.micro_batch_size,
-            batch_size,
-        )
+    for doubt in config.doubts(batch_size):
+        logger.warning("%s", doubt)
     section = model_yaml.get("handler")
     if isinstance(section, dict) and section.get("profile"):
         logger.warning(

@@ -35,12 +35,13 @@ from micro_batch_handler.pipeline.run import Failure, Outcomes
 from micro_batch_handler.pipeline.runner import Pipeline
 from micro_batch_handler.pipeline.trace import Setup
 from micro_batch_handler.pipeline.watch import Clock
-from micro_batch_handler.planning.cores import lanes_for, usable_cores
+from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.plans import Plan
 from micro_batch_handler.torchserve.assembly import (
     is_one_stage,
     lane_setup,
+    lanes_of,
     observer,
     refuse_async,
     splitting_of,
@@ -99,7 +100,7 @@ class Engine:
         batch_size = context.system_properties.get("batch_size") or 1
         cores = usable_cores()
         self._splitting = splitting_of(handler, one_row=ops is not given_ops)
-        lanes = self._splitting.lanes(lanes_for(self._config.parallelism, cores))
+        lanes = self._splitting.lanes(lanes_of(self._config, cores))
         self._planner = Planner(self._config, batch_size, lanes)
         metrics = batch_metrics(self._config.metrics, context, lanes, batch_size)
         self._clock = Clock()
