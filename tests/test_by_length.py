@@ -84,14 +84,14 @@ def test_a_fault_costs_its_own_request(answered, caplog):
                 raise PredictionException("no fours", 418)
             return batch
 
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         _, context, answers = answered(kind=Refusing)
 
     statuses = [context.get_response_status(place)[0] for place in range(len(BODIES))]
     assert [201, 201, 418, 201, 201, 201, 201, 201] == statuses
     assert "no fours" == answers[2]["message"]
     assert answers[:2] + answers[3:] == BODIES[:2] + BODIES[3:]
-    assert "for requests id-2\n" in caplog.text
+    assert "to requests id-2: no fours" in caplog.text
 
 
 def test_a_batch_that_is_not_cut_stays_as_it_came(answered):

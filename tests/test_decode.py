@@ -205,16 +205,26 @@ def test_only_what_came_as_bytes_is_decoded():
     ("value", "decodes"), [(None, True), ("true", True), ("false", False), ("TRUE", False)]
 )
 def test_who_decodes_is_read_where_torchserve_reads_it(monkeypatch, value, decodes):
-    """The worker's environment says whether TorchServe decodes; nothing is decoded twice."""
+    """The worker's environment says whether TorchServe decodes; an envelope's rows are its own."""
     monkeypatch.delenv(DECODES, raising=False)
     if value is not None:
         monkeypatch.setenv(DECODES, value)
     context = fake_context(2)
 
     assert server_decodes() == decodes
-    assert (decoder(context, 2) is None) == decodes
     assert decoder(context, 3) is None, "an envelope has made these rows"
     assert os.environ.get(DECODES) == value
+
+
+@pytest.mark.parametrize("server", ["true", "false"])
+def test_what_the_server_could_not_decode_is_an_error_too(monkeypatch, server):
+    """TorchServe hands over JSON that is broken as bytes; its client gets the same 400."""
+    monkeypatch.setenv(DECODES, server)
+    decode = decoder(fake_context(2, headers=[{"body": {"content-type": JSON}}] * 2), 2)
+
+    assert decode(0, {"body": [1]}) == {"body": [1]}
+    with pytest.raises(BodyError, match="not valid JSON"):
+        decode(1, {"body": bytearray(b"{")})
 
 
 def test_a_batch_for_a_handler_that_is_not_ours_is_as_torchserves(monkeypatch):

@@ -17,6 +17,7 @@ from ts.torch_handler.request_envelope.json import JSONEnvelope
 
 from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.torchserve import engine
 from tests.conftest import collected, lanes
 from tests.fakes import FakeMetrics, Plain, fake_context, parse_predict_response
 
@@ -377,6 +378,7 @@ def test_a_bad_section_fails_the_load():
         (1, {}, "batchSize is 1"),
         (8, {"micro_batching": {"micro_batch_size": 8}}, "holds a whole batch of 8"),
         (8, {"handler": {"profile": True}}, "undoes the overlap"),
+        (8, {"micro_batching": {"micro_batch_size": {"inference": 9}}}, "above batchSize 8"),
     ],
 )
 def test_settings_that_leave_nothing_to_overlap_are_named_at_load(
@@ -387,6 +389,18 @@ def test_settings_that_leave_nothing_to_overlap_are_named_at_load(
     handler.initialize(fake_context(0, batch_size=batch_size, model_yaml=model_yaml))
 
     assert says in caplog.text
+    handler.close()
+
+
+def test_more_lanes_than_the_cores_have_use_for_are_not_started(monkeypatch, caplog):
+    """Settings of a larger machine do not hold up a small one: at most four a core, and a line."""
+    monkeypatch.setattr(engine, "usable_cores", lambda: 2)
+
+    handler = micro_batched(Exact, parallelism={"preprocess": 9, "postprocess": 8})
+
+    assert len(lanes()) == 8 + 1 + 8
+    (line,) = [each for each in caplog.messages if "parallelism" in each]
+    assert "micro_batching.parallelism.preprocess is 9, and 8 lanes are started" in line
     handler.close()
 
 
@@ -614,13 +628,11 @@ def test_a_repeated_call_decodes_again(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize(
-    ("server", "section"), [("true", {}), ("false", {"decode_input_request": False})]
-)
-def test_bodies_stay_as_they_came_where_they_should(monkeypatch, server, section):
-    """Nothing is decoded twice, nor for a handler that wants the bytes."""
+@pytest.mark.parametrize("server", ["true", "false"])
+def test_bodies_stay_as_they_came_for_a_handler_that_wants_them(monkeypatch, server):
+    """With `decode_input_request: false` in its section a handler gets bytes, broken JSON too."""
     monkeypatch.setenv("TS_DECODE_INPUT_REQUEST", server)
-    handler = micro_batched(Bodies, **section)
+    handler = micro_batched(Bodies, decode_input_request=False)
     handler.inference = lambda batch: batch
     handler.preprocess = lambda data: [repr(row) for row in data]
     handler.postprocess = list

@@ -173,10 +173,16 @@ def test_explanations_see_the_same_rows(models):
     assert answers[0][0]["raw"] == "[{'body': [0]}]"
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff", b"{} {}", b"[" * 100_000])
-def test_broken_json_is_answered_alone_and_at_once(models, body):
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        *(("lanes", body) for body in (b"{", b"\xff", b"{} {}", b"[" * 100_000)),
+        ("served", b"{"),
+    ],
+)
+def test_broken_json_is_answered_alone_and_at_once(models, name, body):
     """It gets a 400 that says where, its neighbours their answers, and no call is made again."""
-    lanes = models["lanes"]
+    lanes = models[name]
     start = lanes.server.log_sizes()["model_log.log"]
     bad = {"data": body, "headers": {"content-type": JSON}}
 
@@ -187,6 +193,20 @@ def test_broken_json_is_answered_alone_and_at_once(models, body):
     assert (responses[1].status_code, answer["code"], answer["type"]) == (400, 400, "BodyError")
     assert answer["message"].startswith("preprocess: the body is not valid JSON: ")
     assert "failed once" not in lanes.server.log("model_log.log", start)
+
+
+def test_many_broken_bodies_leave_few_lines_in_the_log(models):
+    """The first is one line without a traceback, and those that follow at once are counted."""
+    lanes = models["lanes"]
+    start = lanes.server.log_sizes()["model_log.log"]
+    bad = {"data": b"{", "headers": {"content-type": JSON}}
+
+    statuses = {each.status_code for _ in range(8) for each in at_once(lanes, [bad] * BATCH)}
+
+    assert statuses == {400}
+    log = lanes.server.log("model_log.log", start)
+    assert "Traceback" not in log
+    assert log.count("not valid JSON") <= 1 + 1 + 1  # if ten seconds pass, on a slow machine
 
 
 def test_json_answers_say_what_they_are(models):

@@ -1,8 +1,8 @@
 """Bodies of requests, decoded in the preprocess lanes where the server leaves them as they came.
 
 With `decode_input_request=false` in config.properties, TorchServe's worker does not decode bodies
-in its one thread. Decoded here, they are what it would have made of them
-(ts/protocol/otf_message_handler.py, `_retrieve_input_data`):
+in its one thread; else only those are bytes here that it could not decode. Decoded here, they are
+what it would have made of them (ts/protocol/otf_message_handler.py, `_retrieve_input_data`):
 
     content type             the handler finds
     application/json         the value; a body that is not JSON ends its request (see below)
@@ -47,7 +47,7 @@ def server_decodes() -> bool:
 
 
 def decoder(context: Context, rows: int) -> Decode | None:
-    """What decodes the rows of a batch, in any thread; None where nothing is left to decode.
+    """What decodes the rows of a batch, in any thread; None where an envelope has made them.
 
     Args:
         context: the batch's; what it says now is what counts, even if a lane comes late.
@@ -56,7 +56,7 @@ def decoder(context: Context, rows: int) -> Decode | None:
     The result raises what `decode_row` raises.
     """
     processors = context.request_processor
-    if server_decodes() or processors is None or len(processors) != rows:
+    if processors is None or len(processors) != rows:
         return None
     headers: Sequence[Mapping[str, Any]] = [each.get_request_properties() for each in processors]
     return lambda index, row: decode_row(row, headers[index])

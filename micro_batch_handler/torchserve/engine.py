@@ -5,6 +5,7 @@ answers(data, context)   TorchServe's worker thread
   deadlines              from the requests' headers
   pipeline.run           the user's three methods, in lanes, on some rows at a time
   faults                 a body and a status for each request that failed
+  fault_log              what failed, in the worker's log
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ from micro_batch_handler.torchserve.by_length import by_length
 from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.decode import decode_rows, decoder
-from micro_batch_handler.torchserve.faults import answer_failures, log_retried, raise_first
+from micro_batch_handler.torchserve.fault_log import FaultLog
+from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.first_row import one_row_at_a_time
 from micro_batch_handler.torchserve.message_reader import read_buffered
 from micro_batch_handler.torchserve.metrics import batch_metrics
@@ -104,6 +106,7 @@ class Engine:
         self._planner = Planner(self._config, batch_size, lanes)
         metrics = batch_metrics(self._config.metrics, context, lanes, batch_size)
         self._clock = Clock()
+        self.fault_log = FaultLog(self._clock.now_s)
         self.listeners: list[Listener] = [] if metrics is None else [metrics.add]
         """Told of every batch before its answers leave."""
         threads = threads_of(self._config, lanes, cores)
@@ -167,6 +170,7 @@ class Engine:
     def close(self) -> None:
         """End the lanes."""
         self._pipeline.close()
+        self.fault_log.close()
 
     def decoded(self, data: list[Any], context: Context) -> list[Any]:
         """The rows for a handler that knows no micro-batches: what TorchServe would have made."""
@@ -266,11 +270,12 @@ class Engine:
             listener(record)
         if outcomes.fatal or (self._splitting.shares_state and self._pipeline.lost_lanes):
             self._ends = end_at_next_batch(context)
-        log_retried(outcomes, context)
+        self.fault_log.retried(outcomes, context)
         if not outcomes.failures:
             return outcomes.answers
         if self._config.on_error == "fail_batch" and not batch.streamed:
             raise_first(outcomes)
+        self.fault_log.failed(outcomes.failures.values(), context)
         return answer_failures(outcomes, context)
 
     def _is_spoiled(self, outcomes: Outcomes) -> bool:

@@ -1,4 +1,4 @@
-"""What the client of a failed request is told, and what goes to the log.
+"""What the client of a failed request is told; the log has more (fault_log.py).
 
     the request's error                      status                body's message
     PredictionException(message, code)       its code              its message
@@ -16,8 +16,6 @@ The body has the status too, because gRPC drops it, and the type of the exceptio
 
 from __future__ import annotations
 
-import logging
-import traceback
 from http import HTTPStatus
 from typing import Any, Literal, get_args
 
@@ -43,12 +41,10 @@ __all__ = [
     "answer_failures",
     "clean_phrase",
     "end_streams",
-    "log_retried",
     "raise_first",
     "reason_of",
+    "status_of",
 ]
-
-logger = logging.getLogger(__name__)
 
 CLIENT_ERROR = 400
 SERVER_ERROR = 500
@@ -77,10 +73,8 @@ REASONS_OF_OURS: tuple[tuple[type[StageError], Reason], ...] = (
 
 def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
     """The batch's answers, with an error body and status for each request that failed."""
-    for failure in set(outcomes.failures.values()):
-        _log(logging.ERROR, "failed", failure, context)
     for index, failure in outcomes.failures.items():
-        code, message = _status(failure)
+        code, message = status_of(failure)
         # What its stages have set was meant for an answer; but a stream that has begun must end.
         headers = context.get_response_headers(index)
         streams = STREAM_NEXT in headers
@@ -95,13 +89,6 @@ def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
             "message": message,
         }
     return outcomes.answers
-
-
-def log_retried(outcomes: Outcomes, context: Context) -> None:
-    """Log the failed calls whose requests were all answered in the end."""
-    for failure in outcomes.retried:
-        if not any(index in outcomes.failures for index in failure.indices):
-            _log(logging.WARNING, "failed once, and then answered,", failure, context)
 
 
 def raise_first(outcomes: Outcomes) -> None:
@@ -158,7 +145,8 @@ def reason_of(error: BaseException) -> Reason:
     return "error"
 
 
-def _status(failure: Failure) -> tuple[int, str]:
+def status_of(failure: Failure) -> tuple[int, str]:
+    """The status and the message that the clients of a failure get."""
     error = failure.error
     reason = reason_of(error)
     if reason == "refused":
@@ -197,23 +185,3 @@ def _phrase(code: int) -> str:
         return HTTPStatus(code).phrase
     except ValueError:
         return "Error"
-
-
-def _log(level: int, what: str, failure: Failure, context: Context) -> None:
-    """One record with the full traceback, which the clients do not see."""
-    ids = ", ".join(str(context.get_request_id(index)) for index in failure.indices)
-    logger.log(level, "%s %s for requests %s\n%s", failure.stage, what, ids, _story(failure.error))
-    # What the failed call held need not wait for the garbage collector.
-    traceback.clear_frames(failure.error.__traceback__)
-
-
-def _story(error: BaseException) -> str:
-    """The error with its traceback, safe to log."""
-    try:
-        lines = traceback.format_exception(type(error), error, error.__traceback__)
-    except Exception:  # the traceback module trusts some attributes of some exceptions
-        lines = [f"{type(error).__name__}, which cannot be shown"]
-    # Indented, because TorchServe reads a line that starts with [METRICS] as a metric, and an
-    # exception's text may hold what a client sent; a lone surrogate in it could not be written.
-    story = "\n".join(f"  {line}" for line in "".join(lines).splitlines())
-    return story.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -150,7 +150,7 @@ class MicroBatchMixin:
             return answers
         usual = partial(engine.answers, encoded=encoded)
         if unsplit is not None and asked:
-            answers = answer_apart(data, context, asked, unsplit, usual)
+            answers = answer_apart(data, context, asked, unsplit, usual, engine.fault_log)
             self.context = context
         else:
             answers = usual(data, context)

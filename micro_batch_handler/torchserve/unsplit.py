@@ -19,6 +19,7 @@ from ts.context import Context
 from micro_batch_handler.pipeline.isolation import inspectable
 from micro_batch_handler.pipeline.run import Failure, Outcomes
 from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part
+from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures
 from micro_batch_handler.torchserve.routed import viewed_by
 
@@ -52,7 +53,12 @@ def is_for_all(context: Context, rows: int, asked: dict[int, str]) -> bool:
 
 
 def answer_apart(
-    data: list[Any], context: Context, asked: dict[int, str], unsplit: Answer, usual: Answer
+    data: list[Any],
+    context: Context,
+    asked: dict[int, str],
+    unsplit: Answer,
+    usual: Answer,
+    log: FaultLog,
 ) -> list[Any]:
     """Answer each request that asks for something else alone, and the others as usual."""
     answers: dict[int, Any] = {}
@@ -64,6 +70,7 @@ def answer_apart(
             view.keep()
         except BaseException as error:
             failure = Failure("inference", inspectable(error), [0])
+            log.failed([failure], view)
             (answers[index],) = answer_failures(Outcomes([None], {0: failure}, []), view)
             view.keep()
     others = [index for index in range(len(data)) if index not in asked]

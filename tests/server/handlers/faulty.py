@@ -53,5 +53,6 @@ class Faulty(MicroBatchHandler):
             return PredictionException(text, 422)
         self.memory.lost = text.startswith("CUDA error")
         builtins = (ValueError, MemoryError, RuntimeError, StopIteration)
+        builtins += (LookupError, ArithmeticError)  # of one test each, so that they are logged
         builtins += (SystemExit, KeyboardInterrupt, BaseException)
         return {each.__name__: each for each in builtins}[kind](text)
