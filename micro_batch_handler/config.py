@@ -287,7 +287,7 @@ def _refuse_unknown(path: str, section: Mapping[object, object], known: list[str
     for key in section:
         if key not in known:
             near = near_miss(str(key), known, 0.6)
-            hint = f"; did you mean {near}?" if near else ""
+            hint = f" (did you mean {near}?)" if near else ""
             raise ConfigError(
                 f"{path}.{key} is not a known key{hint}; known are {', '.join(known)}"
             )

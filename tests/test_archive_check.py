@@ -244,6 +244,22 @@ def test_a_sample_that_fails_alone_is_named(capsys):
     assert why.startswith("1.json: its answer is 400 Bad Request: ")
 
 
+def test_a_body_that_is_not_json_fails_as_on_a_server(capsys):
+    """The status, the message and the one line of the log are those of a server."""
+    Path("bad.json").write_text("{")
+
+    status = pack(HANDLER, "--check", "bad.json")
+
+    said = capsys.readouterr().err
+    assert status == 1
+    assert "its answer is 400 Bad Request: " in said
+    assert '"type": "BodyError", "message": "preprocess: the body is not valid JSON: ' in said
+    assert (
+        "\n  | answered 400 to requests check-0: preprocess: the body is not valid JSON: " in said
+    )
+    assert "Traceback" not in said
+
+
 def test_a_handler_that_does_not_micro_batch_is_asked_as_it_is(capsys):
     """Its batch is not cut; what it makes of a batch is noted."""
     assert passes(capsys, PLAIN) == ["check: 6 requests alone and in one batch: the same answers"]

@@ -49,7 +49,10 @@ def test_stages_that_are_not_named_keep_their_default():
         ("micro_batching: 4", "micro_batching must be a mapping of keys, found 4"),
         ("- 1", "model-config.yaml must be a mapping of keys"),
         ("micro_batching: {rows: 4}", "micro_batching.rows is not a known key; known are"),
-        ("micro_batching: {microBatchSize: 4}", "known key; did you mean micro_batch_size"),
+        (
+            "micro_batching: {microBatchSize: 4}",
+            r"\(did you mean micro_batch_size\?\); known",
+        ),
         ("micro_batching: {batch-size: 4}", "did you mean micro_batch_size"),
         ("micro_batching: {stage_timout: 4}", "did you mean stage_timeout"),
         ("micro_batching: {parallelism: {preproces: 2}}", "did you mean preprocess"),

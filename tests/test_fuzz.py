@@ -316,23 +316,23 @@ PLAIN = st.builds(Request, st.just(""), BODIES)
 def type_of(request):
     """The body's content type, which the handler has to look for if TorchServe does not decode."""
     headers = dict(request.headers)
-    if os.environ[DECODES] == "true" or request.name not in headers:
+    if request.name not in headers:
         return request.content_type
     types = [value for name, value in headers.items() if name.lower() == "content-type"]
     return types[0].split(";")[0] if types and request.name == "body" else ""
 
 
 def value_of(request):
-    """What TorchServe makes of a body; an error if it is no JSON, and refused for that."""
-    try:
-        if type_of(request) == "application/json":
-            return json.loads(request.body.decode())
-        if type_of(request).startswith("text"):
-            return request.body.decode()
-    except Exception:
-        refused = os.environ[DECODES] == "false" and type_of(request) == "application/json"
-        return ERROR if refused and request.body else request.body
-    return request.body
+    """What TorchServe or we make of a body; an error if it is no JSON, and refused for that."""
+    ours = type_of(request)
+    servers = [request.content_type] if os.environ[DECODES] == "true" else []
+    for kind in (*servers, ours):
+        with contextlib.suppress(Exception):
+            if kind == "application/json":
+                return json.loads(request.body.decode())
+            if kind.startswith("text"):
+                return request.body.decode()
+    return ERROR if ours == "application/json" and request.body else request.body
 
 
 def due(kind, request):

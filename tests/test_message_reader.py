@@ -482,10 +482,10 @@ def test_a_real_worker_answers_the_same_with_and_without(
     rows = [
         Row("a", b'{"a": 1}', JSON, [("x-tag", "1"), ("x-empty", "")]),
         Row("b", "grün".encode(), "text/plain"),
-        Row("c", b"{", JSON),
+        Row("c", b"\xff", "text/plain"),
         Row("d", b"", ""),
     ]
-    due = [{"a": 1}, "grün", bytearray(b"{"), bytearray()]
+    due = [{"a": 1}, "grün", bytearray(b"\xff"), bytearray()]
     large = [Row(f"{row}", bytes([row]) * (BUFFER_BYTES + row), "") for row in range(3)]
 
     with Worker(folder, "reader", batch_size=len(rows)) as worker:

@@ -53,6 +53,9 @@ def main(model: Path, samples: Sequence[Path], outcome: Path, seconds: float) ->
     try:
         service = load(model)
         doing = "TorchServe cannot answer it"
+        if settings_of(service) is not None:
+            # As config.properties has it for handlers that decode bodies in their lanes.
+            os.environ.setdefault("TS_DECODE_INPUT_REQUEST", "false")
         until_s = min(time.monotonic() + _SHARE * seconds, latest_s)
         asked = Asked(service, Requests.of(model, samples), errors, until_s)
         report.update(_answered(asked, log, tell, outcome / "answer"))
