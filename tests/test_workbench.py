@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import ArchiveError, ConfigError
+from micro_batch_handler.tools.check_worker import DECODES
 from micro_batch_handler.tools.model_folder import ModelFiles
 from micro_batch_handler.tools.workbench import Workbench
 
@@ -110,6 +112,18 @@ def test_a_handler_file_is_served_with_its_files():
     with Workbench(Path("word_handler.py"), FILES) as bench:
         assert answers(bench.run([Path("yes.json")])) == ["YES"]
         assert bench.config.parallelism.preprocess == 2
+
+
+def test_bodies_are_decoded_in_the_lanes_and_so_are_part_of_preprocess():
+    """JSON reaches the engine as bytes, as with config.properties; one that is broken is a 400."""
+    Path("broken.json").write_text("{")
+    before = os.environ.get(DECODES)
+    with Workbench(Path("word_handler.py"), FILES) as bench:
+        ran = bench.run([Path("yes.json"), Path("broken.json")])
+
+    assert [answer.status for answer in ran.answers] == [200, 400]
+    assert [call.stage for call in ran.records[0].outcomes.calls] == list(STAGES)
+    assert os.environ.get(DECODES) == before
 
 
 def test_settings_change_without_loading_the_model_again():

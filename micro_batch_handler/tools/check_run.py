@@ -21,7 +21,7 @@ from micro_batch_handler.tools.check_batches import Batches, CutError
 from micro_batch_handler.tools.check_report import report_lines
 from micro_batch_handler.tools.check_requests import Requests
 from micro_batch_handler.tools.check_ways import settings_of
-from micro_batch_handler.tools.check_worker import LoggedErrors, PackageLog, cause, load
+from micro_batch_handler.tools.check_worker import DECODES, LoggedErrors, PackageLog, cause, load
 
 __all__ = ["main"]
 
@@ -55,7 +55,7 @@ def main(model: Path, samples: Sequence[Path], outcome: Path, seconds: float) ->
         doing = "TorchServe cannot answer it"
         if settings_of(service) is not None:
             # As config.properties has it for handlers that decode bodies in their lanes.
-            os.environ.setdefault("TS_DECODE_INPUT_REQUEST", "false")
+            os.environ.setdefault(DECODES, "false")
         until_s = min(time.monotonic() + _SHARE * seconds, latest_s)
         asked = Asked(service, Requests.of(model, samples), errors, until_s)
         report.update(_answered(asked, log, tell, outcome / "answer"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "DECODES",
     "Answer",
     "LoggedErrors",
     "PackageLog",
@@ -27,6 +28,9 @@ __all__ = [
     "parse_response",
     "request",
 ]
+
+DECODES = "TS_DECODE_INPUT_REQUEST"
+"""The environment variable that tells TorchServe's worker whether to decode bodies itself."""
 
 _HTTP_OK = 200
 

@@ -11,6 +11,7 @@ name, and an older copy may have nothing to watch. Code, model and settings are 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.records import BatchRecord
 from micro_batch_handler.pipeline.trace import Setup
 from micro_batch_handler.tools.check_worker import (
+    DECODES,
     Answer,
     LoggedErrors,
     cause,
@@ -88,6 +90,10 @@ class Workbench:
             logging.getLogger().addHandler(self._errors)
             stack.callback(logging.getLogger().removeHandler, self._errors)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
+            if DECODES not in os.environ:
+                # As config.properties has it: decoding is work of the preprocess lanes.
+                os.environ[DECODES] = "false"
+                stack.callback(os.environ.pop, DECODES)
             self._service = self._load(source)
             self._handler = self._service._entry_point.__self__  # noqa: SLF001 - no other way to it
             stack.callback(MicroBatchMixin.close, self._handler)
