@@ -61,7 +61,7 @@ def quick_turns(monkeypatch):
     threads.
     """
     logging.disable(logging.CRITICAL)
-    monkeypatch.setattr(memory, "gc", SimpleNamespace(collect=lambda: 0))
+    monkeypatch.setattr(memory, "gc", SimpleNamespace(collect=lambda _: 0))
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
