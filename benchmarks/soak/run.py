@@ -184,7 +184,9 @@ class Soak:
         if fault is not None and fault.kind == "not JSON":
             body = body[:-1] + b"\xff"
         left_ms = "0" if late else self._chance.choice(["60000", "soon", "nan", "1e999"])
-        headers = [(DEADLINE_HEADER, left_ms)] if late or number % 4 == 0 else []
+        headers = [("host", "localhost")]
+        if late or number % 4 == 0:
+            headers.append((DEADLINE_HEADER, left_ms))
         return Request(f"id-{number}", body, headers=headers)
 
     def _count(self, trouble: Trouble, answers: list[Answer]) -> None:

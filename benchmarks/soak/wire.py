@@ -21,7 +21,8 @@ class Request:
     id: str
     body: bytes
     content_type: str = "application/json"
-    headers: Sequence[tuple[str, str]] = ()
+    headers: Sequence[tuple[str, str]] = (("host", "localhost"),)
+    """Of HTTP; without any it is one of gRPC's."""
     name: str = "body"
 
 
