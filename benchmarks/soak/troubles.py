@@ -93,7 +93,9 @@ class Fault:
 
     @property
     def outcomes(self) -> set[tuple[int, str]]:
-        """The status and the message that it must end with."""
+        """The status and the beginning of the message that it must end with."""
+        if self.kind == "not JSON":
+            return {(BAD_REQUEST, "preprocess: the body is not valid JSON: ")}
         if self.kind == "PredictionException":
             return {(422, "as you\r\nsay, señor")}
         if self.kind in {"MemoryError", "OutOfMemoryError"}:
