@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import itertools
 import logging
 import sqlite3
 import threading
@@ -18,6 +19,7 @@ from ts.torch_handler.base_handler import BaseHandler
 from ts.utils.util import PredictionException
 
 from micro_batch_handler import MicroBatchMixin
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.torchserve import engine
 from tests.fakes import fake_context, parse_predict_response
 
@@ -580,6 +582,60 @@ def test_payloads_that_hold_places_of_rows_are_never_cut_or_joined(kind, section
             handler, numbers
         )
     handler.close()
+
+
+class IndexedLate(Numbers):
+    """Hands on the place of each row in its call of inference."""
+
+    def inference(self, batch):
+        return [{"place": at, "value": number} for at, number in enumerate(batch)]
+
+    def postprocess(self, outputs):
+        answers = [None] * len(outputs)
+        for each in outputs:
+            answers[each["place"]] = each["value"]
+        return answers
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 2), (1, 8, 4), (1, 2, 1)])
+def test_places_are_found_though_calls_of_one_row_come_first(sizes):
+    """Sizes begin with 1, so batches are cut at once: no wrong answer leaves meanwhile."""
+    handler = loaded(IndexedLate, {"micro_batch_size": dict(zip(STAGES, sizes, strict=True))})
+    for batch in range(20):
+        numbers = [100 * batch + client for client in range(8)]
+        assert (numbers, [200] * 8) == ask(handler, numbers)
+    handler.close()
+
+
+class Counted(Numbers):
+    """Numbers the rows of inference through all calls, from 0 on: those of the first are places."""
+
+    thread_safe = True
+
+    def initialize(self, context):
+        super().initialize(context)
+        self.numbers = itertools.count()
+        self.calls = []
+
+    def inference(self, batch):
+        self.calls.append(len(batch))
+        return [{"number": next(self.numbers), "value": number} for number in batch]
+
+    def postprocess(self, outputs):
+        return [each["value"] for each in outputs]
+
+
+def test_numbers_that_are_places_by_chance_cost_one_batch():
+    """The first call's numbers are 0 to 3, the second's are not: sizes stay as they are set."""
+    sizes = {"preprocess": 1, "inference": 4, "postprocess": 2}
+    handler = loaded(Counted, {"micro_batch_size": sizes})
+    for batch in range(4):
+        handler.calls.clear()
+        numbers = [100 * batch + client for client in range(8)]
+        assert (numbers, [200] * 8) == ask(handler, numbers)
+    handler.close()
+
+    assert handler.calls == [4, 4]
 
 
 class OnContext(Numbers):

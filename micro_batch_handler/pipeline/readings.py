@@ -11,7 +11,8 @@ returned so many. Until then, batches that would be cut between the stages run w
 A number that was in proportion to the rows in both calls would be wrong in a part of either, so
 such a payload does not count as rows. Where payloads are cut before two calls could be compared,
 since calls have one row or the handler's author says so, one number that equals the rows of its
-call is enough.
+call is enough. Numbers in the rows that may be their places are not: what was cut of such a batch
+is thrown away, and the next calls decide.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ ENOUGH = 2
 
 SURE = 3
 """Rows that have the same number by design, not by chance."""
+
+CERTAIN_ROWS = 16
+"""Rows of two or more calls that all held 0 to k - 1. Labels of two or four classes do so by chance
+in single calls, and a counter in the first."""
 
 MOST_PROBES = 12
 """Calls of each stage that are looked at; what they leave open stays open."""
@@ -98,6 +103,9 @@ class Readings:
         self._probes = 0
         self._seen = dict.fromkeys(self._agree, 0)
         self._lock = threading.Lock()
+        self._suspects: dict[Stage, list[int]] = {}
+        """The rows of calls that may have held places, of stages that have not shown otherwise."""
+        self._suspicious = False
         self._settled = ops.rows_of is not rows_of
         self._trusted = trusted or self._settled or ops.group_by is not None
         self.rows: bool | None = True if self._trusted else None
@@ -164,11 +172,28 @@ class Readings:
             why_not = f"returned {rows} items of {rows} rows each, which may be rows or columns"
             self._end(False, f"{stage} {why_not}")
         elif places and self.may_cut and not self._trusted:
-            self._end(False, f"{stage} returned 0 to {rows - 1}, which may be places of rows")
+            self._suspect(stage, rows, shown=any(size > 1 for size in agree))
         elif not ambiguous and not places:
             agree[rows] = told
+            if rows > 1 and self._suspects.pop(stage, None):
+                self._suspicious = bool(self._suspects)
             if all(len(counted) >= ENOUGH for counted in self._agree.values()):
                 self._end(True)
+
+    def _suspect(self, stage: Stage, rows: int, *, shown: bool) -> None:
+        """A call may have returned places of rows; `shown`: another one has shown otherwise."""
+        if shown:
+            return
+        self._suspicious = True
+        calls = self._suspects.setdefault(stage, [])
+        calls.append(rows)
+        if len(calls) > 1 and sum(calls) >= CERTAIN_ROWS:
+            self._end(False, f"{stage} returned 0 to {rows - 1}, which may be places of rows")
+
+    def take_suspicion(self) -> bool:
+        """Whether what was cut since the last time may have held places of rows."""
+        suspicious, self._suspicious = self._suspicious, False
+        return suspicious
 
     def _doubt(self, why_not: str) -> None:
         """A result is not made of rows; where it is known that they are, that is a fault of it."""

@@ -281,8 +281,11 @@ class Engine:
     def _is_spoiled(self, outcomes: Outcomes) -> bool:
         """Whether a batch that was cut must not have been."""
         errors = [failure.error for failure in outcomes.failures.values()]
-        return bool(self._splitting.why_whole) or any(
-            isinstance(error, SplitError) for error in errors
+        suspicious = self._readings.take_suspicion()
+        return (
+            suspicious
+            or bool(self._splitting.why_whole)
+            or any(isinstance(error, SplitError) for error in errors)
         )
 
     def _learn(self, record: BatchRecord, *, split: bool, probe: bool, unread: bool) -> None:
