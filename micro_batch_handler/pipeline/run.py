@@ -119,6 +119,11 @@ class Run:
         self.until_s = until_s
         """When no call is made again any more, however it fails; None for any time."""
         self.finished = threading.Event()
+        self.idle = threading.Event()
+        """Set while no lane works for the batch, but those that were given up: only then do lanes
+        hold nothing of it."""
+        self.idle.set()
+        self._lanes = 0
         self.crowded: Failure | None = None
         """The first call that ran out of memory beside others; what has not begun then waits until
         nothing else of the batch runs."""
@@ -150,6 +155,19 @@ class Run:
     def regroups(self, position: int) -> bool:
         """Whether what the stage at `position` returns will be cut or joined."""
         return position < len(self._into) and self._into[position].cuts_or_joins
+
+    def enter(self) -> None:
+        """A lane works for the batch from here on."""
+        with self._lock:
+            self._lanes += 1
+            self.idle.clear()
+
+    def leave(self) -> None:
+        """A lane holds nothing of the batch any more, or is given up."""
+        with self._lock:
+            self._lanes -= 1
+            if not self._lanes:
+                self.idle.set()
 
     def begin(self, call: Call) -> bool:
         """The calling thread is about to call a stage; False if it must not any more."""

@@ -231,15 +231,17 @@ class Pipeline:
 
         False if the lane was given up meanwhile.
         """
-        self._submit(run, ready or [])
+        run.enter()
         try:
+            self._submit(run, ready or [])
             while todo and not run.stopped:
                 self._submit(run, self._caller.take(run, position, todo))
         except GivenUp:
-            return False
+            return False  # whoever gave it up has left for it
         except BaseException as error:
             # A fault of ours, then: nobody may wait for this lane.
             run.stop(STAGES[position], error)
+        run.leave()
         return True
 
     def _work_here(self, run: Run, ready: Ready, interrupt: bool) -> None:
@@ -269,6 +271,7 @@ class Pipeline:
         aside = run.take_aside()
         for failure in aside:
             if is_out_of_memory(failure.error):
+                self._clock.wait(run.idle, None)
                 free_memory(failure.error, self._streams.release)  # all of it: nothing runs now
                 break
         last = verdicts(aside)
@@ -304,6 +307,7 @@ class Pipeline:
             return  # it has just returned
         error = StageTimeout(call.stage, timeout_s)
         logger.error("%s; its lane is replaced. What the lanes do:\n%s", error, indent(doing, "  "))
+        run.leave()
         ready = run.fail(call.position, call.batch.indices, call.stage, error)
         # The new lane also hands on what this frees: here, a full inbox would stop the watch.
         task = partial(self._work, run, call.position, call.rest, ready)
