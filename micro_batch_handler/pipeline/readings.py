@@ -175,7 +175,7 @@ class Readings:
             self._suspect(stage, rows, shown=any(size > 1 for size in agree))
         elif not ambiguous and not places:
             agree[rows] = told
-            if rows > 1 and self._suspects.pop(stage, None):
+            if rows > 1 and self._suspects.pop(stage, []):
                 self._suspicious = bool(self._suspects)
             if all(len(counted) >= ENOUGH for counted in self._agree.values()):
                 self._end(True)
