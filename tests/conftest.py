@@ -22,6 +22,12 @@ settings.register_profile("no timing is asserted", deadline=None)
 settings.load_profile("no timing is asserted")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a server come first: they are long, and none of them may be the last to begin."""
+    long = {item.path for item in items if item.get_closest_marker("server")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def lanes() -> set[threading.Thread]:
     """All living lanes."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("mbh-")}
