@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,9 +25,13 @@ settings.load_profile("no timing is asserted")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with a server come first: they are long, and none of them may be the last to begin."""
-    long = {item.path for item in items if item.get_closest_marker("server")}
-    items.sort(key=lambda item: item.path not in long)
+    """Files with a server, which mostly wait, and others, which compute, take turns."""
+    waits: dict[Path, bool] = {}
+    for item in items:
+        waits[item.path] = waits.get(item.path, False) or bool(item.get_closest_marker("server"))
+    kinds = [[path for path in waits if waits[path] is kind] for kind in (True, False)]
+    turns = [path for pair in zip_longest(*kinds) for path in pair]
+    items.sort(key=lambda item: turns.index(item.path))
 
 
 def lanes() -> set[threading.Thread]:
