@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -251,6 +252,28 @@ def test_no_alarm_rings_while_streams_change_hands():
 
     assert armed == [False] * 6
     assert not sender.problems
+
+
+def test_what_staging_costs_is_learned_where_there_is_staging(monkeypatch):
+    """Calls in lanes are timed with their copy to page-locked memory; whole batches have none."""
+    now_s, told = [0.0], []
+
+    class Slow(FakeDevice):
+        def fill(self, place, leaf):
+            now_s[0] += 5
+            super().fill(place, leaf)
+
+    monkeypatch.setattr(streams, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    device = Slow(Schedule(0))
+    observed = streams.Streams(
+        device, pinned_bytes=1 << 16, observe=lambda *call: told.append(call[2])
+    )
+    for overlaps in (True, False):
+        with observed.work("preprocess", [], 2, overlaps=overlaps) as work:
+            work.hand_over(device.host([1, 2]))
+        observed.release()
+
+    assert [round(seconds) for seconds in told] == [5, 0]
 
 
 @pytest.mark.parametrize(
