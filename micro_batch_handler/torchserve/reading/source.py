@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, Union
 
 __all__ = [
@@ -30,7 +31,7 @@ DEFS = (ast.FunctionDef, ast.AsyncFunctionDef)
 METHODS_OF_DICTS = frozenset({"get", "items", "keys", "setdefault"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Module:
     """What a file makes: functions, classes, and other names."""
 
@@ -38,6 +39,8 @@ class Module:
     functions: dict[str, Def] = field(default_factory=dict)
     classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     values: dict[str, ast.expr | None] = field(default_factory=dict)
+    loaded: dict[str, Class] = field(default_factory=dict)
+    """Those of its classes that were read, by their qualified names."""
 
     @classmethod
     def of(cls, tree: ast.Module | ast.ClassDef, name: str) -> Module:
@@ -150,10 +153,9 @@ class Source:
 
 def source_of_class(kind: type) -> Source:
     """The source of a class that is there, with all its bases whose source is."""
-    modules: dict[str, Module] = {}
     bases = [base for base in kind.__mro__ if base is not object]
     classes = [
-        _loaded(base, modules)
+        _loaded(base)
         for base in bases
         if not f"{base.__module__}.".startswith("micro_batch_handler.")
     ]
@@ -203,18 +205,32 @@ def _linear(module: Module, name: str, behind: tuple[str, ...]) -> list[str]:
     return [name, *(it for at, it in enumerate(found) if it not in found[at + 1 :])]
 
 
-def _loaded(kind: type, modules: dict[str, Module]) -> Class:
+def _loaded(kind: type) -> Class:
     """A class as its file has it; an empty one where there is none."""
-    name, read = kind.__module__, Class(kind.__name__)
+    read = Class(kind.__name__)
     with suppress(Exception):
-        if name not in modules:
-            modules[name] = Module.of(ast.parse(inspect.getsource(sys.modules[name])), name)
-        lines, first = inspect.getsourcelines(kind)
-        (node,) = ast.parse(textwrap.dedent("".join(lines))).body
-        if isinstance(node, ast.ClassDef):
-            ast.increment_lineno(node, first - 1)
-            read = Class.of(node, modules[name])
+        name = kind.__module__
+        module = _module(inspect.getsource(sys.modules[name]), name)
+        if kind.__qualname__ not in module.loaded:
+            module.loaded[kind.__qualname__] = read  # if it is not in its file
+            module.loaded[kind.__qualname__] = _class(kind, module) or read
+        read = module.loaded[kind.__qualname__]
     return read
+
+
+# Kept, since many handlers have the same bases, and `tune` begins anew with each setting.
+@lru_cache(maxsize=32)
+def _module(text: str, name: str) -> Module:
+    return Module.of(ast.parse(text), name)
+
+
+def _class(kind: type, module: Module) -> Class | None:
+    lines, first = inspect.getsourcelines(kind)
+    (node,) = ast.parse(textwrap.dedent("".join(lines))).body
+    if not isinstance(node, ast.ClassDef):
+        return None
+    ast.increment_lineno(node, first - 1)
+    return Class.of(node, module)
 
 
 def _targets(node: ast.AST) -> list[ast.expr]:
