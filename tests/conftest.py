@@ -8,8 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from itertools import zip_longest
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,16 +20,6 @@ pytest_plugins = ["tests.server.fixtures"]
 
 settings.register_profile("no timing is asserted", deadline=None)
 settings.load_profile("no timing is asserted")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with a server, which mostly wait, and others, which compute, take turns."""
-    waits: dict[Path, bool] = {}
-    for item in items:
-        waits[item.path] = waits.get(item.path, False) or bool(item.get_closest_marker("server"))
-    kinds = [[path for path in waits if waits[path] is kind] for kind in (True, False)]
-    turns = [path for pair in zip_longest(*kinds) for path in pair]
-    items.sort(key=lambda item: turns.index(item.path))
 
 
 def lanes() -> set[threading.Thread]:

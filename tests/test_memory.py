@@ -65,6 +65,32 @@ def test_after_many_good_calls_a_larger_size_is_tried():
     assert device.calls[-1] == 32
 
 
+def test_beside_others_a_good_call_lifts_no_limit():
+    """It may have been under way when the other one failed."""
+    ceiling = Ceiling(alone=False)
+    ceiling.failed(4, first=True)
+    ceiling.worked(4)
+
+    assert ceiling.limit == 2
+
+
+def test_beside_others_a_trial_has_failed_though_its_first_call_was_good():
+    """The first call of a batch finds memory that the next does not; trials become rarer."""
+    ceiling = Ceiling(alone=False)
+    ceiling.failed(1, first=True)
+    waits = []
+    for _ in range(3):
+        calls = 0
+        while not ceiling.limit:
+            ceiling.worked(0)
+            calls += 1
+        waits.append(calls)
+        ceiling.worked(1)
+        ceiling.failed(1, first=True)
+
+    assert waits == [memory.PATIENCE_CALLS * factor for factor in (1, 2, 4)]
+
+
 def test_a_try_that_fails_makes_the_next_one_rarer():
     """The more often the larger size has failed, the longer it is left alone."""
     ceiling = Ceiling()

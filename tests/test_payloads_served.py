@@ -369,3 +369,136 @@ def test_a_number_that_is_one_more_than_once_is_a_constant(caplog):
     handler.close()
 
     assert "same size" not in caplog.text
+
+
+class Naming(BaseHandler):
+    """Tells the stages after it which rows are bad, by something beside the rows."""
+
+    def initialize(self, context):
+        pass
+
+    def preprocess(self, data):
+        bad = [at for at, row in enumerate(data) if row["body"] == BAD]
+        names = [str(row["body"]) for row in data]
+        return {"x": tensor([row["body"] for row in data]), "bad": self.tell(bad, names)}
+
+    def inference(self, payload):
+        return {**payload, "x": payload["x"] * 2}
+
+    def postprocess(self, payload):
+        rows = enumerate(payload["x"].tolist())
+        return ["bad" if self.is_bad(payload["bad"], at) else value for at, value in rows]
+
+
+TELLS = {
+    "a set": (lambda bad, _: set(bad), lambda told, at: at in told),
+    "a dict": (lambda bad, _: dict.fromkeys(bad, "bad"), lambda told, at: at in told),
+    "a tuple": (lambda bad, _: tuple(bad), lambda told, at: at in told),
+    "a number": (lambda bad, _: bad[0] if bad else -1, lambda told, at: at == told),
+    "a number or None": (lambda bad, _: bad[0] if bad else None, lambda told, at: at == told),
+    "a tensor": (lambda bad, _: torch.tensor((bad or [-1])[0]), lambda told, at: at == int(told)),
+    "a text": (lambda _, names: ",".join(names), lambda t, at: t.split(",")[at] == str(BAD)),
+}
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 2), (8, 4, 4), (2, 4, 4), "auto"])
+@pytest.mark.parametrize("kind", TELLS)
+def test_what_names_rows_of_its_call_never_names_those_of_another(kind, sizes):
+    """It is mostly empty, and the first time that it is not, no wrong answer leaves."""
+    tell, is_bad = (staticmethod(each) for each in TELLS[kind])
+    named = type("Named", (Naming,), {"tell": tell, "is_bad": is_bad})
+    if sizes != "auto":
+        sizes = dict(zip(("preprocess", "inference", "postprocess"), sizes, strict=True))
+    handler = loaded(named, {"micro_batch_size": sizes}, batch_size=8)
+    for batch in range(24):
+        numbers = [8 * batch + at for at in range((8, 7, 5, 8)[batch % 4])]
+        if batch > 5:
+            numbers[batch % 5] = BAD
+        expected = ["bad" if number == BAD else 2 * number for number in numbers]
+        assert (expected, [200] * len(numbers)) == ask(handler, numbers)
+    handler.close()
+
+
+@dataclass
+class Factor:
+    held: dict
+
+
+FACTORS = {
+    "a tensor": (lambda: torch.tensor(1.0), lambda it: it.add_(1)),
+    "an array": (lambda: np.array(1.0), lambda it: np.add(it, 1, out=it)),
+    "a dict in a dict": (lambda: {"a": {"k": 1.0}}, lambda it: it["a"].update(k=it["a"]["k"] + 1)),
+    "a dataclass": (lambda: Factor({"k": 1.0}), lambda it: it.held.update(k=it.held["k"] + 1)),
+}
+
+
+class Growing(BaseHandler):
+    """Changes in postprocess what came beside the rows, and answers by it."""
+
+    def initialize(self, context):
+        pass
+
+    def preprocess(self, data):
+        return {"x": tensor([row["body"] for row in data]), "factor": self.make()}
+
+    def inference(self, payload):
+        return payload
+
+    def postprocess(self, payload):
+        self.grow(payload["factor"])
+        same = str(payload["factor"]) == str(self.grown())
+        return [value if same else "changed" for value in payload["x"].tolist()]
+
+
+@pytest.mark.parametrize("kind", FACTORS)
+def test_each_part_has_its_own_of_what_goes_along(kind):
+    """A stage may change it: its neighbours, which got the same, do not see that."""
+    make, grow = FACTORS[kind]
+
+    def grown(_self):
+        made = make()
+        grow(made)
+        return made
+
+    attributes = {"make": staticmethod(make), "grow": staticmethod(grow), "grown": grown}
+    section = {"micro_batch_size": {"preprocess": 8, "inference": 4, "postprocess": 2}}
+    handler = loaded(type("Grown", (Growing,), attributes), section, batch_size=8)
+    for batch in range(6):
+        numbers = [8 * batch + at for at in range((8, 7, 8)[batch % 3])]
+        assert (numbers, [200] * len(numbers)) == ask(handler, numbers)
+    handler.close()
+
+
+class Unspeakable(str):
+    """A text that does not tell its length."""
+
+    __slots__ = ()
+
+    def __len__(self):
+        raise ValueError("how long is a piece of string")
+
+
+BESIDE = {
+    "no memory": lambda: torch.tensor(1.0, device="meta"),
+    "a text without length": lambda: Unspeakable("a"),
+    "many labels": lambda: {number: str(number) for number in range(1000)},
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_what_cannot_be_looked_at_costs_no_request(kind):
+    """What the package finds out for itself fails nobody."""
+
+    class Odd(Naming):
+        def tell(self, bad, names):
+            return BESIDE[kind]()
+
+        def is_bad(self, told, at):
+            return False
+
+    for section in SECTIONS:
+        handler = loaded(Odd, section, batch_size=8)
+        for batch in range(6):
+            numbers = [8 * batch + at for at in range((8, 7, 8)[batch % 3])]
+            assert ([2 * n for n in numbers], [200] * len(numbers)) == ask(handler, numbers)
+        handler.close()

@@ -404,8 +404,9 @@ class Caller:
         # in must not stay in memory beside what is called again.
         batch.parts = attempt.parts = ()
         if out_of_memory:
-            # A row that fails alone is judged by its next call.
-            free_memory(error, self._streams.release, thorough=len(batch) == 1)
+            # A row that fails with nothing beside it is judged by its next call.
+            thorough = batch.serial and len(batch) == 1
+            free_memory(error, self._streams.release, thorough=thorough)
             self._had_no_memory(attempt)
             if not (late or batch.serial):
                 # Others hold memory: only with nothing beside it can be seen what fits.
@@ -419,8 +420,7 @@ class Caller:
         if not (late or batch.serial or isinstance(error, StageTimeout)):
             return run.set_aside(attempt.position, batch.indices, stage, error)
         if out_of_memory and len(batch) == 1:
-            self._ceilings[attempt.stage].failed_alone()
-            self._ceilings_beside[attempt.stage].failed_alone()
+            self._fits_nowhere(attempt)
         return run.fail(attempt.position, batch.indices, stage, error)
 
     def _had_no_memory(self, attempt: _Attempt) -> None:
@@ -430,6 +430,12 @@ class Caller:
             ceiling.failed(len(batch), first=run.crowded is None)
         elif len(batch) > 1:
             self._ceilings[attempt.stage].failed(len(batch), first=not batch.failed)
+
+    def _fits_nowhere(self, attempt: _Attempt) -> None:
+        """The row does not fit by itself, so it was behind the failures of this batch."""
+        self._ceilings[attempt.stage].failed_alone()
+        if attempt.run.crowded is not None:
+            self._ceilings_beside[attempt.stage].failed_alone()
 
     def _repeat(self, attempt: _Attempt, lane: int, again: list[MicroBatch]) -> Ready:
         """Let this thread do it next, or a lane that may call the stages it needs."""

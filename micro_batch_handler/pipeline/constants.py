@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from micro_batch_handler.pipeline.columns import columns_of
+from micro_batch_handler.pipeline.columns import columns_of, like
 
-__all__ = ["carried", "figures_of", "is_constant", "same_constant"]
+__all__ = ["carried", "figures_of", "is_constant", "named", "same_constant"]
 
 SIZED = (str, bytes, set, frozenset)
 
@@ -33,21 +33,60 @@ KINDS = (
     torch.device,
 )
 
+MOST_ITEMS = 64
+"""Of a collection. A larger one would be looked through at each cut and join."""
+
 MOST = 10**15
 """Beyond, a number is no number of rows."""
 
 
 def is_constant(payload: Any) -> bool:
     """Whether nothing in it is a row."""
+    if isinstance(payload, (set, frozenset)):
+        return len(payload) <= MOST_ITEMS
     if isinstance(payload, KINDS) or _is_scalar(payload):
         return True
     columns = columns_of(payload)
-    return columns is not None and all(map(is_constant, columns.values()))
+    return (
+        columns is not None
+        and len(columns) <= MOST_ITEMS
+        and all(map(is_constant, columns.values()))
+    )
 
 
 def carried(constant: Any) -> Any:
-    """What each part gets; a dict or set of its own, since a stage may change it."""
-    return constant.copy() if type(constant) in (dict, set) else constant
+    """What each part gets: of its own, since a stage may change it."""
+    if isinstance(constant, torch.Tensor):
+        return constant.clone()
+    if type(constant) in (set, np.ndarray):
+        return constant.copy()
+    if isinstance(constant, KINDS):
+        return constant
+    columns = columns_of(constant) or {}
+    return like(constant, {key: carried(column) for key, column in columns.items()})
+
+
+def named(payload: Any, where: str = "the payload") -> Iterator[tuple[str, Any]]:
+    """The constants in a payload that may name some of its rows, each with where it stands.
+
+    All but fractions (a loss, say), None, and what stands for itself (an enum, a type).
+    """
+    if isinstance(payload, (*SIZED, int, np.integer)) and not isinstance(payload, Enum):
+        yield where, payload
+    elif _is_scalar(payload):
+        fraction = (
+            payload.is_floating_point() or payload.is_complex() or payload.device.type != "cpu"
+            if isinstance(payload, torch.Tensor)
+            else payload.dtype.kind not in "iu"
+        )
+        if not fraction:
+            yield where, payload
+    elif not isinstance(payload, KINDS) and (columns := columns_of(payload)) is not None:
+        if is_constant(payload):
+            yield where, payload
+            return
+        for key, column in columns.items():
+            yield from named(column, f"column {key!r}")
 
 
 def same_constant(one: Any, other: Any) -> bool:

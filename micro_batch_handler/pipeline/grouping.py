@@ -68,7 +68,7 @@ def by_key(batch: MicroBatch) -> list[MicroBatch]:
 def by_constants(batch: MicroBatch, ops: PayloadOps) -> tuple[list[MicroBatch], str]:
     """The same rows, apart where their payloads hold different constants, and the first of these.
 
-    In the order in which the constants first come.
+    Parts share a group with their neighbours.
     """
     first = batch.parts[0].payload
     differs = None if block_of(first) else ops.difference
@@ -78,14 +78,13 @@ def by_constants(batch: MicroBatch, ops: PayloadOps) -> tuple[list[MicroBatch], 
     place, where = 0, ""
     for part in batch.parts:
         places = range(place, place := place + part.stop - part.start)
-        for payload, others in groups:
-            found = differs(payload, part.payload)
-            if not found:
-                others.extend(places)
-                break
-            where = where or found
+        # Beside the part before only: to compare all would take their number squared.
+        found = differs(groups[-1][0], part.payload) if groups else ""
+        if groups and not found:
+            groups[-1][1].extend(places)
         else:
             groups.append((part.payload, [*places]))
+        where = where or found
     if len(groups) == 1:
         return [batch], ""
     return [batch.only(each) for _, each in groups], where

@@ -25,6 +25,10 @@ OUT_OF_MEMORY_CODE = 2
 has asked: for an event, page-locked memory or a kernel that is loaded when first used.
 https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html"""
 
+TRIAL_CALLS = 16
+"""Good calls after which a larger size beside others is no trial any more: the first of a batch
+come while others hold little."""
+
 PATIENCE_CALLS = 64
 """Good calls at the ceiling before a larger one is tried; doubled each time that fails."""
 
@@ -69,10 +73,11 @@ class Ceiling:
             self._worked = max(self._worked, rows)
             if self._worked >= self._failed:
                 self._failed = 2 * self._worked + 1
-            if rows < self._limit:
-                return
+            if rows < self._limit or (rows > self._limit and not self._alone):
+                return  # beside others, a larger one was under way when the limit was lowered
             self._good_calls += 1
-            self._trying = False
+            if self._alone or self._good_calls >= TRIAL_CALLS:
+                self._trying = False
             self._limit = rows
             if self._good_calls >= self._patience_calls:
                 self._set_limit(max(rows + 1, (self._worked + self._failed) // 2))
@@ -88,7 +93,7 @@ class Ceiling:
         with self._lock:
             if first:
                 self._before = (self._limit, self._worked, self._failed)
-            if self._trying and rows == self._limit:
+            if self._trying and (rows == self._limit or not self._alone):
                 self._patience_calls = min(2 * self._patience_calls, LONGEST_PATIENCE_CALLS)
             self._trying = False
             self._failed = min(self._failed, rows)

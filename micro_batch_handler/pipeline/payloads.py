@@ -11,7 +11,8 @@ A payload carries k rows. What counts as k rows:
 
 A constant is what is no row: a number, a text, None, a loss; see constants.py. There must be rows
 beside it. Where a payload is cut, each part gets it; where payloads are joined, it must be the same
-in all of them. Those whose constants differ are called apart, see grouping.py.
+in all of them. Those whose constants differ are called apart, see grouping.py; only fractions may
+differ, since anything else may name rows of its call, see readings.py.
 
 A tuple is columns, not rows, because that is how preprocess steps return
 `(input_ids, attention_mask)`. A list is rows, never a constant.

@@ -8,11 +8,14 @@ returned so many. Until then, batches that would be cut between the stages run w
 
     {"x": rows, "count": 2}                      what is no row goes along unchanged
 
-A number that was in proportion to the rows in both calls would be wrong in a part of either, so
-such a payload does not count as rows. Where payloads are cut before two calls could be compared,
+It must be the same in all calls, but for a fraction (a loss): anything else that differs may name
+rows of its call, as a set of the places of bad rows does. A number that was in proportion to the
+rows in both calls would be wrong in a part of either, so such a payload does not count as rows.
+
+Where payloads are cut before two calls could be compared,
 since calls have one row or the handler's author says so, one number that equals the rows of its
 call is enough. Numbers in the rows that may be their places are not: what was cut of such a batch
-is thrown away, and the next calls decide.
+is thrown away, and the next calls decide. So it is where a constant turns out to differ.
 """
 
 from __future__ import annotations
@@ -21,10 +24,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.pipeline.ambiguity import figures, holds_places, is_ambiguous
+from micro_batch_handler.pipeline.constants import carried, named, same_constant
 from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, rows_of
 from micro_batch_handler.pipeline.regroup import bounds
 
@@ -103,6 +111,8 @@ class Readings:
         self._probes = 0
         self._seen = dict.fromkeys(self._agree, 0)
         self._lock = threading.Lock()
+        self._constants: dict[Stage, dict[str, Any]] = {stage: {} for stage in STAGES[:-1]}
+        """Of the first call."""
         self._suspects: dict[Stage, list[int]] = {}
         """The rows of calls that may have held places, of stages that have not shown otherwise."""
         self._suspicious = False
@@ -142,11 +152,37 @@ class Readings:
             called: rows of the call, with those that filled it up; 0 if there were none.
         """
         agree = self._agree.get(stage)
-        if self.rows is False or self._settled or agree is None:
+        if self.rows is False or self._ops.rows_of is not rows_of or agree is None:
             return
-        if len(agree) < ENOUGH and rows not in agree:
+        if not isinstance(result, (list, torch.Tensor, np.ndarray)):
+            self._compare(stage, result)
+        if not self._settled and len(agree) < ENOUGH and rows not in agree:
             with self._lock:
-                self._note(stage, agree, result, rows, called or rows)
+                try:
+                    self._note(stage, agree, result, rows, called or rows)
+                except Exception as error:  # of an object that cannot be looked at
+                    self._doubt(f"what {stage} returns cannot be read: {error!r}")
+
+    def _compare(self, stage: Stage, result: Payload) -> None:
+        """Constants that may name rows of their call must be the same in all calls.
+
+        A set of places of bad rows is mostly empty, so two calls do not tell; what was cut or
+        joined in a batch in which it is seen is thrown away.
+        """
+        before = self._constants[stage]
+        try:
+            for where, constant in named(result):
+                if where not in before:
+                    before[where] = carried(constant)  # which a later stage does not change
+                elif not same_constant(before[where], constant):
+                    self._constants[stage] = {}  # it may be large
+                    self._suspicious = True
+                    why_not = "is not the same in all calls, and may name rows of its call"
+                    self._end(False, f"{where} of what {stage} returns {why_not}")
+                    return
+        except Exception as error:
+            self._suspicious = True
+            self._end(False, f"what {stage} returns cannot be read: {error!r}")
 
     def _note(
         self, stage: Stage, agree: dict[int, _Figures], result: Payload, rows: int, called: int

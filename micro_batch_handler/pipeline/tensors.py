@@ -33,7 +33,13 @@ def _join_dense(tensors: Sequence[torch.Tensor], where: str) -> torch.Tensor:
 
 def _join_coordinates(tensors: Sequence[torch.Tensor], where: str) -> torch.Tensor:
     same_kind((f"{_kind(t)}, {t.sparse_dim()} dimensions sparse" for t in tensors), where)
-    return torch.cat(list(tensors))
+    joined = torch.cat(list(tensors))
+    return joined.coalesce() if all(t.is_coalesced() for t in tensors) else joined
+
+
+def _cut_coordinates(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    part = torch.narrow_copy(tensor, 0, start, stop - start)
+    return part.coalesce() if tensor.is_coalesced() else part
 
 
 def _cut_rows(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
@@ -72,7 +78,7 @@ def _kind(tensor: torch.Tensor) -> str:
 DENSE = Block(first_dimension, lambda tensor, start, stop: tensor[start:stop], _join_dense)
 COORDINATES = Block(
     first_dimension,
-    lambda tensor, start, stop: torch.narrow_copy(tensor, 0, start, stop - start),
+    _cut_coordinates,
     _join_coordinates,
 )
 ROWS = Block(first_dimension, _cut_rows, _join_rows)

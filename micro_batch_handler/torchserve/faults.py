@@ -112,6 +112,8 @@ def end_streams(context: Context) -> None:
     """
     for processor in context.request_processor or ():
         headers = processor.get_request_properties().values()
+        if isinstance(next(iter(headers), None), str):
+            continue
         grpc = not any(isinstance(value, str) for value in headers)
         if grpc and not processor.get_response_header(STREAM_NEXT):
             processor.add_response_property(STREAM_NEXT, "false")
