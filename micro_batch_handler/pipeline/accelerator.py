@@ -115,7 +115,7 @@ class TorchAccelerator:
 
     def keep_all(self) -> None:
         """Keeps every tensor of the process."""
-        keep_all(torch.Tensor)
+        keep_all()
 
     def is_here(self, leaf: Any) -> bool:
         """Also on another device of its kind: where its work goes is the handler's choice."""

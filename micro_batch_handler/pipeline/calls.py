@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.errors import (
-    DeadlinePassed,
-    LengthError,
-    SplitError,
-    StageTimeout,
-)
+from micro_batch_handler.errors import DeadlinePassed, LengthError, SplitError, StageTimeout
 from micro_batch_handler.pipeline.batches import MicroBatch, Part
 from micro_batch_handler.pipeline.grouping import Keys, by_key
 from micro_batch_handler.pipeline.isolation import Policy, inspectable, retries

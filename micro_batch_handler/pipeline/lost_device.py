@@ -62,11 +62,11 @@ def device_is_lost(error: BaseException) -> bool:
     return any(sign in text for sign in STICKY)
 
 
-def keep_all(kind: type = torch.Tensor) -> None:
-    """Hold a reference to all that there is of this type until the process ends.
+def keep_all() -> None:
+    """Hold a reference to every tensor that there is until the process ends.
 
     Whoever holds a tensor, a handler, a frame of a failed call or a library, may let go of it. The
     host's tensors are kept too, since a lost device cannot say which of them are page-locked.
     """
     # By type(), since looking at `__class__` may run code of the object.
-    _kept.append([each for each in gc.get_objects() if issubclass(type(each), kind)])
+    _kept.append([each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)])

@@ -22,10 +22,7 @@ from ts.context import Context
 from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.errors import (
-    PayloadError,
-    SplitError,
-)
+from micro_batch_handler.errors import PayloadError, SplitError
 from micro_batch_handler.pipeline.accelerator import accelerator_of
 from micro_batch_handler.pipeline.isolation import Policy
 from micro_batch_handler.pipeline.payloads import PayloadOps
@@ -247,7 +244,7 @@ class Engine:
         split = not serial and not plan.fits(len(data))
         batch = RunningBatch(context, self._splitting, encoded=encoded, split=split)
         until_s = self._pipeline.until_s()
-        unread = self._readings.rows is False
+        had_no_rows = self._readings.rows is False
         run = partial(self._pipeline.run, rows, deadlines_s=deadlines, until_s=until_s)
         outcomes = run(plan, batch, serial=serial)
         if batch.changes_state() or (split and self._is_spoiled(outcomes)):
@@ -264,7 +261,7 @@ class Engine:
             batch.over, split = True, False
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
         probe = bool(serial) and not self._splitting.why_whole
-        unread = self._readings.rows is False and not unread
+        unread = self._readings.rows is False and not had_no_rows
         self._learn(record, split=split, probe=probe, unread=unread)
         for listener in tuple(self.listeners):  # they may leave
             listener(record)
