@@ -25,7 +25,7 @@ from ts.torch_handler.base_handler import BaseHandler
 
 from benchmarks.machine import describe
 from micro_batch_handler import MicroBatchMixin
-from micro_batch_handler.torchserve import decode, encode
+from micro_batch_handler.torchserve.wire import decode, encode
 from tests.fakes import FakeMetrics
 
 __all__ = ["main"]

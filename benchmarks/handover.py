@@ -23,10 +23,10 @@ from typing import Any
 
 from benchmarks.machine import describe
 from micro_batch_handler.config import STAGES, PerStage, Stage
-from micro_batch_handler.pipeline.payloads import Payload
-from micro_batch_handler.pipeline.rows import Rows
-from micro_batch_handler.pipeline.run import Run
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.batch import Run
+from micro_batch_handler.pipeline.payloads.operations import Payload
+from micro_batch_handler.pipeline.pipeline import Pipeline
+from micro_batch_handler.pipeline.requests import Rows
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.planning.plans import Plan
 

@@ -8,11 +8,11 @@ from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.pipeline.batch import Outcomes
 from micro_batch_handler.pipeline.records import BatchRecord, CallRecord
-from micro_batch_handler.pipeline.run import Outcomes
 from micro_batch_handler.planning.plans import Plan
-from micro_batch_handler.torchserve.metric_lines import MetricLines
-from micro_batch_handler.torchserve.metrics import METRICS, BatchMetrics
+from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS, BatchMetrics
+from micro_batch_handler.torchserve.metrics.lines import MetricLines
 
 ROWS = 32
 LINES = 18

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.pipeline.batches import Part
-from micro_batch_handler.pipeline.payloads import PayloadOps
-from micro_batch_handler.pipeline.runner import Pipeline
-from micro_batch_handler.pipeline.streams import Streams
+from micro_batch_handler.pipeline.device.streams import Streams
+from micro_batch_handler.pipeline.micro_batch import Part
+from micro_batch_handler.pipeline.payloads.operations import PayloadOps
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.planning.planner import Plan
 from tests.fake_device import FakeDevice, FakeTensor, Observer, Schedule
 

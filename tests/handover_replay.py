@@ -6,8 +6,8 @@ from collections import Counter
 from itertools import chain
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.batches import MicroBatch, Part
-from micro_batch_handler.pipeline.run import Call, Ready, Run
+from micro_batch_handler.pipeline.batch import Call, Ready, Run
+from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
 from tests.fakes import plan
 from tests.handover_model import Case, State
 

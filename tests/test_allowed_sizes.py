@@ -10,7 +10,7 @@ import torch
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import ConfigError, PayloadError
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from tests.fakes import fake_context, plan, stages
 
 

@@ -16,8 +16,10 @@ import pytest
 
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools import archive_check, archive_flags, archive_output
-from micro_batch_handler.tools.check_worker import encode_request, parse_response
+from micro_batch_handler.tools.checking import check as archive_check
+from micro_batch_handler.tools.checking.worker import encode_request, parse_response
+from micro_batch_handler.tools.packing import flags as archive_flags
+from micro_batch_handler.tools.packing import output as archive_output
 
 FORMATS = {"default": "m.mar", "zip-store": "m.mar", "tgz": "m.tar.gz", "no-archive": "m"}
 

@@ -15,15 +15,15 @@ from ts.protocol.otf_message_handler import create_predict_response
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.tools import check_alone
-from micro_batch_handler.tools.archive_check import check_archive
-from micro_batch_handler.tools.check_alone import Alone, Asked
-from micro_batch_handler.tools.check_answers import Reply, is_same
-from micro_batch_handler.tools.check_batches import Batches, CutError
-from micro_batch_handler.tools.check_report import report_lines
-from micro_batch_handler.tools.check_requests import MOST_REQUESTS, Requests, header_names
-from micro_batch_handler.tools.check_ways import Settings
-from micro_batch_handler.tools.check_worker import Answer, LoggedErrors, PackageLog
+from micro_batch_handler.tools.checking import alone as check_alone
+from micro_batch_handler.tools.checking.alone import Alone, Asked
+from micro_batch_handler.tools.checking.answers import Reply, is_same
+from micro_batch_handler.tools.checking.batches import Batches, CutError
+from micro_batch_handler.tools.checking.check import check_archive
+from micro_batch_handler.tools.checking.report import report_lines
+from micro_batch_handler.tools.checking.requests import MOST_REQUESTS, Requests, header_names
+from micro_batch_handler.tools.checking.ways import Settings
+from micro_batch_handler.tools.checking.worker import Answer, LoggedErrors, PackageLog
 
 HANDLER = """
 import random

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from micro_batch_handler.torchserve.metrics import METRICS
+from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS
 from tests.server.crowd import crowd
 from tests.server.prometheus import Prometheus, program
 from tests.server.settings import ROOT

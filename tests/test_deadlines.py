@@ -6,7 +6,7 @@ import pytest
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import DeadlinePassed
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from tests.fakes import ManualClock, fake_context, plan, stages
 

@@ -15,8 +15,8 @@ from ts.protocol.otf_message_handler import _retrieve_request
 from ts.service import Service
 
 from micro_batch_handler.errors import BodyError
-from micro_batch_handler.torchserve import decode as module
-from micro_batch_handler.torchserve.decode import (
+from micro_batch_handler.torchserve.wire import decode as module
+from micro_batch_handler.torchserve.wire.decode import (
     decode_row,
     decode_rows,
     decoder,

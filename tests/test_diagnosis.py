@@ -8,9 +8,9 @@ import pytest
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
-from micro_batch_handler.pipeline.trace import TracedBatch
 from micro_batch_handler.planning.cores import IntraOpThreads
-from micro_batch_handler.tools.diagnosis import diagnose, typical
+from micro_batch_handler.tracing.diagnosis import diagnose, typical
+from micro_batch_handler.tracing.recording import TracedBatch
 from tests.simulated import linear
 from tests.traced import Led, a_row, scheduled, setup
 

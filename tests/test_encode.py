@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ts.protocol.otf_message_handler import create_predict_response
 
-from micro_batch_handler.torchserve import encode as module
-from micro_batch_handler.torchserve.encode import encode, is_json
+from micro_batch_handler.torchserve.wire import encode as module
+from micro_batch_handler.torchserve.wire.encode import encode, is_json
 from tests.fakes import fake_context, parse_predict_response
 
 

@@ -31,8 +31,8 @@ from benchmarks.soak.settings import DEADLINE_HEADER
 from benchmarks.soak.wire import Request, Wrong, parse, predict
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.payloads import Uncuttable, count, cut, join, rows_of
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.payloads.operations import Uncuttable, count, cut, join, rows_of
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.planning.plans import Plan
 from tests.fakes import FakeMetrics, Plain, plan, stages
 

@@ -7,10 +7,10 @@ from collections import UserDict
 import pytest
 import torch
 
-from micro_batch_handler.pipeline.accelerator import TorchAccelerator
-from micro_batch_handler.pipeline.pinned import PinnedBuffers
-from micro_batch_handler.pipeline.streams import Streams
-from micro_batch_handler.pipeline.transfers import upload
+from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
+from micro_batch_handler.pipeline.device.pinned import PinnedBuffers
+from micro_batch_handler.pipeline.device.streams import Streams
+from micro_batch_handler.pipeline.device.transfers import upload
 from tests.gpu.benches import HostBench
 from tests.gpu.delays import CASES, NO_DELAYS, forget, late_answers, right_answers
 from tests.gpu.overlap import all_at_once

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import LengthError, StageTimeout
-from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from tests.fakes import ManualClock, fake_context, plan, stages
 
 Row = tuple[int, str]

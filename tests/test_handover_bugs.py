@@ -6,7 +6,7 @@ import threading
 
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import DeadlinePassed, StageTimeout
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from tests.fakes import ManualClock, plan, stages
 
 GATE_S = 10

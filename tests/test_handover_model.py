@@ -7,9 +7,9 @@ from itertools import permutations, product
 
 import pytest
 
-from micro_batch_handler.pipeline.batches import MicroBatch, Part
-from micro_batch_handler.pipeline.isolation import Policy
-from micro_batch_handler.pipeline.isolation import retries as real_retries
+from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
+from micro_batch_handler.pipeline.recovery import Policy
+from micro_batch_handler.pipeline.recovery import retries as real_retries
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 from tests.device_model import DEVICE_MISTAKES, Device, DeviceCase
 from tests.explore import explore

@@ -15,7 +15,7 @@ PACKAGE = Path(micro_batch_handler.__file__).parent
 TESTS = Path(__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-ROOMS = ["errors", "config", "planning", "pipeline", "torchserve", "tools"]
+ROOMS = ["errors", "config", "planning", "pipeline", "tracing", "torchserve", "tools"]
 """Each may import from those before it, and from itself."""
 
 

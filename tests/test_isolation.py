@@ -16,11 +16,11 @@ from ts.utils.util import PredictionException
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import PayloadError
-from micro_batch_handler.pipeline.isolation import Policy
-from micro_batch_handler.pipeline.lost_device import device_is_lost
-from micro_batch_handler.pipeline.payloads import PayloadOps, cut, join
-from micro_batch_handler.pipeline.run import Run
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.batch import Run
+from micro_batch_handler.pipeline.device.lost_device import device_is_lost
+from micro_batch_handler.pipeline.payloads.operations import PayloadOps, cut, join
+from micro_batch_handler.pipeline.pipeline import Pipeline
+from micro_batch_handler.pipeline.recovery import Policy
 from tests.conftest import lanes
 from tests.fakes import fake_context, plan, stages
 

@@ -24,9 +24,9 @@ import yaml
 from benchmarks.soak import wire
 from micro_batch_handler import MicroBatchMixin
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.check_worker import load
-from micro_batch_handler.tools.model_folder import importable, working_in
-from micro_batch_handler.tools.take_over import front_of
+from micro_batch_handler.tools.checking.worker import load
+from micro_batch_handler.tools.packing.take_over import front_of
+from micro_batch_handler.tools.workbench.model_folder import importable, working_in
 from tests.server.kinds import HANDLERS_OF_KINDS, KINDS, OK, Told, body_of, verdict
 
 REQUESTS = 24

@@ -15,7 +15,7 @@ from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline import memory
 from micro_batch_handler.pipeline.memory import Ceiling, is_out_of_memory
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from tests.fakes import fake_context, plan, stages
 
 GATE_S = 30

@@ -19,7 +19,7 @@ from ts.protocol import otf_message_handler
 from ts.protocol.otf_message_handler import retrieve_msg
 
 from micro_batch_handler import MicroBatchHandler
-from micro_batch_handler.torchserve.message_reader import (
+from micro_batch_handler.torchserve.wire.reader import (
     BUFFER_BYTES,
     MADE_FOR,
     MessageReader,

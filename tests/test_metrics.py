@@ -11,11 +11,11 @@ from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import BodyError, DeadlinePassed, StageTimeout
+from micro_batch_handler.pipeline.batch import Failure, Outcomes
 from micro_batch_handler.pipeline.records import BatchRecord, CallRecord
-from micro_batch_handler.pipeline.run import Failure, Outcomes
-from micro_batch_handler.torchserve.metric_lines import Metric, MetricLines
-from micro_batch_handler.torchserve.metrics import METRICS, BatchMetrics
-from micro_batch_handler.torchserve.paced import Paced
+from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS, BatchMetrics
+from micro_batch_handler.torchserve.metrics.lines import Metric, MetricLines
+from micro_batch_handler.torchserve.metrics.paced import Paced
 from tests.emitted import OURS, THEIRS, cache_of, figures, writes
 from tests.fakes import Plain, fake_context, plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.tools.model_config import (
+from micro_batch_handler.tools.packing.model_config import (
     FRONTEND_KEYS,
     TORCHRUN_KEYS,
     check_model_config,

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from micro_batch_handler.torchserve.paced import Paced
+from micro_batch_handler.torchserve.metrics.paced import Paced
 
 
 class Stage:

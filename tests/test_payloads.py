@@ -18,9 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micro_batch_handler.pipeline.ambiguity import figures, holds_places, is_ambiguous
-from micro_batch_handler.pipeline.leaves import change_leaves
-from micro_batch_handler.pipeline.payloads import (
+from micro_batch_handler.pipeline.payloads.ambiguity import figures, holds_places, is_ambiguous
+from micro_batch_handler.pipeline.payloads.leaves import change_leaves
+from micro_batch_handler.pipeline.payloads.operations import (
     CUT_AND_JOIN,
     Uncuttable,
     count,

@@ -7,8 +7,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micro_batch_handler.pipeline.batches import Part, gather
-from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN
+from micro_batch_handler.pipeline.micro_batch import Part, gather
+from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 
 sizes = st.integers(1, 70)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from micro_batch_handler.pipeline.rows import Rows
+from micro_batch_handler.pipeline.requests import Rows
 
 
 def test_the_first_taker_gets_the_row_itself():

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import LengthError, PayloadError, StageError
-from micro_batch_handler.pipeline.payloads import CUT_AND_JOIN
+from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.regroup import bounds
-from micro_batch_handler.pipeline.runner import Pipeline
-from micro_batch_handler.pipeline.thread_state import ThreadState
 from tests.conftest import collected, lanes
 from tests.fakes import plan, stages
 
@@ -373,7 +373,7 @@ atexit.register(print, "the handler before")
 import torch
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline import stage
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from tests.fakes import plan, stages
 
 busy = threading.Event()

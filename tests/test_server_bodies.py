@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from micro_batch_handler.tools.check_worker import request
+from micro_batch_handler.tools.checking.worker import request
 from tests.server.crowd import together
 from tests.server.grpc_client import GrpcClient
 from tests.server.torchserve import TorchServe

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from micro_batch_handler.__main__ import main
-from micro_batch_handler.pipeline.trace_json import from_json
+from micro_batch_handler.tracing.trace_json import from_json
 from tests.server.crowd import together
 from tests.server.wait import until
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline import runner, streams
-from micro_batch_handler.pipeline.accelerator import TorchAccelerator
-from micro_batch_handler.pipeline.run import Run
+from micro_batch_handler.pipeline import pipeline as runner
+from micro_batch_handler.pipeline.batch import Run
+from micro_batch_handler.pipeline.device import streams
+from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
 from tests.device_traffic import (
     LOST,
     WEIGHTS,

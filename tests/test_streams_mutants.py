@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from micro_batch_handler.pipeline import pinned, streams, transfers
-from micro_batch_handler.pipeline.streams import Streams
+from micro_batch_handler.pipeline.device import pinned, streams, transfers
+from micro_batch_handler.pipeline.device.streams import Streams
 from tests.device_traffic import (
     Traffic,
     problems,

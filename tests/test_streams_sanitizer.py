@@ -14,7 +14,7 @@ import itertools
 
 import pytest
 
-from micro_batch_handler.pipeline import streams
+from micro_batch_handler.pipeline.device import streams
 from tests.device_traffic import Traffic, problems
 from tests.fake_device import HOST, Observer
 from tests.test_streams_mutants import MUTANTS, is_safety, name_of, streams_class

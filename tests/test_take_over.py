@@ -12,7 +12,7 @@ from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError, ConfigError
-from micro_batch_handler.tools.take_over import front_of
+from micro_batch_handler.tools.packing.take_over import front_of
 from micro_batch_handler.torchserve.brought import BroughtClass, BroughtFunction
 from tests.fakes import Plain, fake_context
 

@@ -13,9 +13,9 @@ pytest.importorskip("matplotlib", reason="the extra `tools` is not installed")
 pytest.importorskip("tqdm", reason="the extra `tools` is not installed")
 
 from micro_batch_handler.__main__ import main
-from micro_batch_handler.pipeline.trace import Trace
-from micro_batch_handler.pipeline.trace_json import from_json, to_json
-from micro_batch_handler.tools import workbench_flags
+from micro_batch_handler.tools.workbench import flags as workbench_flags
+from micro_batch_handler.tracing.recording import Trace
+from micro_batch_handler.tracing.trace_json import from_json, to_json
 from tests.traced import a_row, scheduled, setup
 
 HANDLER = """

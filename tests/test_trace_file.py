@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.trace_json import from_json
 from micro_batch_handler.torchserve.handler import engine_of
 from micro_batch_handler.torchserve.trace_file import TraceFile
+from micro_batch_handler.tracing.trace_json import from_json
 from tests.fakes import Plain, fake_context
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.records import BatchRecord
-from micro_batch_handler.pipeline.runner import Pipeline
-from micro_batch_handler.pipeline.trace import Trace, TracedBatch, with_sources
-from micro_batch_handler.pipeline.trace_json import from_json, lane_names, to_json
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import IntraOpThreads
-from micro_batch_handler.tools.lane_use import critical_path, idle_spans, waiting
+from micro_batch_handler.tracing.lane_use import critical_path, idle_spans, waiting
+from micro_batch_handler.tracing.recording import Trace, TracedBatch, with_sources
+from micro_batch_handler.tracing.trace_json import from_json, lane_names, to_json
 from tests.fakes import plan, stages
 from tests.traced import a_row, scheduled, setup
 

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the extra `tools` is not installed")
 
-from micro_batch_handler.pipeline.trace import Trace
-from micro_batch_handler.tools.trace_page import shown, write
+from micro_batch_handler.tools.pages.trace_page import shown, write
+from micro_batch_handler.tracing.recording import Trace
 from tests.browser import look_at
 from tests.traced import a_row, scheduled, setup
 

@@ -13,13 +13,13 @@ from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import SECTION, PerStage
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools import tune as command
-from micro_batch_handler.tools import workbench_flags
 from micro_batch_handler.tools.tuning.batch import SettingFails
 from micro_batch_handler.tools.tuning.bench import HandlerBench
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.copies import Copies, Job
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.workbench import Workbench
+from micro_batch_handler.tools.workbench import flags as workbench_flags
+from micro_batch_handler.tools.workbench.workbench import Workbench
 
 pytest.importorskip("tqdm")
 
@@ -75,7 +75,7 @@ def tune(*flags, samples=("one.json", "two.json")):
 @pytest.fixture
 def workbench():
     """A workbench with the handler."""
-    from micro_batch_handler.tools.model_folder import ModelFiles
+    from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 
     with Workbench(Path("handler.py"), ModelFiles(config_file="model-config.yaml")) as bench:
         yield bench

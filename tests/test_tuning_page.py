@@ -42,7 +42,7 @@ def test_the_text_has_figures_settings_and_reasons(tuning):
 def test_a_browser_shows_the_page_without_complaint(tuning, tmp_path):
     """Headings, the legend and both tables are there, nothing is wider than the window."""
     pytest.importorskip("matplotlib")
-    from micro_batch_handler.tools.tuning.picture import written
+    from micro_batch_handler.tools.pages.tuning_page import written
 
     page, picture = written(tuning, "<model> & more", "made by a test", tmp_path / "page.html")
 

@@ -14,9 +14,9 @@ import torch
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import ArchiveError, ConfigError
-from micro_batch_handler.tools.check_worker import DECODES
-from micro_batch_handler.tools.model_folder import ModelFiles
-from micro_batch_handler.tools.workbench import Workbench
+from micro_batch_handler.tools.checking.worker import DECODES
+from micro_batch_handler.tools.workbench.model_folder import ModelFiles
+from micro_batch_handler.tools.workbench.workbench import Workbench
 
 HANDLER = """
 from pathlib import Path

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from micro_batch_handler.__main__ import main
-from micro_batch_handler.tools import mar_file
+from micro_batch_handler.tools.packing import mar_file
 from tests.test_take_over import FUNCTION, OWN_HANDLE, STAGES, entries, handler_of
 
 

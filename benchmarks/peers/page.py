@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from benchmarks.peers.rounds import Entry, Lengths
 from benchmarks.throughput.workload import Workload
-from micro_batch_handler.tools import page as html
+from micro_batch_handler.tools.pages import page as html
 
 __all__ = ["page"]
 

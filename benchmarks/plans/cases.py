@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
-from micro_batch_handler.pipeline.payloads import Payload
+from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.planning.choices import even_sizes
 from micro_batch_handler.planning.planner import HAND_OVER_S, Planner

@@ -8,7 +8,7 @@ from statistics import mean, median
 
 from benchmarks.plans.cases import Case
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.plans import Plan
 

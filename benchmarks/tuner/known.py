@@ -16,7 +16,6 @@ from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.planning.choices import even_sizes
 from micro_batch_handler.planning.planner import HAND_OVER_S
 from micro_batch_handler.planning.schedule import Forecast
-from micro_batch_handler.tools.model_folder import ModelFiles
 from micro_batch_handler.tools.tuning.bench import HandlerBench
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
@@ -24,7 +23,8 @@ from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.result import Tuning
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
-from micro_batch_handler.tools.workbench import Workbench
+from micro_batch_handler.tools.workbench.model_folder import ModelFiles
+from micro_batch_handler.tools.workbench.workbench import Workbench
 
 __all__ = ["Case", "Outcome", "draw", "play"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.throughput.load import Sample, load_of
 from benchmarks.throughput.servers import OVERRIDES
-from micro_batch_handler.tools.check_worker import content_type
+from micro_batch_handler.tools.checking.worker import content_type
 from tests.server.torchserve import TorchServe
 
 __all__ = ["Served", "play"]

@@ -7,18 +7,18 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import DeadlinePassed, LengthError, SplitError, StageTimeout
-from micro_batch_handler.pipeline.batches import MicroBatch, Part
+from micro_batch_handler.pipeline.batch import Call, Failure, Ready, Run
+from micro_batch_handler.pipeline.device.lost_device import device_is_lost
+from micro_batch_handler.pipeline.device.streams import NoStreams, Streams, Work
 from micro_batch_handler.pipeline.grouping import Keys, by_key
-from micro_batch_handler.pipeline.isolation import Policy, inspectable, retries
-from micro_batch_handler.pipeline.lost_device import device_is_lost
 from micro_batch_handler.pipeline.memory import Ceiling, free_memory, is_out_of_memory
-from micro_batch_handler.pipeline.payloads import Payload
-from micro_batch_handler.pipeline.readings import Readings
+from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
+from micro_batch_handler.pipeline.payloads.operations import Payload
+from micro_batch_handler.pipeline.payloads.readings import Readings
 from micro_batch_handler.pipeline.records import INLINE, CallRecord
-from micro_batch_handler.pipeline.rows import Rows
-from micro_batch_handler.pipeline.run import Call, Failure, Ready, Run
+from micro_batch_handler.pipeline.recovery import Policy, inspectable, retries
+from micro_batch_handler.pipeline.requests import Rows
 from micro_batch_handler.pipeline.stage import Keep, StageRunner
-from micro_batch_handler.pipeline.streams import NoStreams, Streams, Work
 from micro_batch_handler.pipeline.watch import Clock, alarm
 
 __all__ = ["LAST", "Caller", "Fault", "GivenUp"]

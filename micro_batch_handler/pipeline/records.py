@@ -9,7 +9,7 @@ from micro_batch_handler.config import Stage
 from micro_batch_handler.planning.plans import Plan
 
 if TYPE_CHECKING:
-    from micro_batch_handler.pipeline.run import Outcomes
+    from micro_batch_handler.pipeline.batch import Outcomes
 
 __all__ = ["INLINE", "LANE", "BatchRecord", "CallRecord", "Listener"]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from micro_batch_handler.pipeline.batches import MicroBatch, Part
+from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
 
 __all__ = ["Regroup", "bounds"]
 

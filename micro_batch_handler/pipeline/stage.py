@@ -20,9 +20,15 @@ from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
-from micro_batch_handler.pipeline.batches import MicroBatch, Part, gather
 from micro_batch_handler.pipeline.grouping import Keys, by_constants, keys_made, keys_passed_on
-from micro_batch_handler.pipeline.payloads import Payload, PayloadOps, Uncuttable, own, pad
+from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part, gather
+from micro_batch_handler.pipeline.payloads.operations import (
+    Payload,
+    PayloadOps,
+    Uncuttable,
+    own,
+    pad,
+)
 from micro_batch_handler.pipeline.records import LANE
 from micro_batch_handler.planning.choices import padded
 

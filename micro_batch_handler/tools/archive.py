@@ -5,7 +5,7 @@
     vet        archive_inputs    names and files; handler_file.py and model_config.py look inside
     collect    archive_staging   the archiver's own code, into a private folder
     write      archive_output    archive_formats.py packs it, the same bytes each time
-    check      archive_check     a fresh process (check_process.py) loads it and answers requests
+    check      checking          a fresh process (process.py) loads it and answers requests
 
 Nothing is written before everything is vetted.
 """
@@ -22,13 +22,13 @@ from model_archiver.model_archiver_error import ModelArchiverError
 from model_archiver.model_packaging_utils import ModelExportUtils
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.archive_check import check_archive, refuse_absent
-from micro_batch_handler.tools.archive_flags import PROG, archive_parser
-from micro_batch_handler.tools.archive_inputs import ArchiveInputs
-from micro_batch_handler.tools.archive_output import ArchiveOutput
-from micro_batch_handler.tools.archive_staging import staged
-from micro_batch_handler.tools.take_over import with_front
-from micro_batch_handler.tools.writable import refuse_unwritable
+from micro_batch_handler.tools.checking.check import check_archive, refuse_absent
+from micro_batch_handler.tools.packing.flags import PROG, archive_parser
+from micro_batch_handler.tools.packing.inputs import ArchiveInputs
+from micro_batch_handler.tools.packing.output import ArchiveOutput
+from micro_batch_handler.tools.packing.staging import staged
+from micro_batch_handler.tools.packing.take_over import with_front
+from micro_batch_handler.tools.packing.writable import refuse_unwritable
 
 __all__ = ["main"]
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from micro_batch_handler.config import AUTO, STAGES
 from micro_batch_handler.errors import ArchiveError, TraceError
-from micro_batch_handler.pipeline.trace import Trace, TracedBatch
-from micro_batch_handler.pipeline.trace_json import from_json
-from micro_batch_handler.tools.workbench_flags import (
+from micro_batch_handler.tools.packing.writable import refuse_unwritable
+from micro_batch_handler.tools.workbench.flags import (
     add_workbench_flags,
     count,
     files_of,
     require_tools,
 )
-from micro_batch_handler.tools.writable import refuse_unwritable
+from micro_batch_handler.tracing.recording import Trace, TracedBatch
+from micro_batch_handler.tracing.trace_json import from_json
 
 __all__ = ["main"]
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0, or an error is raised."""
     options = _parser().parse_args(argv)
     require_tools("matplotlib", "tqdm")
-    from micro_batch_handler.tools.trace_page import write
+    from micro_batch_handler.tools.pages.trace_page import write
 
     refuse_unwritable(f"--output {options.output}", options.output)
     if options.source.suffix == ".json":
@@ -95,7 +95,7 @@ def _read(path: Path) -> Trace:
 def _run(options: argparse.Namespace) -> Trace:
     from tqdm import tqdm
 
-    from micro_batch_handler.tools.workbench import Workbench
+    from micro_batch_handler.tools.workbench.workbench import Workbench
 
     batches: list[TracedBatch] = []
     with Workbench(options.source, files_of(options), batch_size=options.batch_size) as bench:

@@ -23,13 +23,14 @@ from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.curves import Line
-from micro_batch_handler.tools.model_config import read_model_config
+from micro_batch_handler.tools.packing.model_config import read_model_config
+from micro_batch_handler.tools.packing.writable import refuse_unwritable
+from micro_batch_handler.tools.pages.tuning_page import written
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.copies import Copies, Job
 from micro_batch_handler.tools.tuning.flags import PROG, tune_parser
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import GAP, Load
-from micro_batch_handler.tools.tuning.picture import written
 from micro_batch_handler.tools.tuning.report import keys_of, report
 from micro_batch_handler.tools.tuning.result import Tuning
 from micro_batch_handler.tools.tuning.search import counts_up_to
@@ -37,8 +38,7 @@ from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
 from micro_batch_handler.tools.tuning.workers import own_workers, started_workers
 from micro_batch_handler.tools.tuning.yaml_file import update
-from micro_batch_handler.tools.workbench_flags import files_of, require_tools
-from micro_batch_handler.tools.writable import refuse_unwritable
+from micro_batch_handler.tools.workbench.flags import files_of, require_tools
 
 __all__ = ["main"]
 
@@ -94,7 +94,7 @@ def _tuned(flags: argparse.Namespace) -> Tuning:
     import torch
 
     from micro_batch_handler.tools.tuning.bench import HandlerBench
-    from micro_batch_handler.tools.workbench import Workbench
+    from micro_batch_handler.tools.workbench.workbench import Workbench
 
     gap = GAP if flags.gap_ms is None else Line(flags.gap_ms / 1000, 0.0)
     load = Load(gap, flags.clients)

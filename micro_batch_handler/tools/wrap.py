@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.archive_check import check_archive, refuse_absent
-from micro_batch_handler.tools.mar_file import MarFile, unwrapped, wrapped
-from micro_batch_handler.tools.writable import refuse_unwritable
+from micro_batch_handler.tools.checking.check import check_archive, refuse_absent
+from micro_batch_handler.tools.packing.mar_file import MarFile, unwrapped, wrapped
+from micro_batch_handler.tools.packing.writable import refuse_unwritable
 
 __all__ = ["main"]
 

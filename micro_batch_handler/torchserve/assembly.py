@@ -13,21 +13,21 @@ import torch
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.accelerator import TorchAccelerator
-from micro_batch_handler.pipeline.payloads import Payload
+from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
+from micro_batch_handler.pipeline.device.streams import NoStreams, Observe, Streams
+from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
-from micro_batch_handler.pipeline.streams import NoStreams, Observe, Streams
-from micro_batch_handler.pipeline.thread_state import ThreadState
 from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.torchserve.context import MicroBatchContext
-from micro_batch_handler.torchserve.encode import encode, is_json
-from micro_batch_handler.torchserve.metrics import BatchMetrics
+from micro_batch_handler.torchserve.metrics.batch_metrics import BatchMetrics
 from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.routed import viewed_by
 from micro_batch_handler.torchserve.running_batch import RunningBatch
 from micro_batch_handler.torchserve.splitting import Splitting
 from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
+from micro_batch_handler.torchserve.wire.encode import encode, is_json
 
 __all__ = [
     "is_one_stage",

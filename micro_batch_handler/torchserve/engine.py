@@ -23,15 +23,14 @@ from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import PayloadError, SplitError
-from micro_batch_handler.pipeline.accelerator import accelerator_of
-from micro_batch_handler.pipeline.isolation import Policy
-from micro_batch_handler.pipeline.payloads import PayloadOps
-from micro_batch_handler.pipeline.readings import Readings
+from micro_batch_handler.pipeline.batch import Failure, Outcomes
+from micro_batch_handler.pipeline.device.accelerator import accelerator_of
+from micro_batch_handler.pipeline.payloads.operations import PayloadOps
+from micro_batch_handler.pipeline.payloads.readings import Readings
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.records import BatchRecord, Listener
-from micro_batch_handler.pipeline.rows import Rows
-from micro_batch_handler.pipeline.run import Failure, Outcomes
-from micro_batch_handler.pipeline.runner import Pipeline
-from micro_batch_handler.pipeline.trace import Setup
+from micro_batch_handler.pipeline.recovery import Policy
+from micro_batch_handler.pipeline.requests import Rows
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.planner import Planner
@@ -51,16 +50,17 @@ from micro_batch_handler.torchserve.assembly import (
 from micro_batch_handler.torchserve.by_length import by_length
 from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
-from micro_batch_handler.torchserve.decode import decode_rows, decoder
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.first_row import one_row_at_a_time
-from micro_batch_handler.torchserve.message_reader import read_buffered
-from micro_batch_handler.torchserve.metrics import batch_metrics
+from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
 from micro_batch_handler.torchserve.running_batch import RunningBatch
 from micro_batch_handler.torchserve.trace_file import TraceFile
 from micro_batch_handler.torchserve.warm_up import warm_up
+from micro_batch_handler.torchserve.wire.decode import decode_rows, decoder
+from micro_batch_handler.torchserve.wire.reader import read_buffered
 from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_now
+from micro_batch_handler.tracing.recording import Setup
 
 __all__ = ["Engine"]
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage, Size
-from micro_batch_handler.pipeline.payloads import PayloadOps
+from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 
 __all__ = ["one_row_at_a_time", "takes_first_row_only"]
 

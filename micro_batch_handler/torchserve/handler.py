@@ -21,7 +21,7 @@ from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.payloads import (
+from micro_batch_handler.pipeline.payloads.operations import (
     Payload,
     PayloadOps,
     count,

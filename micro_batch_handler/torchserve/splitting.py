@@ -18,11 +18,11 @@ from collections.abc import Collection, Mapping
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.errors import SplitError
-from micro_batch_handler.pipeline.isolation import is_misread
+from micro_batch_handler.pipeline.batch import Outcomes
 from micro_batch_handler.pipeline.memory import is_out_of_memory
 from micro_batch_handler.pipeline.records import BatchRecord
+from micro_batch_handler.pipeline.recovery import is_misread
 from micro_batch_handler.pipeline.regroup import bounds
-from micro_batch_handler.pipeline.run import Outcomes
 from micro_batch_handler.torchserve.state_watch import StateWatch
 
 __all__ = ["Splitting"]

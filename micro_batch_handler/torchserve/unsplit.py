@@ -16,8 +16,8 @@ from typing import Any
 
 from ts.context import Context
 
-from micro_batch_handler.pipeline.isolation import inspectable
-from micro_batch_handler.pipeline.run import Failure, Outcomes
+from micro_batch_handler.pipeline.batch import Failure, Outcomes
+from micro_batch_handler.pipeline.recovery import inspectable
 from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures

@@ -15,7 +15,7 @@ from ts.context import Context, RequestProcessor
 
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.runner import Pipeline
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.planning.plans import Plan
 
 __all__ = ["warm_up"]

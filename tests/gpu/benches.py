@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from micro_batch_handler.pipeline.accelerator import TorchAccelerator, accelerator_of
+from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator, accelerator_of
 from tests.gpu.standin import OnDevice, StandIn
 
 __all__ = ["GpuBench", "HostBench"]

@@ -9,7 +9,7 @@ import torch
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler import MicroBatchMixin
-from micro_batch_handler.pipeline import streams
+from micro_batch_handler.pipeline.device import streams
 from tests.fakes import fake_context
 
 __all__ = ["CASES", "NO_DELAYS", "forget", "late_answers", "right_answers"]

@@ -88,7 +88,7 @@ def _must(come: bool) -> None:
 
 
 class StandIn:
-    """See pipeline/accelerator.py for what its methods promise."""
+    """See pipeline/device/accelerator.py for what its methods promise."""
 
     def __init__(self) -> None:
         self.device = SimpleNamespace(type=None)

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from micro_batch_handler.pipeline.accelerator import accelerator_of
+from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from tests.gpu.contestants import Contestant
 from tests.gpu.delays import CASES, NO_DELAYS, forget, late_answers, right_answers
 from tests.gpu.photos import photo

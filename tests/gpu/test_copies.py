@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from micro_batch_handler.pipeline.pinned import PinnedBuffers
-from micro_batch_handler.pipeline.transfers import download, upload
+from micro_batch_handler.pipeline.device.pinned import PinnedBuffers
+from micro_batch_handler.pipeline.device.transfers import download, upload
 from tests.gpu.delays import NO_DELAYS, late_answers, right_answers
 
 

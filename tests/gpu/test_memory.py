@@ -9,7 +9,7 @@ import torch
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler import MicroBatchMixin
-from micro_batch_handler.pipeline import pinned
+from micro_batch_handler.pipeline.device import pinned
 from tests.fakes import fake_context
 from tests.gpu.contestants import Contestant
 from tests.gpu.photos import photo

@@ -16,7 +16,7 @@ from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.copies import Copies
 from micro_batch_handler.tools.tuning.memory import PeakMemory
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.workbench import Ran, Workbench
+from micro_batch_handler.tools.workbench.workbench import Ran, Workbench
 
 __all__ = ["HandlerBench"]
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from micro_batch_handler.config import PerStage
-from micro_batch_handler.tools.model_folder import ModelFiles
 from micro_batch_handler.tools.tuning.batch import Batch, Bench, SettingFails
 from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 
 __all__ = ["main"]
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # Here, since what is imported may print, too.
     from micro_batch_handler.tools.tuning.bench import HandlerBench
-    from micro_batch_handler.tools.workbench import Workbench
+    from micro_batch_handler.tools.workbench.workbench import Workbench
 
     # Without a buffer, so that what has come can be seen.
     lines = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)

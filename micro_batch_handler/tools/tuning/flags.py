@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from micro_batch_handler.tools.workbench_flags import add_workbench_flags, count
+from micro_batch_handler.tools.workbench.flags import add_workbench_flags, count
 
 __all__ = ["PROG", "tune_parser"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.tools.model_config import check_model_config, read_model_config
+from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
 
 __all__ = ["as_yaml", "update"]
 

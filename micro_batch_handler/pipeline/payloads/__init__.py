@@ -1,0 +1,1 @@
+"""What stages return: counted, cut and joined by rows."""

@@ -1,0 +1,121 @@
+"""What to call again after a failure: halves, down to single requests. Decides, does nothing.
+
+    call on 8 rows fails            row 5 is guilty
+      call on 4 rows                answered
+      call on 4 rows fails
+        call on 2 rows fails
+          call on 1 row fails       row 5 gets the error
+          call on 1 row             answered
+        call on 2 rows              answered
+
+At most about 2 k (log2 n + 1) calls for k guilty of n rows. A row that two calls on it alone have
+failed, the second from its request on, is set aside: so a fault that does not repeat leaves nobody
+failed, and neither does what a neighbour has done to a shared payload. When nothing else of the
+batch runs, it passes all stages once more, in the thread that was handed the batch, as TorchServe
+would call them. Only what fails there has failed: a client never pays for what fails only in a
+lane, or only beside others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from micro_batch_handler.config import STAGES
+from micro_batch_handler.errors import (
+    DeadlinePassed,
+    LengthError,
+    PayloadError,
+    RegroupError,
+    StageTimeout,
+)
+from micro_batch_handler.pipeline.batch import Failure
+from micro_batch_handler.pipeline.memory import is_out_of_memory
+from micro_batch_handler.pipeline.micro_batch import MicroBatch
+
+__all__ = ["Policy", "inspectable", "is_misread", "retries", "verdicts"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How faults are met."""
+
+    isolate: bool = True
+    """False: a failed call is not repeated."""
+
+    deliberate: tuple[type[BaseException], ...] = ()
+    """Errors by which a stage answers one request on purpose; alone, it is not called again."""
+
+    repeats: Callable[[Any, Sequence[int]], bool] = lambda _tag, _indices: True
+    """Whether these requests of the batch with this tag may be called again."""
+
+
+def retries(policy: Policy, batch: MicroBatch, error: BaseException) -> list[MicroBatch]:
+    """The micro-batches to call instead of one that failed; none if the error is its outcome."""
+    if isinstance(error, (StageTimeout, DeadlinePassed)):
+        return []
+    if isinstance(error, RegroupError):
+        return _parts_again(batch)
+    if not batch.serial and is_misread(error):
+        return []  # smaller calls would be read no better
+    if len(batch) > 1:
+        # From their requests on: the failed call may have changed what it was called with, and
+        # not every change can be seen.
+        return batch.again().pieces(_half(batch))
+    # The second call begins with the request: a payload that others share may be bad because of
+    # them (padded to the longest, say).
+    if batch.failed_alone or isinstance(error, policy.deliberate):
+        return []
+    return [batch.again(failed_alone=True)]
+
+
+def verdicts(aside: Sequence[Failure]) -> list[tuple[MicroBatch, Failure]]:
+    """The last calls for requests that were set aside, and with what they failed before.
+
+    Those whose payloads could not be read as rows pass together: a payload that is not cut need
+    not be read. So do those for which there was no memory, which is theirs alone now.
+    """
+    misread = [failure for failure in aside if is_misread(failure.error)]
+    crowded = [failure for failure in aside if is_out_of_memory(failure.error)]
+    last = []
+    for failures in (misread, crowded):
+        if failures:
+            together = sorted(index for failure in failures for index in failure.indices)
+            batch = MicroBatch(together, failed=failures is misread, serial=True)
+            last.append((batch, failures[0]))
+    for failure in aside:
+        if failure not in misread and failure not in crowded:
+            alone = len(failure.indices) == 1
+            batch = MicroBatch(failure.indices, failed=True, failed_alone=alone, serial=True)
+            last.append((batch, failure))
+    return last
+
+
+def is_misread(error: BaseException) -> bool:
+    """Whether a stage returned what could not be read as the rows that the next stage wants."""
+    if isinstance(error, LengthError):
+        return error.stage != STAGES[-1]
+    return isinstance(error, PayloadError)
+
+
+def inspectable(error: BaseException) -> BaseException:
+    """The error itself, or a plain one in place of one that raises when it is looked at."""
+    try:
+        plain = error.__class__ is type(error) and isinstance(type(error).__name__, str)
+        _ = error.__traceback__, error.__cause__, error.__context__
+    except BaseException:
+        plain = False
+    return error if plain else RuntimeError("an error that cannot be inspected")
+
+
+def _parts_again(batch: MicroBatch) -> list[MicroBatch]:
+    """Nothing was called, because the parts could not be joined or cut."""
+    if len(batch.parts) > 1:
+        return batch.pieces(_half(batch))  # their rows differ in shape, perhaps
+    # From their requests on, which can always be cut.
+    return [MicroBatch(batch.indices, failed=batch.failed)]
+
+
+def _half(batch: MicroBatch) -> int:
+    return -(-len(batch) // 2)

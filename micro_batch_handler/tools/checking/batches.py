@@ -1,0 +1,171 @@
+"""All requests of a check in one batch: whole, and cut in several ways, beside their answers alone.
+
+Answers that differ when the batch is cut, and not when it is whole, fail the check. Those that
+differ when it is whole are the handler's own way with batches, and noted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from micro_batch_handler.tools.checking.alone import Alone, Asked
+from micro_batch_handler.tools.checking.answers import Reply, is_same
+from micro_batch_handler.tools.checking.ways import Settings, Way
+from micro_batch_handler.tools.checking.worker import PackageLog, cause
+
+__all__ = ["Batches", "CutError"]
+
+_ROUNDS = 5
+"""Batches in each way: the first ones may stay whole, while the package looks for state."""
+
+_ALONE_AGAIN = 3
+"""Questions about an answer that differs: is it always the same alone?"""
+
+
+class CutError(Exception):
+    """Answers differ when the batch is cut, and the check has failed."""
+
+
+class Batches:
+    """Asks all requests at once.
+
+    Args:
+        asked: the model.
+        alone: what each request gets alone.
+        settings: of the handler; None if it does not micro-batch.
+        log: hears what the package warns of.
+        tell: is told what is about to be asked, in words.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        alone: Alone,
+        settings: Settings | None,
+        log: PackageLog,
+        tell: Callable[[str], object],
+    ) -> None:
+        self._asked = asked
+        self._alone = alone
+        self._settings = settings
+        self.cuts = settings is not None
+        """Whether the handler micro-batches."""
+        self._log = log
+        self._tell = tell
+        self._rows = len(alone.replies)
+        self._whole: list[Reply] = []
+        self.done: list[str] = []
+        """The ways in which they were asked."""
+        self.skipped: list[str] = []
+        """Those for which there was no time."""
+        self.differs = ""
+        """How an answer differs in a whole batch; nothing if none does."""
+        self.unknown = ""
+        """Why nothing could be asked in other ways; nothing if it could."""
+
+    def run(self) -> None:
+        """Ask.
+
+        Raises:
+            CutError: answers differ when the batch is cut.
+        """
+        if self._rows == 1 or not self._has_time("batches"):
+            return
+        self._alone.again(range(self._rows))
+        properties = self._asked.service.context.system_properties
+        given = properties.get("batch_size")
+        properties["batch_size"] = max(given or 1, self._rows)
+        try:
+            if self._settings is None:
+                self._ask_whole("in one batch", self._rows)
+            else:
+                self._ask_ways(self._settings)
+        finally:
+            properties["batch_size"] = given
+
+    def _ask_ways(self, settings: Settings) -> None:
+        most = settings.most(self._rows)
+        # It is told to hold a whole batch, and would warn that nothing can overlap.
+        self._log.listens = False
+        try:
+            settings.apply(settings.whole(most))
+        except Exception as error:
+            self.unknown = cause(error)
+            return
+        self._ask_whole("whole" if most == self._rows else f"in batches of {most}", most)
+        self._log.listens = True
+        ways = settings.ways(self._rows)
+        for left, way in zip(range(len(ways), 0, -1), ways, strict=True):
+            settings.apply(way)
+            self._ask_cut(way, self._asked.left_s() / left)
+
+    def _ask_whole(self, name: str, most: int) -> None:
+        if not self._has_time(name):
+            return
+        self._tell(f"all requests {name}")
+        starts = range(0, self._rows, most)
+        parts = [range(start, min(start + most, self._rows)) for start in starts]
+        replies = [reply for part in parts for reply in self._asked.ask(part)]
+        if self._is_refused():
+            return
+        self.done.append(name)
+        different = self._different(replies)
+        self._whole = replies
+        if different:
+            at = different[0]
+            self.differs = f"{name}, {self._what(at, replies)}, alone {self._alone.replies[at]}"
+
+    def _ask_cut(self, way: Way, share_s: float) -> None:
+        if not self._has_time(way.name):
+            return
+        self._tell(f"all requests {way.name}")
+        began_s = time.monotonic()
+        for turn in range(1, _ROUNDS + 1):
+            replies = self._asked.ask(range(self._rows))
+            if self._is_refused():
+                return
+            self._compare(way, replies)
+            if (time.monotonic() - began_s) * (turn + 1) / turn > share_s:
+                break
+        self.done.append(way.name)
+
+    def _compare(self, way: Way, replies: Sequence[Reply]) -> None:
+        for at in self._different(replies):
+            alone, what = self._alone.replies[at], f"{way.name}, {self._what(at, replies)}"
+            if not self._whole:
+                raise CutError(f"{what}, alone {alone}. {way.advice}")
+            whole, loose = self._whole[at], at in self._alone.unsteady
+            if is_same(alone, whole, loose=loose):
+                raise CutError(f"{what}, alone and in an uncut batch {alone}. {way.advice}")
+            # An answer that differs with the batch may do so again; but it must be one.
+            if not any(is_same(known, replies[at], loose=True) for known in (alone, whole)):
+                raise CutError(f"{what}, alone {alone}, in an uncut batch {whole}. {way.advice}")
+
+    def _different(self, replies: Sequence[Reply]) -> list[int]:
+        """The places of replies that are neither what came alone nor in a whole batch."""
+        different = [at for at, reply in enumerate(replies) if not self._is_known(at, reply)]
+        # It may be that the time has changed, and nothing else; which makes no good answer bad.
+        doubted = [at for at in different if not replies[at].problem]
+        self._alone.again(doubted, _ALONE_AGAIN)
+        return [at for at in different if not self._is_known(at, replies[at])]
+
+    def _is_known(self, at: int, reply: Reply) -> bool:
+        known = (self._alone.replies[at], *self._whole[at : at + 1])
+        loose = at in self._alone.unsteady
+        return any(is_same(one, reply, loose=loose) for one in known)
+
+    def _what(self, at: int, replies: Sequence[Reply]) -> str:
+        sample = self._asked.requests.samples[at].name
+        return f"the answer to request {at + 1} of {self._rows} ({sample}) is {replies[at]}"
+
+    def _is_refused(self) -> bool:
+        """Whether the package has refused the settings, as ones that cannot work."""
+        kind = type(self._asked.errors.last)
+        return kind.__name__ == "ConfigError" and kind.__module__.startswith("micro_batch_handler")
+
+    def _has_time(self, name: str) -> bool:
+        if self._alone.seconds > self._asked.left_s():
+            self.skipped.append(name)
+            return False
+        return True

@@ -1,0 +1,130 @@
+"""A finished archive, tried: unpacked as TorchServe would, and asked in a process of its own.
+
+check_archive     this process
+  check_process     the other one: the tools, beside the archive's package
+  run               loads the model, as worker.py does it; asks; writes a report
+    alone             each request alone; requests.py makes them
+    batches           all of them at once, in the ways of ways.py
+    check_answers     are they the same?
+    check_report      what to print
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.packing.formats import unpack
+
+__all__ = ["check_archive", "refuse_absent"]
+
+CHECK_TIMEOUT_S = 300.0
+
+_LOG_LINES = 25
+
+_NOISE = ("[METRICS]", "Backend received inference at: ")
+"""How lines of the log begin that are there for every request."""
+
+# Not `python process.py`: that would put this folder, full of modules that the archive does
+# not have, first on the import path of the handler. Like this the archive's root is first.
+_RUN = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+
+
+def refuse_absent(samples: Sequence[Path] | None) -> None:
+    """Raise before anything is written, if a sample is no file.
+
+    Raises:
+        ArchiveError: it says which.
+    """
+    for sample in samples or ():
+        if not sample.is_file():
+            raise ArchiveError(f"--check {sample}: there is no such file")
+
+
+def check_archive(
+    archive: Path, archive_format: str, samples: Sequence[Path], timeout_s: float = CHECK_TIMEOUT_S
+) -> str:
+    """Load the archive through TorchServe, send it the samples, and return what to print.
+
+    Raises:
+        ArchiveError: it does not load, a sample's answer has another status than 200, or answers
+            differ when their batch is cut.
+    """
+    with tempfile.TemporaryDirectory(prefix="micro-batch-check-") as private:
+        model = Path(private, "model")
+        unpack(archive, archive_format, model)
+        outcome = Path(private, "outcome")
+        outcome.mkdir()
+        log = Path(private, "log")
+        ended = _run_process(model, samples, outcome, log, timeout_s)
+        report = outcome / "report.json"
+        if report.exists():
+            result = json.loads(report.read_text(encoding="utf-8"))
+            failure = str(result["failure"])
+        else:
+            result, doing = {}, outcome / "doing"
+            what = f" {doing.read_text(encoding='utf-8')}" if doing.exists() else ""
+            failure = f"the process that loads it {ended} before it answered{what}"
+        if failure:
+            raise ArchiveError(
+                f"{archive} is written, but fails its check: {failure}{_last_lines(log)}"
+            )
+        answer = _readable((outcome / "answer").read_bytes())
+        kind = f" {result['content_type']}" if result["content_type"] else ""
+        status = f"check: status {result['status']}{kind}"
+        return "\n".join([status, answer, *result.get("lines", ())])
+
+
+def _run_process(
+    model: Path, samples: Sequence[Path], outcome: Path, log: Path, timeout_s: float
+) -> str:
+    """Run process.py where TorchServe runs its workers; return how it ended, in words."""
+    process = str(Path(__file__).with_name("process.py"))
+    environment = dict(os.environ)
+    # TorchServe puts the archive's root on the import path of its worker.
+    given = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([str(model), given] if given else [str(model)])
+    environment.pop("LOCAL_RANK", None)  # a rank other than 0 gives no answer
+    paths = [model, *(sample.resolve() for sample in samples), outcome]
+    command = [sys.executable, "-c", _RUN, process, *map(str, paths), f"{timeout_s:g}"]
+    # The log is a file, not a pipe: a process that the handler leaves behind would keep it open.
+    with log.open("wb") as out:
+        try:
+            ended = subprocess.run(  # noqa: S603 - this very Python, with paths of ours
+                command,
+                cwd=model,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"was stopped after {timeout_s:g} s"
+    return f"ended with status {ended.returncode}"
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    telling = [line for line in lines if not line.startswith(_NOISE)]
+    return "".join(f"\n  | {line}" for line in telling[-_LOG_LINES:])
+
+
+def _readable(body: bytes) -> str:
+    """JSON on several lines, text as it is, anything else by its size."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"{len(body)} bytes"
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except ValueError:
+        readable = all(char.isprintable() or char.isspace() for char in text)
+        return text if readable else f"{len(body)} bytes"

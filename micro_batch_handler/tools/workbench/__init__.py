@@ -1,0 +1,1 @@
+"""A handler loaded in this process, its batches run and watched."""

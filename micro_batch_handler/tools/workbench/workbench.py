@@ -1,0 +1,228 @@
+"""A handler in this process, loaded as TorchServe's worker loads it, to run batches and watch them.
+
+    with Workbench(Path("model.mar"), batch_size=32) as bench:
+        ran = bench.run([Path("cat.jpg"), Path("dog.jpg")], rows=32)
+        ran.records[0].outcomes.calls
+
+The engine is this package's, not the copy in the archive: a process has room for one package of a
+name, and an older copy may have nothing to watch. Code, model and settings are the archive's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from micro_batch_handler.config import AUTO, SECTION, MicroBatchingConfig
+from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.pipeline.records import BatchRecord
+from micro_batch_handler.tools.checking.worker import (
+    DECODES,
+    Answer,
+    LoggedErrors,
+    cause,
+    failure,
+    load,
+    parse_response,
+    request,
+)
+from micro_batch_handler.tools.workbench.model_folder import (
+    ModelFiles,
+    importable,
+    model_folder,
+    working_in,
+)
+from micro_batch_handler.torchserve.handler import MicroBatchMixin, engine_of
+from micro_batch_handler.tracing.recording import Setup
+
+__all__ = ["Ran", "Workbench"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A batch that was run."""
+
+    answers: Sequence[Answer]
+    """One for each request, in order."""
+
+    records: Sequence[BatchRecord]
+    """One; none if a request was left to the class beside the mixin, as `explain` is."""
+
+    failures: Mapping[int, str]
+    """Why a request's answer is no good one, with its body; by the request's place."""
+
+
+class Workbench:
+    """A loaded handler. Use it in a `with` statement, or call `close()`.
+
+    While it is open, the model's folder comes first on the import path; one at a time may be open.
+
+    Args:
+        source: an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file.
+        files: what a handler file is served with; none with an archive, which has its own.
+        batch_size: in place of the archive's `batchSize`.
+        micro_batching: keys in place of those in the archive's section.
+
+    Raises:
+        ArchiveError: it cannot be found, unpacked or loaded, or does not micro-batch.
+        ConfigError: a setting cannot work.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        files: ModelFiles | None = None,
+        *,
+        batch_size: int | None = None,
+        micro_batching: Mapping[str, object] | None = None,
+    ) -> None:
+        self._records: list[BatchRecord] = []
+        self._errors = LoggedErrors()
+        with ExitStack() as stack:
+            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micro-batch-")))
+            self._folder = stack.enter_context(model_folder(source.resolve(), files, private))
+            stack.enter_context(importable(self._folder))
+            logging.getLogger().addHandler(self._errors)
+            stack.callback(logging.getLogger().removeHandler, self._errors)
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            if DECODES not in os.environ:
+                # As config.properties has it: decoding is work of the preprocess lanes.
+                os.environ[DECODES] = "false"
+                stack.callback(os.environ.pop, DECODES)
+            self._service = self._load(source)
+            self._handler = self._service._entry_point.__self__  # noqa: SLF001 - no other way to it
+            stack.callback(MicroBatchMixin.close, self._handler)
+            self._given = dict(self._service.context.model_yaml_config or {})
+            self.configure(batch_size=batch_size, micro_batching=micro_batching)
+            self._stack = stack.pop_all()
+
+    @property
+    def batch_size(self) -> int:
+        """The most rows of a batch."""
+        return int(self._service.context.system_properties["batch_size"])
+
+    @property
+    def model_yaml(self) -> Mapping[str, Any]:
+        """The archive's model-config.yaml."""
+        return self._given
+
+    @property
+    def setup(self) -> Setup:
+        """What batches run with."""
+        return engine_of(self._handler, self._service.context).setup
+
+    @property
+    def config(self) -> MicroBatchingConfig:
+        """The settings in force."""
+        return MicroBatchingConfig.from_model_yaml(self._service.context.model_yaml_config)
+
+    def configure(
+        self,
+        *,
+        batch_size: int | None = None,
+        micro_batching: Mapping[str, object] | None = None,
+    ) -> None:
+        """Go on with other settings and a new engine, which has learned nothing; the model stays.
+
+        Args:
+            batch_size: in place of the archive's; None for that.
+            micro_batching: keys in place of those in the archive's section; None for none.
+
+        Raises:
+            ConfigError: a setting cannot work.
+        """
+        given = self._given
+        # The file that a worker is to write is not for this process to replace.
+        section = {**(given.get(SECTION) or {}), "trace_file": None, **(micro_batching or {})}
+        settings = {**given, SECTION: section}
+        MicroBatchingConfig.from_model_yaml(settings)  # before anything is closed
+        context = self._service.context
+        context.model_yaml_config = settings
+        context.system_properties["batch_size"] = batch_size or given.get("batchSize") or 1
+        MicroBatchMixin.close(self._handler)
+        torch.set_num_threads(self._threads)
+        with working_in(self._folder):
+            engine = engine_of(self._handler, context)
+        engine.listeners.append(self._records.append)
+
+    def run(self, samples: Sequence[Path], rows: int | None = None) -> Ran:
+        """Answer one batch.
+
+        Args:
+            samples: files with the body of one request each; a file's name says its content type.
+            rows: of the batch, for which the samples are taken in turn; None for each once.
+
+        Raises:
+            ArchiveError: a sample cannot be read; or the handler can serve no more, since its
+                device or its lanes are lost.
+        """
+        named = list(islice(cycle(samples), rows or len(samples)))
+        try:
+            batch = [request(sample) for sample in named]
+        except OSError as error:
+            raise ArchiveError(f"a sample cannot be read: {error}") from error
+        self._records.clear()
+        self._errors.last = None
+        with working_in(self._folder):
+            answers = parse_response(self._service.predict(batch))
+        records = tuple(self._records)
+        ran = Ran(answers, records, self._failures(answers, named, records))
+        if any(record.outcomes.fatal for record in ran.records):
+            why = next(iter(ran.failures.values()), "")
+            raise ArchiveError(f"a worker would end here, its device or lanes are lost: {why}")
+        return ran
+
+    def close(self) -> None:
+        """End the lanes and remove what was unpacked; a second call does nothing."""
+        self._stack.close()
+
+    def __enter__(self) -> Workbench:  # noqa: PYI034  (typing.Self needs Python 3.11)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _load(self, source: Path) -> Any:
+        before = torch.get_num_threads()
+        try:
+            with working_in(self._folder):
+                service = load(self._folder)
+        except Exception as error:
+            raise ArchiveError(f"TorchServe cannot load {source}: {cause(error)}") from error
+        if not isinstance(getattr(service._entry_point, "__self__", None), MicroBatchMixin):  # noqa: SLF001
+            raise ArchiveError(
+                f"the handler of {source} does not micro-batch; subclass MicroBatchHandler, or "
+                "put MicroBatchMixin in front of its class"
+            )
+        # With `auto` the engine kept what the handler asked for; a number of ours hides it.
+        config = MicroBatchingConfig.from_model_yaml(service.context.model_yaml_config)
+        asked = config.intra_op_threads.inference == AUTO
+        self._threads = torch.get_num_threads() if asked else before
+        return service
+
+    def _failures(
+        self, answers: Sequence[Answer], samples: Sequence[Path], records: Sequence[BatchRecord]
+    ) -> dict[int, str]:
+        failed = records[-1].outcomes.failures if records else {}
+        found = {}
+        for at, (answer, sample) in enumerate(zip(answers, samples, strict=True)):
+            if why := failure(answer, self._errors.last):
+                # Clients are not told what was raised; who runs this is.
+                raised = f" ({cause(failed[at].error)})" if at in failed else ""
+                found[at] = f"{sample.name}: {why}{raised}"
+        return found

@@ -1,0 +1,163 @@
+"""What each batch adds to the metrics: where its time went, how full it was, what failed.
+
+    work     calls of a stage
+    wait     micro-batches that were ready and had no lane, in the stage's queue
+    idle     lanes without a call, while the batch was under way
+
+Counters, wherever a sum makes sense: the frontend owns them, so that they add up over all workers
+of a model and outlive a worker. What is written for a batch does not grow with the number of its
+micro-batches, and under load many batches share a write: see `EVERY_S`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from ts.context import Context
+from ts.metrics.metric_cache_abstract import MetricCacheAbstract
+
+from micro_batch_handler.config import AUTO, STAGES, Metrics, PerStage, Stage
+from micro_batch_handler.pipeline.records import BatchRecord
+from micro_batch_handler.torchserve.faults import REASONS, reason_of
+from micro_batch_handler.torchserve.metrics.lines import Figure, Metric, MetricLines
+from micro_batch_handler.torchserve.metrics.paced import Paced
+
+__all__ = ["METRICS", "BatchMetrics", "batch_metrics"]
+
+logger = logging.getLogger(__name__)
+
+REQUESTS = Metric("mbh_requests_total", "counter", "Count")
+FILL = Metric("mbh_batch_fill_ratio", "histogram", "Ratio")
+"""Requests of a batch by `batchSize`."""
+DURATION = Metric("mbh_batch_duration_seconds", "histogram", "Seconds", ("Plan",))
+"""From the cut to the last outcome; `Plan` is `split`, or `whole` if every stage had one call."""
+SIZE = Metric("mbh_micro_batch_size", "gauge", "Count", ("Stage",))
+"""Rows of the largest micro-batch that was planned for the latest batch."""
+CALLS = Metric("mbh_stage_calls_total", "counter", "Count", ("Stage",))
+WORK = Metric("mbh_stage_work_seconds_total", "counter", "Seconds", ("Stage",))
+"""Of a call on a GPU, its time there if that is longer than Python's."""
+WAIT = Metric("mbh_stage_wait_seconds_total", "counter", "Seconds", ("Stage",))
+IDLE = Metric("mbh_stage_idle_seconds_total", "counter", "Seconds", ("Stage",))
+"""Lanes times the batch's duration, without the work; so work / (work + idle) is how busy they are.
+"""
+FAILED = Metric("mbh_failed_requests_total", "counter", "Count", ("Stage", "Reason"))
+RETRIED = Metric("mbh_retried_calls_total", "counter", "Count", ("Stage", "Reason"))
+"""Planned calls that failed and were made again in parts."""
+
+# In the order in which they are written. Requests last: who sees them counted has seen what else
+# their batch adds. A gauge first: where a handler prints meanwhile, the first line may end up
+# behind its text and be lost, and a gauge comes again.
+METRICS = (SIZE, FILL, DURATION, CALLS, WORK, WAIT, IDLE, FAILED, RETRIED, REQUESTS)
+
+EVERY_S = 0.25
+"""From one write to the next under load. Prometheus asks every few seconds; a worker that is killed
+takes along what its last quarter of a second has added."""
+
+
+class BatchMetrics:
+    """The metrics of one handler.
+
+    Args:
+        lines: where the figures go.
+        lanes: of each stage.
+        batch_size: the most requests of one batch.
+    """
+
+    def __init__(self, lines: MetricLines, lanes: PerStage[int], batch_size: int) -> None:
+        self._lines = lines
+        self._lanes = lanes
+        self._batch_size = batch_size
+        self._observed: deque[tuple[Stage, float]] = deque()
+        self._soon = Paced(lines.write, EVERY_S)
+
+    def start(self) -> None:
+        """Begin to count. Counters are written as 0, or nobody would see them go from 0 to 1."""
+        self._observed.clear()  # calls that warm up are for no request
+        by_stage = [
+            (metric, 0, (stage,)) for metric in (CALLS, WORK, WAIT, IDLE) for stage in STAGES
+        ]
+        by_reason = [
+            (metric, 0, (stage, reason))
+            for metric in (FAILED, RETRIED)
+            for stage in STAGES
+            for reason in REASONS
+        ]
+        self._lines.add([*by_stage, *by_reason, (REQUESTS, 0, ())])
+        self._lines.write()
+
+    def observe(self, stage: Stage, _rows: int, seconds: float) -> None:
+        """A call succeeded and took so long, on the device too; may be called from any thread."""
+        self._observed.append((stage, seconds))
+
+    def add(self, record: BatchRecord) -> None:
+        """Count a batch; TorchServe gets the figures now or soon."""
+        self._lines.add(self._figures(record))
+        if record.outcomes.fatal:  # there may be no soon
+            self._lines.write()
+        else:
+            self._soon.ask()
+
+    def _figures(self, record: BatchRecord) -> Iterator[Figure]:
+        outcomes, plan = record.outcomes, record.plan
+        lasted_s = record.ended_s - record.began_s
+        yield FILL, record.rows / self._batch_size, ()
+        yield DURATION, lasted_s, ("whole" if plan.fits(record.rows) else "split",)
+        calls, work_s, wait_s = self._totals(record)
+        for stage in STAGES:
+            yield SIZE, min(plan.sizes[stage], record.rows), (stage,)
+            yield CALLS, calls[stage], (stage,)
+            yield WORK, work_s[stage], (stage,)
+            yield WAIT, wait_s[stage], (stage,)
+            yield IDLE, max(0.0, self._lanes[stage] * lasted_s - work_s[stage]), (stage,)
+        failed = Counter((f.stage, reason_of(f.error)) for f in outcomes.failures.values())
+        for cause, requests in failed.items():
+            yield FAILED, requests, cause
+        retried = Counter((f.stage, reason_of(f.error)) for f in outcomes.retried)
+        for cause, times in retried.items():
+            yield RETRIED, times, cause
+        yield REQUESTS, record.rows, ()
+
+    def _totals(
+        self, record: BatchRecord
+    ) -> tuple[Counter[Stage], dict[Stage, float], dict[Stage, float]]:
+        """Calls, seconds at work and seconds in the queue, of each stage.
+
+        A call that was given up counts until then, and should it ever return, in a later batch.
+        """
+        calls: Counter[Stage] = Counter()
+        work_s, wait_s = dict.fromkeys(STAGES, 0.0), dict.fromkeys(STAGES, 0.0)
+        for call in record.outcomes.calls:
+            calls[call.stage] += 1
+            wait_s[call.stage] += max(0.0, call.began_s - call.ready_s)
+            if call.failed:  # only the good ones are observed
+                work_s[call.stage] += call.ended_s - call.began_s
+        for _ in range(len(self._observed)):
+            stage, seconds = self._observed.popleft()
+            work_s[stage] += seconds
+        return calls, work_s, wait_s
+
+
+def batch_metrics(
+    wanted: Metrics, context: Context, lanes: PerStage[int], batch_size: int
+) -> BatchMetrics | None:
+    """The metrics of a handler; None if there are none to write.
+
+    Args:
+        wanted: `micro_batching.metrics`.
+        context: of the load.
+        lanes: of each stage.
+        batch_size: the most requests of one batch.
+    """
+    cache = getattr(context, "metrics", None)
+    if not wanted or not isinstance(cache, MetricCacheAbstract):
+        return None
+    lines = MetricLines(cache, METRICS, undeclared=wanted != AUTO)
+    if not lines.names:
+        logger.info(
+            "no metrics of micro-batching, since the server's metrics.yaml declares none; see "
+            "Metrics in the README of micro_batch_handler"
+        )
+        return None
+    return BatchMetrics(lines, lanes, batch_size)

@@ -1,0 +1,74 @@
+"""What lanes did during a batch: when they were idle, what waited for them; the critical path."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from micro_batch_handler.config import Stage
+from micro_batch_handler.pipeline.records import CallRecord
+from micro_batch_handler.tracing.recording import TracedBatch, with_sources
+
+__all__ = ["Span", "critical_path", "idle_spans", "waiting"]
+
+
+class Span(NamedTuple):
+    """From when to when, in seconds."""
+
+    began_s: float
+    ended_s: float
+
+
+def idle_spans(batch: TracedBatch, thread: str) -> list[Span]:
+    """When a lane did nothing for the batch; with its calls they make the whole batch."""
+    found = []
+    free_s = batch.began_s
+    for call in sorted(
+        (call for call in batch.calls if call.thread == thread), key=lambda call: call.began_s
+    ):
+        if call.began_s > free_s:
+            found.append(Span(free_s, call.began_s))
+        free_s = max(free_s, call.ended_s)
+    if batch.ended_s > free_s:
+        found.append(Span(free_s, batch.ended_s))
+    return found
+
+
+def waiting(batch: TracedBatch, stage: Stage) -> list[tuple[Span, int]]:
+    """How many micro-batches were ready for a stage and not begun, as spans with their number."""
+    steps: dict[float, int] = {}
+    for call in batch.calls:
+        if call.stage == stage and call.began_s > call.ready_s:
+            steps[call.ready_s] = steps.get(call.ready_s, 0) + 1
+            steps[call.began_s] = steps.get(call.began_s, 0) - 1
+    found = []
+    number, since_s = 0, 0.0
+    for at_s in sorted(steps):
+        if number and at_s > since_s:
+            found.append((Span(since_s, at_s), number))
+        number += steps[at_s]
+        since_s = at_s
+    return found
+
+
+def critical_path(batch: TracedBatch) -> list[CallRecord]:
+    """The calls that the end of the batch waited for, in order.
+
+    Before each stands what ended last of what it needed: the rows, or its lane's call before.
+    """
+    before: dict[int, list[CallRecord]] = {}
+    in_lane: dict[str, list[CallRecord]] = {}
+    for call, sources in with_sources(batch.calls):
+        # Whatever ended before in the same lane was in its way; these end in this order.
+        own = in_lane.setdefault(call.thread, [])
+        before[id(call)] = [*sources, *own[-1:]]
+        own.append(call)
+    path: list[CallRecord] = []
+    at = max(batch.calls, key=_ended_s, default=None)
+    while at is not None:
+        path.append(at)
+        at = max(before[id(at)], key=_ended_s, default=None)
+    return path[::-1]
+
+
+def _ended_s(call: CallRecord) -> float:
+    return call.ended_s
