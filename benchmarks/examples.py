@@ -21,8 +21,8 @@ from statistics import median
 from benchmarks.command import about, end_on_sigterm
 from benchmarks.throughput.inputs import photos, sentences
 from benchmarks.throughput.load import Load, Sample, load_of
-from tests.server.examples import ExampleModel, example_module
-from tests.server.torchserve import TorchServe
+from harness.examples import ExampleModel, example_module
+from harness.torchserve import TorchServe
 
 __all__: list[str] = []
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks.machine import describe
 from benchmarks.metrics import worked_s
-from tests.server.model import Model
-from tests.server.torchserve import TorchServe
+from harness.model import Model
+from harness.torchserve import TorchServe
 
 __all__ = ["main"]
 

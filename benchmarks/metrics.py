@@ -20,7 +20,7 @@ from benchmarks.command import about
 from benchmarks.throughput.load import load_of
 from benchmarks.throughput.servers import Served, stand
 from benchmarks.throughput.workloads import VECTOR
-from tests.server.torchserve import TorchServe
+from harness.torchserve import TorchServe
 
 __all__ = ["main", "worked_s"]
 

@@ -16,7 +16,7 @@ from hypothesis import settings
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.pipeline import memory
 
-pytest_plugins = ["tests.server.fixtures"]
+pytest_plugins = ["harness.fixtures"]
 
 settings.register_profile("no timing is asserted", deadline=None)
 settings.load_profile("no timing is asserted")

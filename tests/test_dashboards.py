@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
+from harness.crowd import crowd
+from harness.prometheus import Prometheus, program
+from harness.settings import ROOT
+from harness.wait import until
 from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS
-from tests.server.crowd import crowd
-from tests.server.prometheus import Prometheus, program
-from tests.server.settings import ROOT
-from tests.server.wait import until
 
 DASHBOARDS = ROOT / "dashboards"
 BOARD = json.loads((DASHBOARDS / "grafana.json").read_text(encoding="utf-8"))

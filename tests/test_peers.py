@@ -29,7 +29,7 @@ from benchmarks.peers.rounds import Entry, Lengths
 from benchmarks.peers.servers import PeerServer, Running, TorchServeServer
 from benchmarks.throughput.load import Sample
 from benchmarks.throughput.search import Found
-from tests.server.wait import until
+from harness.wait import until
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = Lengths(1, [1, 64], 5.0, 0.0, 0.0, 0.0, None, 0.0)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.server.java import java_home
-from tests.server.processes import free_ports, group, kill
-from tests.server.settings import ROOT, Ports
-from tests.server.wait import until
+from harness.java import java_home
+from harness.processes import free_ports, group, kill
+from harness.settings import ROOT, Ports
+from harness.wait import until
 
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## A handler\n")[1]
 SECTION = SECTION.split("\n## ")[0]

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from tests.server.rest import RestClient
-from tests.server.wait import until
+from harness.rest import RestClient
+from harness.wait import until
 
 PATIENCE_S = 0.2
 """How long the client waits for an answer that never comes."""

@@ -24,8 +24,8 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.server.grpc_client import SERVICE
-from tests.server.wait import until
+from harness.grpc_client import SERVICE
+from harness.wait import until
 
 ROOT = Path(__file__).parent.parent
 COPIED = ["config.properties", "log4j2.xml", "metrics.yaml"]

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.command import end_on_sigterm
 
 if TYPE_CHECKING:
-    from tests.server.kinds import Kind, Told
-    from tests.server.model import Model
-    from tests.server.torchserve import TorchServe
+    from harness.kinds import Kind, Told
+    from harness.model import Model
+    from harness.torchserve import TorchServe
 
 DISTINCT = 50
 """Requests of a kind that differ; each is sent many times."""
@@ -89,8 +89,8 @@ def main() -> int:
     from tqdm import tqdm  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     from benchmarks.machine import describe
-    from tests.server.kinds import KINDS
-    from tests.server.torchserve import TorchServe
+    from harness.kinds import KINDS
+    from harness.torchserve import TorchServe
 
     named = {kind.name: kind for kind in KINDS}
     unknown = set(options.kinds) - named.keys()
@@ -140,8 +140,8 @@ def _compare(
     progress: Callable[[], Any],
 ) -> None:
     """Ask the plain handler each request alone, and the wrapped one all of them at once."""
-    from tests.server.crowd import together
-    from tests.server.kinds import verdict
+    from harness.crowd import together
+    from harness.kinds import verdict
 
     with _packing:
         plain, wrapped = _pack(server, kind, row)
@@ -176,8 +176,8 @@ def _compare(
 
 def _pack(server: TorchServe, kind: Kind, row: Row) -> tuple[Path, Path]:
     """The archive as users pack it, and the same wrapped; or the row says why it is refused."""
+    from harness.brought import pack
     from micro_batch_handler.__main__ import main as command
-    from tests.server.brought import pack
 
     name = f"answers-{kind.name}"
     plain = pack(
@@ -196,7 +196,7 @@ def _pack(server: TorchServe, kind: Kind, row: Row) -> tuple[Path, Path]:
 
 
 def _served(server: TorchServe, archive: Path, **registration: int) -> Model:
-    from tests.server.brought import Packed
+    from harness.brought import Packed
 
     return Packed(server, archive, **registration)
 
@@ -221,8 +221,8 @@ def _asked(
     """Send requests over one connection, one after the other."""
     import requests
 
-    from tests.server.kinds import Told
-    from tests.server.rest import RestClient
+    from harness.kinds import Told
+    from harness.rest import RestClient
 
     with RestClient(server.ports, TIMEOUT_S) as rest:
         for number in numbers:
@@ -236,7 +236,7 @@ def _asked(
 
 
 def _told(kind: Kind, answer: Any) -> Told:
-    from tests.server.kinds import OK, Told, body_of
+    from harness.kinds import OK, Told, body_of
 
     status, body = answer.status_code, answer.content
     failed = ERROR_AT_END.search(body) if kind.streams and status == OK else None
@@ -290,7 +290,7 @@ def _line(name: str, requests: int, verdicts: Counter[str], said: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.answers",
-        description="Serve handlers as users write them (tests/server/handlers/kinds), wrapped, on "
+        description="Serve handlers as users write them (harness/handlers/kinds), wrapped, on "
         "a real TorchServe, and compare each answer with the one that the same handler gives "
         "unwrapped to the same request alone: status, JSON body with floats rounded, the headers "
         f"that it sets, for streams all their parts. Of {DISTINCT} distinct requests of each kind "

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.faults.summary import Summary
-from tests.server.crowd import crowd
-from tests.server.load import Load, config
-from tests.server.torchserve import TorchServe
+from harness.crowd import crowd
+from harness.load import Load, config
+from harness.torchserve import TorchServe
 
 __all__ = ["HANDLERS", "Conditions", "play"]
 
@@ -22,7 +22,7 @@ HANDLERS = {
     "coded_stock": "TorchServe's MicroBatching",
     "coded_base": "TorchServe's BaseHandler",
 }
-"""Files in tests/server/handlers, and what they stand for."""
+"""Files in harness/handlers, and what they stand for."""
 
 SIZES = {"preprocess": 1, "inference": 8, "postprocess": 8}
 """Images that hang are alone in their call, so that nobody shares their time-out."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tests.server.images import Kind
-from tests.server.verdicts import NO_ANSWER, Outcome, Result
+from harness.images import Kind
+from harness.verdicts import NO_ANSWER, Outcome, Result
 
 __all__ = ["Summary", "table"]
 

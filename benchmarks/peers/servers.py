@@ -23,9 +23,9 @@ from benchmarks.peers.peer import Peer, Settings
 from benchmarks.throughput.servers import HERE as THROUGHPUT
 from benchmarks.throughput.servers import OVERRIDES, WrongAnswerError, expected_answers, same
 from benchmarks.throughput.workload import Config, Workload
-from tests.server.processes import free_ports, group, kill
-from tests.server.torchserve import TorchServe
-from tests.server.wait import until
+from harness.processes import free_ports, group, kill
+from harness.torchserve import TorchServe
+from harness.wait import until
 
 __all__ = ["PeerServer", "Running", "Server", "TorchServeServer"]
 

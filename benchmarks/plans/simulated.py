@@ -9,12 +9,12 @@ from functools import cache
 from itertools import count
 from statistics import fmean, median
 
+from harness.simulated import HAND_OVER_S, Cost, Machine, linear
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.planning.choices import even_sizes
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.plans import Plan, plan_of
 from micro_batch_handler.planning.schedule import Sizes
-from tests.simulated import HAND_OVER_S, Cost, Machine, linear
 
 __all__ = ["Outcome", "play"]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.throughput.load import Load, Sample
 from benchmarks.throughput.workload import Config, Contender, Workload
-from tests.server.crowd import crowd
-from tests.server.rest import RestClient
-from tests.server.torchserve import TorchServe
+from harness.crowd import crowd
+from harness.rest import RestClient
+from harness.torchserve import TorchServe
 
 __all__ = [
     "OVERRIDES",

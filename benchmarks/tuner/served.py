@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.throughput.load import Sample, load_of
 from benchmarks.throughput.servers import OVERRIDES
+from harness.torchserve import TorchServe
 from micro_batch_handler.tools.checking.worker import content_type
-from tests.server.torchserve import TorchServe
 
 __all__ = ["Served", "play"]
 

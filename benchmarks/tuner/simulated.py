@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+from harness.simulated import Machine, linear
+from harness.tuned import SimulatedBench
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.planning.choices import even_sizes
 from micro_batch_handler.tools.tuning.budget import Budget
@@ -14,8 +16,6 @@ from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
-from tests.simulated import Machine, linear
-from tests.tuned import SimulatedBench
 
 __all__ = ["Outcome", "play"]
 

@@ -13,12 +13,12 @@ from tests.fakes import fake_context
 
 __all__ = ["Contestant", "contestants", "defaults"]
 
-HANDLERS = Path(__file__).parent.parent / "server" / "handlers"
+HANDLERS = Path(__file__).parents[2] / "harness" / "handlers"
 
 
 @dataclass
 class Contestant:
-    """A handler of tests/server/handlers, loaded inside a `with` statement.
+    """A handler of harness/handlers, loaded inside a `with` statement.
 
     Args:
         name: as the report calls it.

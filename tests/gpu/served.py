@@ -23,15 +23,15 @@ import torch
 from benchmarks.command import end_on_sigterm
 from benchmarks.throughput.load import Load, Sample, generator, load_of
 from benchmarks.throughput.servers import Served
+from harness.crowd import crowd
+from harness.java import java_home
+from harness.processes import kill
+from harness.torchserve import TorchServe
 from tests.gpu.contestants import Contestant, contestants
 from tests.gpu.network import Network
 from tests.gpu.photos import photo
 from tests.gpu.report import ENTRIES, SECONDS, Entries
 from tests.gpu.throughput import wrong
-from tests.server.crowd import crowd
-from tests.server.java import java_home
-from tests.server.processes import kill
-from tests.server.torchserve import TorchServe
 
 __all__ = ["main", "worker_counts"]
 

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from tests.server.archives import pack
-from tests.server.worker import Row, Worker
+from harness.archives import pack
+from harness.worker import Row, Worker
 
 ROWS = 8
 CONFIG = {"micro_batching": {"micro_batch_size": 2}}

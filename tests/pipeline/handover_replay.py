@@ -1,0 +1,96 @@
+"""Does to a real run what the model's lanes do to the model's, and compares them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+
+from micro_batch_handler.config import STAGES
+from micro_batch_handler.pipeline.batch import Call, Ready, Run
+from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
+from tests.fakes import plan
+from tests.pipeline.handover_model import Case, State
+
+__all__ = ["Replay"]
+
+ERROR = ValueError("planted")
+
+SETTLING = ("tells of", "gives up", "finds expired")
+
+
+class Replay:
+    """A `Run`, and the calls that it knows."""
+
+    def __init__(self, case: Case) -> None:
+        self.run = Run(range(case.rows), plan(*case.sizes), None)
+        self._calls: dict[tuple[int, ...], Call] = {}
+        """By their rows, which are in one lane at a time."""
+
+    def do(self, before: State, step: tuple, after: State) -> None:
+        """Do the same step, and check that it leads to the same."""
+        ready: Ready = []
+        if step[0].startswith("caller"):
+            ready = self._caller(before, step)
+        elif step[1] == "lane":
+            ready = self._lane(STAGES.index(step[0]), step[2:], after)
+        else:  # a lane that returns late
+            assert not self.run.end(self._calls[step[-1]])
+        if _settles(step):
+            assert _places(ready) == _out(before, after)
+        self._compare(after)
+
+    def _caller(self, before: State, step: tuple) -> Ready:
+        if step[0] == "caller gives up":
+            assert self.run.end(self._calls[step[-1]])
+        elif step[0] == "caller replaces the lane of":
+            _, position, lane = before.caller
+            return self.run.fail(position, lane.batch.rows, STAGES[lane.stage], ERROR)
+        elif step[0].startswith("caller ends"):
+            self.run.stop(STAGES[0], ERROR, fatal=True)
+        return []
+
+    def _lane(self, position: int, step: tuple, after: State) -> Ready:
+        does, rows = step[0], next((part for part in step if type(part) is tuple), ())
+        if does == "begins":
+            call = Call(position, step[1], MicroBatch(rows), [], 0.0)
+            self._calls[rows] = call
+            assert self.run.begin(call)
+        elif does == "leaves":
+            assert not self.run.begin(Call(position, STAGES[0], MicroBatch(rows), [], 0.0))
+        elif does in ("returns from", "fails in", "loses the device in"):
+            assert self.run.end(self._calls[rows])
+        elif does == "tells of":
+            return self.run.accept(position, rows, Part(list(rows), len(rows), 0, len(rows)))
+        elif does in ("gives up", "finds expired"):
+            return self.run.fail(position, rows, STAGES[position], ERROR)
+        elif does == "stops the batch":
+            self.run.stop(STAGES[position], ERROR, fatal=after.ended == "fatal")
+        return []
+
+    def _compare(self, after: State) -> None:
+        outcomes = [
+            2 if row in self.run._failures else int(row not in self.run._unsettled)
+            for row in range(len(after.outcomes))
+        ]
+        lanes = list(chain(*after.lanes))
+        running = [lane.batch.rows for lane in lanes if lane.does in ("calls", "hangs")]
+
+        assert outcomes == list(after.outcomes)
+        assert self.run.stopped == bool(after.ended)
+        assert self.run.finished.is_set() == after.finished
+        assert sorted(tuple(call.batch.indices) for call in self.run.calls()) == sorted(running)
+
+
+def _settles(step: tuple) -> bool:
+    """Whether rows come or fail in this step, so that groups may become ready."""
+    return step[0].startswith("caller replaces") or (step[1:2] == ("lane",) and step[2] in SETTLING)
+
+
+def _out(before: State, after: State) -> tuple:
+    """What the lane that made the step, or is new, now hands on."""
+    lanes = Counter(chain(*after.lanes)) - Counter(chain(*before.lanes))
+    return tuple((to, batch.rows) for lane in lanes for to, batch in lane.out)
+
+
+def _places(ready: Ready) -> tuple:
+    return tuple((to, tuple(batch.indices)) for to, batch in ready)

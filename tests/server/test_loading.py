@@ -1,0 +1,76 @@
+"""On a real TorchServe: what loads, what is refused, and what comes back after a crash."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.wait import until
+
+pytestmark = pytest.mark.server
+
+REFUSED = [
+    ({"asyncCommunication": True}, "asyncCommunication: True cannot work with micro-batching"),
+    (
+        {"micro_batching": {"parallelism": {"inference": 0}}},
+        "micro_batching.parallelism.inference must be a whole number >= 1 or 'auto', found 0",
+    ),
+    ({"micro_batching": {"micro_batchsize": 8}}, "micro_batching.micro_batchsize is not a known"),
+]
+"""Contents of model-config.yaml, and what the log says of them."""
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "plain",
+        "echo",
+    ],
+)
+@pytest.mark.parametrize(("config", "reason"), REFUSED)
+def test_what_cannot_work_is_refused_at_load(server, handler, config, reason):
+    """A bad setting fails the registration, the log says which, and no worker stays."""
+    model = server.model(handler, config)
+    before = server.processes()
+    try:
+        answer = model.register()
+
+        assert answer.status_code == 500
+        server.wait_for_log(reason)
+    finally:
+        model.unregister()
+    until(lambda: server.processes() == before, "the end of the worker")
+    assert server.is_healthy()
+
+
+def test_a_handler_that_calls_nothing_of_ours_works(server):
+    """Neither `__init__` nor `initialize` of ours is called, and the handler works all the same."""
+    config = {"micro_batching": {"micro_batch_size": 1}}
+    with server.model("bare", config, batch_size=2, max_batch_delay=50) as model:
+        assert model.predict(data=b"you").text == "hello you"
+
+
+def test_a_killed_worker_is_replaced(server):
+    """After a worker is killed its successor answers, at the same address."""
+    with server.model("bare") as model:
+        (old,) = model.worker_pids()
+
+        model.kill_worker(old)
+        new = model.wait_for_new_worker(old)
+
+        assert new != old
+        assert model.predict(data=b"again").text == "hello again"
+
+
+def test_workers_come_and_go_with_their_model(server):
+    """Scaling, unregistering and registering again start and end worker processes, all of them."""
+    before = server.processes()
+    with server.model("bare") as model:
+        assert model.scale(2).ok
+        assert len(model.worker_pids()) == 2
+        assert model.unregister().ok
+        until(lambda: server.processes() == before, "the end of both workers")
+
+        assert model.register().ok
+        assert model.predict(data=b"you").text == "hello you"
+
+    until(lambda: server.processes() == before, "the end of the worker")
