@@ -23,10 +23,10 @@ from typing import Any
 
 from benchmarks.machine import describe
 from micro_batch_handler.config import STAGES, PerStage, Stage
-from micro_batch_handler.pipeline.batch import Run
+from micro_batch_handler.pipeline.batch import Batch
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.pipeline.requests import Rows
+from micro_batch_handler.pipeline.requests import Requests
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.planning.plans import Plan
 
@@ -97,15 +97,13 @@ def _one_thread(rows: int, size: int) -> Iterator[Callable[[], None]]:
     """The same micro-batches, called one after the other by the thread that asks."""
     data, plan = list(range(rows)), Plan(PerStage.of(size))
     with Pipeline(_functions(), PerStage.of(1), stage_timeout_s=STAGE_TIMEOUT_S) as pipeline:
-        caller = pipeline._caller  # noqa: SLF001
+        executor = pipeline._executor  # noqa: SLF001
 
         def run() -> None:
-            batch = Run(Rows(data), plan, None)
-            ready = batch.first()
-            while ready:
-                position, *todo = ready.pop(0)
-                while todo:
-                    ready += caller.take(batch, position, todo)
+            batch = Batch(Requests(data), plan)
+            steps = batch.first()
+            while steps:
+                steps += executor.execute(batch, *steps.pop(0))
 
         yield run
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["Ceiling", "free_memory", "is_out_of_memory"]
+__all__ = ["Ceiling", "MemoryLimits", "free_memory", "is_out_of_memory"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,78 @@ class Ceiling:
     def __repr__(self) -> str:
         limit = "none" if self._limit == sys.maxsize else self._limit
         return f"<Ceiling {limit}>"
+
+
+class MemoryLimits:
+    """How many rows each stage is called with, as far as memory is known to allow.
+
+    Args:
+        stages: their number.
+    """
+
+    def __init__(self, stages: int) -> None:
+        self._alone = [Ceiling() for _ in range(stages)]
+        """Of calls with nothing beside them."""
+        self._beside = [Ceiling(alone=False) for _ in range(stages)]
+        """Of calls beside others, which hold memory too; 0 if there must be none."""
+        self._ran_out = False
+        """Whether it ever did: until then every call is spared the look at the limits."""
+
+    @property
+    def may_overlap(self) -> bool:
+        """Whether there is memory for calls beside each other."""
+        return all(ceiling.limit for ceiling in self._beside)
+
+    def limit(self, stage: int, *, serial: bool) -> int:
+        """The most rows to call the stage at this position with, at least 1.
+
+        Args:
+            stage: its position.
+            serial: whether the rows pass all stages in one go, with nothing beside them.
+        """
+        if not self._ran_out:
+            return sys.maxsize
+        if serial:
+            return min(ceiling.limit for ceiling in self._alone)
+        return max(1, min(self._alone[stage].limit, self._beside[stage].limit))
+
+    def worked(self, stage: int, rows: int, *, alone: bool) -> None:
+        """A call of the stage at this position on so many rows was good."""
+        if not self._ran_out:
+            return
+        beside = self._beside[stage]
+        if not alone:
+            beside.worked(rows)
+            return
+        self._alone[stage].worked(rows)
+        if not beside.limit:
+            beside.worked(0)
+
+    def failed(self, stage: int, rows: int, *, alone: bool, first: bool) -> None:
+        """A call of the stage at this position on so many rows ran out of memory.
+
+        Args:
+            stage: its position.
+            rows: of the call. A single row with nothing beside it is judged by its next call.
+            alone: whether nothing ran beside it.
+            first: whether none of the rows was in such a call just before.
+        """
+        self._ran_out = True
+        if not alone:
+            self._beside[stage].failed(rows, first=first)
+        elif rows > 1:
+            self._alone[stage].failed(rows, first=first)
+
+    def fits_nowhere(self, stage: int, *, beside: bool) -> None:
+        """A row does not fit by itself, so it was behind the failures of its batch.
+
+        Args:
+            stage: the position of the stage that it does not fit.
+            beside: whether calls beside others have failed before.
+        """
+        self._alone[stage].failed_alone()
+        if beside:
+            self._beside[stage].failed_alone()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

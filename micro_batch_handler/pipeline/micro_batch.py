@@ -102,7 +102,7 @@ class MicroBatch:
         """The same rows, from their requests on, since a call with them has failed."""
         return MicroBatch(self.indices, failed=True, failed_alone=failed_alone, serial=self.serial)
 
-    def only(self, places: Sequence[int]) -> MicroBatch:
+    def only(self, places: Sequence[int], *, planned: bool = False) -> MicroBatch:
         """The rows at these places of the micro-batch, ascending."""
         indices = [self.indices[place] for place in places]
         parts = []
@@ -118,7 +118,7 @@ class MicroBatch:
         some = MicroBatch(
             indices,
             parts,
-            planned=False,
+            planned=planned,
             failed=self.failed,
             failed_alone=self.failed_alone,
             serial=self.serial,

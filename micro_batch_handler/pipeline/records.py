@@ -1,30 +1,26 @@
-"""What happened to a batch: which calls were made for it, where and when."""
+"""The record of one call of a stage: which rows, where and when."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from micro_batch_handler.config import Stage
-from micro_batch_handler.planning.plans import Plan
 
-if TYPE_CHECKING:
-    from micro_batch_handler.pipeline.batch import Outcomes
-
-__all__ = ["INLINE", "LANE", "BatchRecord", "CallRecord", "Listener"]
+__all__ = ["INLINE", "LANE", "CallRecord"]
 
 LANE = "mbh-"
-"""What the name of every lane begins with."""
+"""The name of every lane begins with this."""
 
 INLINE = "caller"
-"""In place of a lane's name: the thread that called the pipeline, where a batch ran unsplit."""
+"""Stands for the name of the lane where a call was made in the thread that ran the batch."""
 
 
 class CallRecord(NamedTuple):
     """One call of one stage that has returned, raised or been given up.
 
-    Times are seconds on the pipeline's clock, of Python: on a device with streams a call ends when
-    its work has been asked for, which may be before it is done.
+    Times are seconds on the pipeline's clock, as Python sees them: on a device with streams a call
+    ends when its work has been enqueued, which may be before the work is done.
     """
 
     stage: Stage
@@ -35,23 +31,8 @@ class CallRecord(NamedTuple):
     ready_s: float
     """When its rows were there, so that a free lane could have begun; the rest is queueing."""
     began_s: float
+    """When its thread began to work for it; for rows that start from their requests, decoding
+    them is a part of the call."""
     ended_s: float
     failed: bool
     """Whether its result did not count: it raised, or took longer than it may."""
-
-
-class BatchRecord(NamedTuple):
-    """One batch, and what became of it."""
-
-    rows: int
-    plan: Plan
-    began_s: float
-    """When it was cut, on the pipeline's clock."""
-    ended_s: float
-    """When its last request was settled."""
-    outcomes: Outcomes
-    """With the records of all calls."""
-
-
-Listener: TypeAlias = Callable[[BatchRecord], None]
-"""Is told of each batch when it has ended, in the thread that called for it."""

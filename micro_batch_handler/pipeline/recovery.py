@@ -1,4 +1,4 @@
-"""What to call again after a failure: halves, down to single requests. Decides, does nothing.
+"""What to call after a fault: halves, down to single requests.
 
     call on 8 rows fails            row 5 is guilty
       call on 4 rows                answered
@@ -28,13 +28,20 @@ from micro_batch_handler.errors import (
     LengthError,
     PayloadError,
     RegroupError,
+    SplitError,
     StageTimeout,
 )
-from micro_batch_handler.pipeline.batch import Failure
-from micro_batch_handler.pipeline.memory import is_out_of_memory
+from micro_batch_handler.pipeline.batch import Batch, Steps
+from micro_batch_handler.pipeline.call import Call
+from micro_batch_handler.pipeline.device.lost_device import device_is_lost
+from micro_batch_handler.pipeline.device.streams import NoStreams, Streams
+from micro_batch_handler.pipeline.memory import MemoryLimits, free_memory, is_out_of_memory
 from micro_batch_handler.pipeline.micro_batch import MicroBatch
+from micro_batch_handler.pipeline.outcomes import Failure
+from micro_batch_handler.pipeline.requests import Unreadable
+from micro_batch_handler.pipeline.watch import Clock
 
-__all__ = ["Policy", "inspectable", "is_misread", "retries", "verdicts"]
+__all__ = ["Policy", "Recovery", "inspectable", "is_misread", "retries", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,91 @@ class Policy:
 
     repeats: Callable[[Any, Sequence[int]], bool] = lambda _tag, _indices: True
     """Whether these requests of the batch with this tag may be called again."""
+
+
+class Recovery:
+    """Answers the requests of a call that failed with its error, or has them called again.
+
+    Args:
+        policy: how faults are met.
+        memory: is told of calls that had not enough.
+        streams: of the device that the stages use.
+        clock: the time.
+    """
+
+    def __init__(
+        self, policy: Policy, memory: MemoryLimits, streams: Streams | NoStreams, clock: Clock
+    ) -> None:
+        self._policy = policy
+        self._memory = memory
+        self._streams = streams
+        self._clock = clock
+
+    def instead(self, batch: Batch, call: Call, error: BaseException) -> Steps:
+        """What can be done next after a call that failed.
+
+        Steps of the call's own position are what is called instead.
+        """
+        if isinstance(error, Unreadable):
+            return _without_unreadable(batch, call, error)
+        error = inspectable(error)
+        micro_batch = call.micro_batch
+        failure = Failure(call.stage, error, micro_batch.indices)
+        lost = device_is_lost(error)
+        if lost:
+            self._streams.keep_all()
+        if lost or isinstance(error, SplitError) or not self._policy.isolate:
+            batch.stop(call.stage, error, fatal=lost)
+            return []
+        if not self._policy.repeats(batch.tag, micro_batch.indices):
+            return batch.fail(call.position, failure)
+        return self._again(batch, call, failure)
+
+    def _again(self, batch: Batch, call: Call, failure: Failure) -> Steps:
+        """The calls that are made instead, as long as there is time and memory for them."""
+        micro_batch, error = call.micro_batch, failure.error
+        late = batch.is_late(self._clock.now_s())
+        again = [] if late else retries(self._policy, micro_batch, error)
+        # The frames of this thread, which the error holds by its traceback, hold both. What the
+        # call took in must not stay in memory beside what is called again.
+        micro_batch.parts = call.parts = ()
+        if is_out_of_memory(error):
+            self._free(batch, call, error)
+            if not (late or micro_batch.serial):
+                # Others hold memory: only with nothing beside it can be seen what fits.
+                batch.note_retry(failure)
+                batch.crowded = batch.crowded or failure
+                return batch.set_aside(call.position, failure)
+        if again:
+            if micro_batch.planned:
+                batch.note_retry(failure)
+            return [(call.position, piece) for piece in again]
+        if not (late or micro_batch.serial or isinstance(error, StageTimeout)):
+            return batch.set_aside(call.position, failure)
+        if is_out_of_memory(error) and len(micro_batch) == 1:
+            self._memory.fits_nowhere(call.at, beside=batch.crowded is not None)
+        return batch.fail(call.position, failure)
+
+    def _free(self, batch: Batch, call: Call, error: BaseException) -> None:
+        """Give back the memory that a failed call held, and remember how much it needed."""
+        rows, alone = len(call.micro_batch), call.micro_batch.serial
+        # A row that fails with nothing beside it is judged by its next call.
+        free_memory(error, self._streams.release, thorough=alone and rows == 1)
+        first = not call.micro_batch.failed if alone else batch.crowded is None
+        self._memory.failed(call.at, rows, alone=alone, first=first)
+
+
+def _without_unreadable(batch: Batch, call: Call, unreadable: Unreadable) -> Steps:
+    """End the requests that cannot be decoded; the others are called without them."""
+    micro_batch, errors = call.micro_batch, unreadable.errors
+    steps: Steps = []
+    for index, error in errors.items():
+        steps += batch.fail(call.position, Failure(STAGES[0], error, [index]))
+    places = [place for place, index in enumerate(micro_batch.indices) if index not in errors]
+    if places:
+        left = micro_batch.only(places, planned=micro_batch.planned)
+        steps.append((call.position, left))
+    return steps
 
 
 def retries(policy: Policy, batch: MicroBatch, error: BaseException) -> list[MicroBatch]:

@@ -6,10 +6,22 @@ import marshal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Rows"]
+__all__ = ["Requests", "Unreadable"]
 
 
-class Rows:
+class Unreadable(Exception):  # noqa: N818  (of some requests; nothing was called)
+    """Some requests of a call cannot be decoded.
+
+    Args:
+        errors: why not, by the place of the request in the batch.
+    """
+
+    def __init__(self, errors: dict[int, Exception]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+class Requests:
     """The rows that TorchServe handed over.
 
     A handler may pop the body out of its row, a key out of a decoded JSON body, or scale the floats
@@ -34,10 +46,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def take(self, indices: Sequence[int]) -> tuple[list[Any], dict[int, Exception]]:
-        """The rows of these requests, without those that cannot be decoded, and why these cannot.
+    def take(self, indices: Sequence[int]) -> list[Any]:
+        """The rows of these requests; each index is in one thread at a time.
 
-        Each index is in one thread at a time.
+        Raises:
+            Unreadable: some of them cannot be decoded.
         """
         rows = []
         errors: dict[int, Exception] = {}
@@ -46,7 +59,9 @@ class Rows:
                 rows.append(self._take(index))
             except Exception as error:  # noqa: PERF203  (each row's own)
                 errors[index] = error
-        return rows, errors
+        if errors:
+            raise Unreadable(errors)
+        return rows
 
     def _take(self, index: int) -> Any:
         if self._kept[index] is None:

@@ -59,6 +59,8 @@ def alarm_works_here() -> bool:
 class alarm:  # noqa: N801  (a context manager reads as a verb's object)
     """Interrupt the body of a `with` statement after `timeout_s`, where `alarm_works_here()`.
 
+    With None for the time nothing is interrupted.
+
     Only Python code and what Python waits for can be interrupted. A call that hangs in native code
     is ended by TorchServe, which kills the worker after `responseTimeout`.
 
@@ -68,11 +70,13 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
 
     __slots__ = ("_outer_s", "_stage", "_started_s", "_timeout_s")
 
-    def __init__(self, stage: Stage, timeout_s: float) -> None:
+    def __init__(self, stage: Stage, timeout_s: float | None) -> None:
         self._stage = stage
         self._timeout_s = timeout_s
 
     def __enter__(self) -> None:
+        if self._timeout_s is None:
+            return
         self._started_s = time.monotonic()
         again_s = min(self._timeout_s, RING_AGAIN_S)
         self._outer_s, _ = signal.setitimer(signal.ITIMER_REAL, self._timeout_s, again_s)
@@ -83,6 +87,8 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._timeout_s is None:
+            return
         try:
             # An alarm of an outer call goes on with what is left of it.
             took_s = time.monotonic() - self._started_s

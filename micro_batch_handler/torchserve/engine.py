@@ -23,14 +23,13 @@ from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import PayloadError, SplitError
-from micro_batch_handler.pipeline.batch import Failure, Outcomes
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
+from micro_batch_handler.pipeline.outcomes import BatchRecord, Failure, Listener, Outcomes
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.payloads.readings import Readings
 from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.pipeline.records import BatchRecord, Listener
 from micro_batch_handler.pipeline.recovery import Policy
-from micro_batch_handler.pipeline.requests import Rows
+from micro_batch_handler.pipeline.requests import Requests
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.planner import Planner
@@ -240,7 +239,7 @@ class Engine:
         )
         decode = decoder(context, len(data)) if self._config.decode_input_request else None
         began_s = self._clock.now_s()
-        rows = Rows(data, decode)
+        rows = Requests(data, decode)
         split = not serial and not plan.fits(len(data))
         batch = RunningBatch(context, self._splitting, encoded=encoded, split=split)
         until_s = self._pipeline.until_s()

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from ts.context import Context
 
 from micro_batch_handler.errors import StageError
-from micro_batch_handler.pipeline.batch import Failure, Outcomes
+from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.torchserve.faults import SERVER_ERROR, reason_of, status_of
 
 __all__ = ["FaultLog"]

@@ -29,9 +29,9 @@ from micro_batch_handler.errors import (
     StageError,
     StageTimeout,
 )
-from micro_batch_handler.pipeline.batch import Failure, Outcomes
 from micro_batch_handler.pipeline.device.lost_device import device_is_lost
 from micro_batch_handler.pipeline.memory import is_out_of_memory
+from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 
 __all__ = [
     "REASONS",

@@ -18,9 +18,8 @@ from collections.abc import Collection, Mapping
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.errors import SplitError
-from micro_batch_handler.pipeline.batch import Outcomes
 from micro_batch_handler.pipeline.memory import is_out_of_memory
-from micro_batch_handler.pipeline.records import BatchRecord
+from micro_batch_handler.pipeline.outcomes import BatchRecord, Outcomes
 from micro_batch_handler.pipeline.recovery import is_misread
 from micro_batch_handler.pipeline.regroup import bounds
 from micro_batch_handler.torchserve.state_watch import StateWatch

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from micro_batch_handler.pipeline.records import BatchRecord, Listener
+from micro_batch_handler.pipeline.outcomes import BatchRecord, Listener
 from micro_batch_handler.tracing.recording import Setup, Trace, TracedBatch
 from micro_batch_handler.tracing.trace_json import to_json
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ts.context import Context
 
-from micro_batch_handler.pipeline.batch import Failure, Outcomes
+from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.pipeline.recovery import inspectable
 from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part
 from micro_batch_handler.torchserve.fault_log import FaultLog

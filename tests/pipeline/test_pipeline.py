@@ -372,7 +372,7 @@ import atexit, sys, threading
 atexit.register(print, "the handler before")
 import torch
 from micro_batch_handler.config import PerStage
-from micro_batch_handler.pipeline import stage
+from micro_batch_handler.pipeline import lane_pool
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from tests.fakes import plan, stages
 
@@ -384,7 +384,7 @@ def work(payload):
         (rows @ rows)[:2].clone().tolist()
         busy.set()
 
-stage.EXIT_PATIENCE_S = 0
+lane_pool.EXIT_PATIENCE_S = 0
 pipeline = Pipeline(stages(inference=work), PerStage.of(1))
 run = threading.Thread(target=pipeline.run, args=(list(range(4)), plan(2)), daemon=True)
 run.start()

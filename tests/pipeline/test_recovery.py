@@ -16,7 +16,7 @@ from ts.utils.util import PredictionException
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import PayloadError
-from micro_batch_handler.pipeline.batch import Run
+from micro_batch_handler.pipeline.batch import Batch
 from micro_batch_handler.pipeline.device.lost_device import device_is_lost
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps, cut, join
 from micro_batch_handler.pipeline.pipeline import Pipeline
@@ -539,7 +539,7 @@ def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(monkeypatch):
     def broken(*_):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(Run, "accept", broken)
+    monkeypatch.setattr(Batch, "accept", broken)
     with Pipeline(stages(), PerStage(1, 1, 1)) as pipeline:
         outcomes = pipeline.run([1, 2, 3], plan(1))
 

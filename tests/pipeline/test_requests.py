@@ -1,34 +1,36 @@
-"""Rows that are taken twice."""
+"""Requests that are taken twice."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from micro_batch_handler.pipeline.requests import Rows
+from micro_batch_handler.pipeline.requests import Requests, Unreadable
 
 
 def test_the_first_taker_gets_the_row_itself():
     """Nothing is copied for a stage that is called once."""
     row = {"body": bytearray(b"abc"), "more": [1]}
 
-    (taken,), errors = Rows([row]).take([0])
+    (taken,) = Requests([row]).take([0])
 
     assert taken is row
-    assert not errors
 
 
 def test_a_second_taker_gets_what_came():
     """Whatever the first taker has done to a body, the second finds it as it came."""
-    rows = Rows([{"body": bytearray(4), "data": {"a": [1]}, "text": "x"}, bytearray(b"raw"), [1]])
+    rows = Requests(
+        [{"body": bytearray(4), "data": {"a": [1]}, "text": "x"}, bytearray(b"raw"), [1]]
+    )
 
-    first, _ = rows.take([0, 1, 2])
+    first = rows.take([0, 1, 2])
     np.frombuffer(first[0]["body"], dtype=np.float32)[:] = 1
     first[0].pop("data")["a"].append(2)
     first[1].clear()
     first[2].clear()
 
     second = [{"body": bytearray(4), "data": {"a": [1]}, "text": "x"}, bytearray(b"raw"), [1]]
-    assert repr(rows.take([0, 1, 2])[0]) == repr(second)
+    assert repr(rows.take([0, 1, 2])) == repr(second)
 
 
 def test_every_taker_gets_a_row_decoded_from_what_came():
@@ -38,19 +40,21 @@ def test_every_taker_gets_a_row_decoded_from_what_came():
         row["body"] = [index, row["body"].decode()]
         return row
 
-    rows = Rows([{"body": bytearray(b"a")}, {"body": bytearray(b"b")}], decode)
+    rows = Requests([{"body": bytearray(b"a")}, {"body": bytearray(b"b")}], decode)
 
-    (first,), _ = rows.take([1])
+    (first,) = rows.take([1])
     first["body"].clear()
 
-    assert rows.take([1])[0] == [{"body": [1, "b"]}]
+    assert rows.take([1]) == [{"body": [1, "b"]}]
 
 
-def test_a_row_that_cannot_be_decoded_is_left_out():
-    """The others are given out, and its error stands by its place in the batch."""
-    rows = Rows(["1", "x", "3", "y"], lambda _, row: int(row))
+def test_rows_that_cannot_be_decoded_are_named():
+    """Their errors stand by their places in the batch, and the others can be taken again."""
+    rows = Requests(["1", "x", "3", "y"], lambda _, row: int(row))
 
-    taken, errors = rows.take([1, 2, 3])
+    with pytest.raises(Unreadable) as raised:
+        rows.take([1, 2, 3])
 
-    assert taken == [3]
+    errors = raised.value.errors
     assert {index: type(error) for index, error in errors.items()} == {1: ValueError, 3: ValueError}
+    assert rows.take([2]) == [3]

@@ -13,7 +13,7 @@ import torch
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline import pipeline as runner
-from micro_batch_handler.pipeline.batch import Run
+from micro_batch_handler.pipeline.batch import Batch
 from micro_batch_handler.pipeline.device import streams
 from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
 from tests.fakes import ManualClock
@@ -179,10 +179,10 @@ class Hanging(Handler):
         return functions
 
 
-def hangs_alone(run: Run, handler: Hanging) -> bool:
+def hangs_alone(batch: Batch, handler: Hanging) -> bool:
     """Whether all other calls have ended, so that time may pass."""
-    waiting = run._unsettled == {0, 1, 2, 3} and handler.calls["inference"] == 4
-    return waiting and len(run.calls()) == 1
+    waiting = batch._unsettled == {0, 1, 2, 3} and handler.calls["inference"] == 4
+    return waiting and len(batch.running()) == 1
 
 
 @pytest.mark.parametrize("seed", range(36))
@@ -199,15 +199,17 @@ def test_a_call_that_comes_back_late_harms_nobody(seed, monkeypatch):
         fault=None,
     )
     clock = ManualClock()
-    runs = []
-    monkeypatch.setattr(runner, "Run", lambda *args: runs.append(Run(*args)) or runs[-1])
+    batches = []
+    monkeypatch.setattr(
+        runner, "Batch", lambda *args, **more: batches.append(Batch(*args, **more)) or batches[-1]
+    )
     sender = Sender(traffic, handler_class=Hanging, stage_timeout_s=30, clock=clock)
     handler = sender.handler
     with sender.pipeline:
         caller = threading.Thread(target=sender.batch, args=(list(range(8)), {2, 3}), daemon=True)
         caller.start()
         assert handler.entered.wait(GATE_S)
-        while not hangs_alone(runs[0], handler):
+        while not hangs_alone(batches[0], handler):
             caller.join(0.001)
         clock.advance(31)
         caller.join(GATE_S)
@@ -215,11 +217,11 @@ def test_a_call_that_comes_back_late_harms_nobody(seed, monkeypatch):
         handler.gate.set()
         sender.batch(list(range(200, 208)))
         handler.lane.join(GATE_S)
-        runs.clear()
+        batches.clear()
         sender.batch([1000])
         sender.device.synchronize()
         sender.batch([1001])
-        runs.clear()
+        batches.clear()
     sender.look_around(lost_lanes=1)
 
     assert not sender.problems, traffic

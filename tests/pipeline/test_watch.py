@@ -11,8 +11,9 @@ import pytest
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import StageTimeout
+from micro_batch_handler.pipeline.lanes import MOST_LOST_LANES
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps, cut, join
-from micro_batch_handler.pipeline.pipeline import MOST_LOST_LANES, Pipeline
+from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
 from micro_batch_handler.pipeline.watch import alarm, alarm_works_here
 from tests.conftest import collected, lanes

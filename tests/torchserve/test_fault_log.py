@@ -6,7 +6,7 @@ import pytest
 from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import BodyError, DeadlinePassed, LengthError, StageTimeout
-from micro_batch_handler.pipeline.batch import Failure, Outcomes
+from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.torchserve.fault_log import EVERY_S, MOST_KINDS, FaultLog
 from tests.fakes import fake_context
 

@@ -10,7 +10,7 @@ from ts.protocol.otf_message_handler import create_predict_response
 from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import BodyError, DeadlinePassed, LengthError
-from micro_batch_handler.pipeline.batch import Failure, Outcomes
+from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.torchserve.faults import (
     answer_failures,
     clean_phrase,

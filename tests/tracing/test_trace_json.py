@@ -9,8 +9,8 @@ import pytest
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
+from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.pipeline.records import BatchRecord
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.tracing.lane_use import critical_path, idle_spans, waiting

@@ -25,7 +25,7 @@ import torch
 
 from micro_batch_handler.config import AUTO, SECTION, MicroBatchingConfig
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.pipeline.records import BatchRecord
+from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.tools.checking.worker import (
     DECODES,
     Answer,

@@ -19,7 +19,7 @@ from ts.context import Context
 from ts.metrics.metric_cache_abstract import MetricCacheAbstract
 
 from micro_batch_handler.config import AUTO, STAGES, Metrics, PerStage, Stage
-from micro_batch_handler.pipeline.records import BatchRecord
+from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.torchserve.faults import REASONS, reason_of
 from micro_batch_handler.torchserve.metrics.lines import Figure, Metric, MetricLines
 from micro_batch_handler.torchserve.metrics.paced import Paced

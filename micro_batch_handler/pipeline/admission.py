@@ -1,0 +1,98 @@
+"""Which rows a call may have now: none that nobody waits for, and no more than fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from micro_batch_handler.config import STAGES
+from micro_batch_handler.errors import BatchTimeout, DeadlinePassed
+from micro_batch_handler.pipeline.batch import Batch, Steps
+from micro_batch_handler.pipeline.grouping import by_key
+from micro_batch_handler.pipeline.memory import MemoryLimits
+from micro_batch_handler.pipeline.micro_batch import MicroBatch
+from micro_batch_handler.pipeline.outcomes import Failure
+from micro_batch_handler.pipeline.stage import StageMethod
+from micro_batch_handler.pipeline.watch import Clock
+
+__all__ = ["Admission", "is_expired"]
+
+
+class Admission:
+    """Looks at each micro-batch before it is called.
+
+    Args:
+        stages: in order.
+        memory: how many rows fit.
+        clock: the time.
+    """
+
+    def __init__(self, stages: Sequence[StageMethod], memory: MemoryLimits, clock: Clock) -> None:
+        self._stages = stages
+        self._memory = memory
+        self._clock = clock
+        self.groups = any(stage.groups for stage in stages)
+        """Whether rows are kept apart by keys."""
+
+    def instead(self, batch: Batch, position: int, micro_batch: MicroBatch) -> Steps | None:
+        """What to do instead of a call with these rows; None if it may be made as it is.
+
+        Steps that become free by what is taken out come first, since they must be handed on before
+        a call that may hang.
+        """
+        crowded = batch.crowded
+        if crowded is not None and not (micro_batch.parts or micro_batch.serial):
+            # Memory has run out: what is under way lets go of its own, and nothing else begins.
+            failure = Failure(crowded.stage, crowded.error, micro_batch.indices)
+            return batch.set_aside(position, failure)
+        again = micro_batch.failed or micro_batch.serial
+        if again and batch.is_late(self._clock.now_s()):
+            stage = STAGES[position if micro_batch.parts else 0]
+            return batch.fail(position, Failure(stage, BatchTimeout(stage), micro_batch.indices))
+        if batch.deadlines_s is not None:
+            steps = self._without_expired(batch, position, micro_batch)
+            if steps is not None:
+                return steps
+        pieces = self._pieces(position, micro_batch)
+        return [(position, piece) for piece in pieces] if len(pieces) > 1 else None
+
+    def _without_expired(
+        self, batch: Batch, position: int, micro_batch: MicroBatch
+    ) -> Steps | None:
+        """The rows whose deadline has not passed, if that of others has."""
+        now_s = self._clock.now_s()
+        places = [
+            place
+            for place, index in enumerate(micro_batch.indices)
+            if not _has_passed(batch, index, now_s)
+        ]
+        if len(places) == len(micro_batch):
+            return None
+        left = micro_batch.only(places, planned=micro_batch.planned)
+        gone = [index for index in micro_batch.indices if index not in left.indices]
+        stage = STAGES[position if micro_batch.parts else 0]
+        freed = batch.fail(position, Failure(stage, DeadlinePassed(stage), gone))
+        return [*freed, (position, left)] if len(left) else freed
+
+    def _pieces(self, position: int, micro_batch: MicroBatch) -> Sequence[MicroBatch]:
+        """The same rows in calls of those that may share one, no more than fit the memory."""
+        if self.groups and len(groups := by_key(micro_batch)) > 1:
+            return groups
+        if len(micro_batch.parts) > 1:
+            groups = self._stages[position].apart(micro_batch)
+            if len(groups) > 1:
+                return groups
+        limit = self._memory.limit(position, serial=micro_batch.serial)
+        return micro_batch.pieces(limit) if len(micro_batch) > limit else (micro_batch,)
+
+
+def is_expired(batch: Batch, micro_batch: MicroBatch, clock: Clock) -> bool:
+    """Whether rows that pass all stages in one go need not go on: nobody waits for any of them."""
+    if batch.deadlines_s is None or not micro_batch.serial:
+        return False
+    now_s = clock.now_s()
+    return all(_has_passed(batch, index, now_s) for index in micro_batch.indices)
+
+
+def _has_passed(batch: Batch, index: int, now_s: float) -> bool:
+    deadline_s = batch.deadlines_s[index] if batch.deadlines_s is not None else None
+    return deadline_s is not None and now_s >= deadline_s

@@ -1,0 +1,161 @@
+"""Taking a micro-batch through a stage: the one way of all calls, in lanes and inline.
+
+admission.instead   the rows that must not be called now, or not together
+for each stage that the rows have to pass:
+  _Running            a permit of the stage; on the batch's list, which the watch reads
+  StageMethod.call    the method, and the checks around it
+batch.accept        only if no call was given up meanwhile
+recovery.instead    after a fault: what is called instead
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from micro_batch_handler.errors import DeadlinePassed, LengthError
+from micro_batch_handler.pipeline.admission import Admission, is_expired
+from micro_batch_handler.pipeline.batch import Batch, Steps
+from micro_batch_handler.pipeline.call import Call
+from micro_batch_handler.pipeline.lane_pool import Permits
+from micro_batch_handler.pipeline.memory import MemoryLimits
+from micro_batch_handler.pipeline.micro_batch import MicroBatch
+from micro_batch_handler.pipeline.recovery import Recovery
+from micro_batch_handler.pipeline.requests import Unreadable
+from micro_batch_handler.pipeline.stage import StageMethod
+from micro_batch_handler.pipeline.watch import Clock
+
+__all__ = ["Executor", "GivenUp"]
+
+
+class GivenUp(BaseException):
+    """The call took too long: its requests are answered, and another lane does the rest."""
+
+
+class _BatchEnded(BaseException):
+    """The batch has ended while this thread was about to make a call."""
+
+
+class Executor:
+    """Takes micro-batches through stages, in the thread that it is called in.
+
+    Args:
+        stages: in order.
+        admission: tells which rows a call may have.
+        recovery: tells what to call after a fault.
+        memory: is told of the calls that had enough.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageMethod],
+        admission: Admission,
+        recovery: Recovery,
+        memory: MemoryLimits,
+        clock: Clock,
+    ) -> None:
+        self._stages = stages
+        self._admission = admission
+        self._recovery = recovery
+        self._memory = memory
+        self._clock = clock
+
+    def execute(
+        self, batch: Batch, position: int, micro_batch: MicroBatch, rest: Sequence[MicroBatch] = ()
+    ) -> Steps:
+        """Take a micro-batch through the stage at `position`.
+
+        Rows that start from their requests pass the stages before it too.
+
+        Args:
+            batch: that it is a part of.
+            position: of the stage.
+            micro_batch: its rows.
+            rest: what this thread is going to do next; after a time-out another lane does it.
+
+        Returns:
+            What can be done next. Steps of the same position are what is called instead: parts of
+            the micro-batch, or all of it once the steps before have been handed on.
+
+        Raises:
+            GivenUp: nothing may be done for this batch in this thread any more.
+        """
+        instead = self._admission.instead(batch, position, micro_batch)
+        if instead is not None:
+            return instead
+        parts, misread = micro_batch.parts, None
+        try:
+            for at in range(position if parts else 0, position + 1):
+                call = Call(at, position, micro_batch, parts, rest)
+                parts = ()  # after a fault only the call holds them
+                if at and batch.deadlines_s and is_expired(batch, micro_batch, self._clock):
+                    raise DeadlinePassed(call.stage)  # noqa: TRY301  (as if the stage had)
+                with _Running(self, batch, call, self._stages[at].permits, self._clock):
+                    result, keep = self._stages[at].call(batch, call)
+                if keep is not None:
+                    batch.keep(keep)
+                self._memory.worked(at, len(micro_batch), alone=micro_batch.serial)
+                if micro_batch.failed and micro_batch.serial and at < position and not misread:
+                    misread = self._stages[at].misread(result.payload, len(micro_batch))
+                parts = [result]
+                del result
+        except GivenUp:
+            raise
+        except _BatchEnded:
+            return []
+        except BaseException as error:
+            # Another name for the error would be a circle of it and this frame, with all it holds.
+            return self._recovery.instead(
+                batch, call, (misread or error) if isinstance(error, LengthError) else error
+            )
+        return batch.accept(position, micro_batch.indices, parts[0])
+
+    def end(self, batch: Batch, call: Call, *, failed: bool, called: bool = True) -> bool:
+        """A call has returned or is given up; False if it was the other before.
+
+        Args:
+            batch: whose call it is.
+            call: that ends.
+            failed: whether its result must not count.
+            called: whether the stage was reached, so that the call is recorded.
+        """
+        ended_s = self._clock.now_s()
+        record = call.record(ended_s, failed=failed) if called else None
+        counts = batch.end(call, record)
+        if counts:
+            call.micro_batch.ready_s = ended_s  # for the stage after it, or for another try
+            self._stages[call.at].permits.release()
+        return counts
+
+
+class _Running:
+    """A call that runs, as a `with` statement around it."""
+
+    __slots__ = ("_batch", "_call", "_clock", "_executor", "_permits")
+
+    def __init__(
+        self, executor: Executor, batch: Batch, call: Call, permits: Permits, clock: Clock
+    ) -> None:
+        self._executor = executor
+        self._batch = batch
+        self._call = call
+        self._permits = permits
+        self._clock = clock
+
+    def __enter__(self) -> None:
+        self._permits.acquire()
+        self._call.began_s = self._clock.now_s()
+        if not self._batch.begin(self._call):
+            self._permits.release()
+            raise _BatchEnded
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        called = kind is not Unreadable
+        if not self._executor.end(self._batch, self._call, failed=kind is not None, called=called):
+            raise GivenUp

@@ -1,0 +1,198 @@
+"""The lanes of all stages: what each does next, and who watches it.
+
+hand_on(batch, steps)    steps go to the inboxes of the lanes that take them
+  a lane                 executes each, hands on what is complete, does itself what comes back
+wait(batch)              the thread that waits gives up calls that take too long
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from textwrap import indent
+
+from micro_batch_handler.config import STAGES, PerStage, Stage
+from micro_batch_handler.errors import StageTimeout
+from micro_batch_handler.pipeline.batch import LAST, Batch, Steps
+from micro_batch_handler.pipeline.call import Call
+from micro_batch_handler.pipeline.executor import Executor, GivenUp
+from micro_batch_handler.pipeline.lane_pool import LanePool
+from micro_batch_handler.pipeline.micro_batch import MicroBatch
+from micro_batch_handler.pipeline.outcomes import Failure
+from micro_batch_handler.pipeline.watch import Clock, stacks
+
+__all__ = ["Lanes"]
+
+logger = logging.getLogger(__name__)
+
+MOST_LOST_LANES = 3
+"""Lanes that may hang at once. One more would not: the batch ends, and so must the process.
+
+With `stage_timeout` at a quarter of TorchServe's `responseTimeout`, its default, three time-outs
+one after the other still end before TorchServe gives up on the worker.
+"""
+
+
+class Lanes:
+    """The threads of all stages.
+
+    Args:
+        executor: takes micro-batches through stages.
+        lanes: of each stage.
+        setup: called once in each new lane, with its stage.
+        one_thread: whether inference must always be called in the same lane.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        lanes: PerStage[int],
+        setup: Callable[[Stage], None] | None,
+        clock: Clock,
+        *,
+        one_thread: bool,
+    ) -> None:
+        self._executor = executor
+        self._clock = clock
+        self._one_thread = one_thread
+        # The first inbox is unbounded, since the caller fills it before it waits; the others hold
+        # little more than their lanes need, so that a fast stage cannot pile up payloads.
+        self._pools = [
+            LanePool(
+                name,
+                lanes[name],
+                2 * lanes[name] if position else None,
+                None if setup is None else partial(setup, name),
+            )
+            for position, name in enumerate(STAGES)
+        ]
+
+    @property
+    def lost(self) -> int:
+        """Lanes that were replaced and still hang."""
+        return sum(pool.lost for pool in self._pools)
+
+    def close(self) -> None:
+        """End all lanes but those that hang, the first stage's first; may be called again."""
+        for pool in self._pools:
+            pool.close()
+
+    def __str__(self) -> str:
+        return " | ".join(
+            f"{stage}: {pool.lanes} lanes, {pool.waiting} waiting"
+            for stage, pool in zip(STAGES, self._pools, strict=True)
+        )
+
+    def run(self, batch: Batch, steps: Steps, timeout_s: float | None) -> None:
+        """Let the lanes do these steps and all that follows; return when all requests are settled.
+
+        Args:
+            batch: whose steps they are.
+            steps: to begin with.
+            timeout_s: the longest that one call may take; None for any time.
+        """
+        batch.expect_lanes()
+        self._hand_on(batch, steps)
+        self._wait(batch, timeout_s)
+
+    def run_in_one(
+        self, batch: Batch, micro_batches: Sequence[MicroBatch], timeout_s: float | None
+    ) -> None:
+        """Let one lane take these through all stages, one after the other; else as `run`."""
+        batch.expect_lanes()
+        lane = self._lane_for(LAST, micro_batches[0])
+        task = partial(self._work, batch, LAST, lane, [*micro_batches[::-1]])
+        self._pools[lane].submit(task)
+        self._wait(batch, timeout_s)
+
+    def _hand_on(
+        self, batch: Batch, steps: Steps, position: int | None = None, lane: int | None = None
+    ) -> list[MicroBatch]:
+        """Give steps to the lanes that take them.
+
+        Returns:
+            What a lane of the stage `lane` that works for the stage at `position` does next itself.
+        """
+        own = []
+        now_s = self._clock.now_s() if steps else 0.0
+        for at, micro_batch in steps:
+            stage = self._lane_for(at, micro_batch)
+            if (at, stage) == (position, lane):
+                own.append(micro_batch)
+                continue
+            micro_batch.ready_s = now_s
+            task = partial(self._work, batch, at, stage, [micro_batch])
+            self._pools[stage].submit(task, wait=stage == at)
+        return own
+
+    def _lane_for(self, position: int, micro_batch: MicroBatch) -> int:
+        """The stage in whose lanes a micro-batch passes the stage at `position`: mostly that one.
+
+        Where inference belongs to one thread, what starts again before it does so there.
+        """
+        inference = STAGES.index("inference")
+        moves = self._one_thread and position > inference and not micro_batch.parts
+        return inference if moves else position
+
+    def _work(
+        self,
+        batch: Batch,
+        position: int,
+        lane: int,
+        todo: list[MicroBatch],
+        steps: Steps | None = None,
+    ) -> bool:
+        """What a lane does: hand on `steps`, then take `todo`, the last first, through a stage.
+
+        False if the lane was given up meanwhile.
+        """
+        batch.enter()
+        try:
+            self._hand_on(batch, steps or [])
+            while todo and not batch.stopped:
+                # In no names of this frame, which would keep payloads while others are computed.
+                after = self._executor.execute(batch, position, todo.pop(), todo)
+                todo += reversed(self._hand_on(batch, after, position, lane))
+                del after
+        except GivenUp:
+            return False  # whoever gave it up has left for it
+        except BaseException as error:
+            # A fault of ours, then: nobody may wait for this lane.
+            batch.stop(STAGES[position], error)
+        batch.leave()
+        return True
+
+    def _wait(self, batch: Batch, timeout_s: float | None) -> None:
+        """Wait for the batch; meanwhile give up calls that take longer than `timeout_s`."""
+        finished = batch.expect_lanes()
+        while not self._clock.wait(finished, self._next_look_s(batch, timeout_s)):
+            now_s = self._clock.now_s()
+            for call in batch.running():
+                if timeout_s and now_s >= call.began_s + timeout_s:
+                    self._give_up(batch, call, timeout_s)
+
+    def _next_look_s(self, batch: Batch, timeout_s: float | None) -> float | None:
+        if timeout_s is None:
+            return None
+        now_s = self._clock.now_s()
+        # A call that begins later than now ends later than this.
+        begin_s = [now_s, *(call.began_s for call in batch.running())]
+        return max(0.0, min(begin_s) + timeout_s - now_s)
+
+    def _give_up(self, batch: Batch, call: Call, timeout_s: float) -> None:
+        """Answer the requests of a call that hangs, and let a new lane do what its was to do."""
+        doing = stacks()
+        if not self._executor.end(batch, call, failed=True):
+            return  # it has just returned
+        error = StageTimeout(call.stage, timeout_s)
+        logger.error("%s; its lane is replaced. What the lanes do:\n%s", error, indent(doing, "  "))
+        batch.leave()
+        steps = batch.fail(call.position, Failure(call.stage, error, call.micro_batch.indices))
+        # The new lane also hands on what this frees: here, a full inbox would stop the watch.
+        lane = next(lane for lane, pool in enumerate(self._pools) if call.thread in pool)
+        task = partial(self._work, batch, call.position, lane, [*call.rest], steps)
+        self._pools[lane].replace(call.thread, task)
+        if self.lost >= MOST_LOST_LANES:
+            batch.stop(call.stage, error, fatal=True)
