@@ -174,7 +174,7 @@ def test_an_example_that_fails_fails_the_load():
     [
         ({"allowed_sizes": []}, "allowed_sizes must be a list of whole numbers"),
         ({"allowed_sizes": [4, 2]}, "found [4, 2]"),
-        ({"allowed_sizes": [0]}, "allowed_sizes[0] must be"),
+        ({"allowed_sizes": [0]}, "each above the one before, or null, found [0]"),
         ({"allowed_sizes": 4}, "found 4"),
         (
             {"allowed_sizes": [4], "parallelism": {"inference": 2}},

@@ -232,7 +232,7 @@ def test_archive_holds_the_package_and_the_inputs(capsys):
     }
     assert names == sorted(set(names))
     parts = {part for name in package for part in Path(name).parts}
-    assert {"__init__.py", "config.py", "pipeline", "torchserve"} <= parts
+    assert {"__init__.py", "config", "pipeline", "torchserve"} <= parts
     assert not {"tools", "__main__.py", "__pycache__"} & parts
     assert manifest()["model"] == {
         "modelName": "m",

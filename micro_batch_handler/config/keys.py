@@ -1,0 +1,233 @@
+"""The keys of the `micro_batching:` section, each declared once.
+
+`scripts/keys-table` makes the README's table of keys from these declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from micro_batch_handler.config.limits import (
+    MOST_THREADS,
+    SECTION,
+    refuse_cuda_graphs,
+    refuse_late_timeout,
+    refuse_other_sizes,
+    refuse_too_many_lanes,
+    refuse_unsupported,
+)
+from micro_batch_handler.config.rules import (
+    ASCENDING,
+    COUNT,
+    COUNT_OR_AUTO,
+    FLAG,
+    EachStage,
+    Rule,
+    Section,
+    is_seconds,
+    is_whole,
+    key,
+)
+from micro_batch_handler.config.stages import AUTO, STAGES, Lanes, Metrics, PerStage, Size, Threads
+from micro_batch_handler.errors import ConfigError
+
+__all__ = ["MicroBatchingConfig"]
+
+DEFAULT_RESPONSE_TIMEOUT_S = 120
+"""TorchServe's own `responseTimeout`."""
+
+DEFAULT_STAGE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class MicroBatchingConfig:
+    """A checked `micro_batching:` section.
+
+    A superset of the keys of TorchServe's own micro-batching: its sections are valid here.
+    """
+
+    micro_batch_size: PerStage[Size] = key(
+        PerStage("auto", "auto", "auto"),
+        EachStage(COUNT_OR_AUTO),
+        "the most requests of one call. `auto` learns what calls cost and takes the sizes that "
+        "finish a batch first, or leaves the batch whole",
+    )
+    parallelism: PerStage[Lanes] = key(
+        PerStage(1, 1, 1),
+        EachStage(COUNT_OR_AUTO),
+        "lanes of each stage. Above 1, the stage's method runs in several threads at once and "
+        "must be safe for that. `auto` is one lane for inference, and for the other stages "
+        "one for each core that the worker may use, at most 4. No stage gets more than 4 for "
+        f"each such core, and more than {MOST_THREADS} in all stages together are refused",
+    )
+    intra_op_threads: PerStage[Threads] = key(
+        PerStage("auto", "auto", "auto"),
+        EachStage(
+            Rule[Threads](
+                f"a whole number from 1 to {MOST_THREADS} or 'auto'",
+                lambda value: value == AUTO or is_whole(value, most=MOST_THREADS),
+            )
+        ),
+        "threads that PyTorch may use inside one call on the CPU. `auto` is 1 in the lanes of "
+        "preprocess and postprocess; the lanes of inference share the cores that these leave. "
+        "A whole batch gets the largest of the three, and there inference's `auto` is all "
+        "cores (of the worker's affinity and container)",
+    )
+    sort_by_length: bool = key(
+        False,
+        FLAG,
+        "cuts a batch by the length of its requests (the bytes of their bodies) instead of in "
+        "the order in which they came, for a model that pads its rows. Set `micro_batch_size` "
+        "with it, to a half or a quarter of `batchSize`",
+    )
+    on_error: Literal["isolate", "fail_batch"] = key(
+        "isolate",
+        Rule("isolate or fail_batch", lambda value: value in ("isolate", "fail_batch")),
+        "`isolate`: a fault costs only the request that caused it. `fail_batch`: it costs the "
+        "whole batch, as in TorchServe",
+    )
+    stage_timeout: float | None = key(
+        DEFAULT_STAGE_TIMEOUT_S,
+        Rule("seconds > 0, or null for any time", lambda it: it is None or is_seconds(it)),
+        "the longest that one call of one stage may take. It must be below `responseTimeout`, "
+        "after which TorchServe ends the worker; the default is at most a quarter of that",
+    )
+    deadline_header: str | None = key(
+        "x-envoy-expected-rq-timeout-ms",
+        Rule(
+            "the name of a header, or null",
+            lambda value: value is None or (isinstance(value, str) and bool(value.strip())),
+        ),
+        "the request header that says for how many milliseconds, from when the worker gets "
+        "the batch, the answer is still worth computing. [Envoy](https://www.envoyproxy.io/"
+        "docs/envoy/latest/configuration/http/http_filters/router_filter) and Istio send the "
+        "default by themselves; null ignores deadlines",
+    )
+    allowed_sizes: tuple[int, ...] | None = key(
+        None,
+        ASCENDING,
+        "the only numbers of requests that inference is called with. A smaller micro-batch is "
+        "filled up with copies of its last row, whose answers are dropped; see [GPUs](#gpus)",
+    )
+    cuda_streams: bool = key(
+        True,
+        FLAG,
+        "gives stages streams of their own on a GPU. Without them all share the default "
+        "stream, and nothing overlaps there",
+    )
+    copy_in: bool = key(
+        True,
+        FLAG,
+        "copies CPU tensors that preprocess returns to `self.device` while other calls run. "
+        "Switch it off if inference wants some of them on the CPU",
+    )
+    copy_out: bool = key(
+        False, FLAG, "hands CPU tensors to postprocess, which are copied while other calls run"
+    )
+    pinned_bytes: int = key(
+        64 * 2**20,
+        Rule("a whole number of bytes >= 0", lambda value: is_whole(value, least=0)),
+        "the most page-locked memory for these copies; 0 for none",
+    )
+    decode_input_request: bool = key(
+        True,
+        FLAG,
+        "decodes bodies that the server leaves as they came (`decode_input_request=false` in "
+        "config.properties). Switch it off for a handler that takes the bytes",
+    )
+    buffered_reads: bool = key(
+        True,
+        FLAG,
+        "reads batches from the worker's socket in a few large pieces, instead of each field "
+        "of each request by system calls of its own. It works with TorchServe 0.12.0 only; "
+        "with any other it is off and the log says so",
+    )
+    metrics: Metrics = key(
+        "auto",
+        Rule("auto, true or false", lambda value: value == AUTO or isinstance(value, bool)),
+        "which [metrics](#metrics) are written: those that the server's metrics.yaml declares "
+        "(`auto`), all, or none",
+    )
+    trace_file: str | None = key(
+        None,
+        Rule(
+            "an absolute path, since a worker runs in a folder of its own, or null",
+            lambda value: (
+                value is None or (isinstance(value, str) and PurePath(value).is_absolute())
+            ),
+        ),
+        "where a worker writes a trace of its first batches; see [Where the time goes]"
+        "(#where-the-time-goes)",
+    )
+    trace_batches: int = key(20, COUNT, "how many batches the trace has")
+
+    @classmethod
+    def from_section(
+        cls, section: object, response_timeout_s: float = DEFAULT_RESPONSE_TIMEOUT_S
+    ) -> MicroBatchingConfig:
+        """Check the section as the yaml parser read it; `None` (no section) gives the defaults.
+
+        Args:
+            section: the mapping under `micro_batching:`.
+            response_timeout_s: how long TorchServe waits for the worker's answer.
+
+        Raises:
+            ConfigError: a key cannot work; it has the key's path, the rule and the value found.
+        """
+        default = cls(stage_timeout=min(DEFAULT_STAGE_TIMEOUT_S, response_timeout_s / 4))
+        config = Section(cls).read(SECTION, section, default)
+        refuse_late_timeout(config.stage_timeout, response_timeout_s)
+        refuse_too_many_lanes(config.parallelism)
+        if config.allowed_sizes is not None:
+            refuse_other_sizes(
+                config.allowed_sizes,
+                config.parallelism.inference,
+                config.micro_batch_size.inference,
+            )
+        return config
+
+    @classmethod
+    def from_model_yaml(cls, model_yaml: object) -> MicroBatchingConfig:
+        """Check the section inside a whole model-config.yaml; an empty file gives the defaults.
+
+        Raises:
+            ConfigError: as `from_section`, and if keys of TorchServe's cannot work with it.
+        """
+        if model_yaml is None:
+            return cls()
+        if not isinstance(model_yaml, Mapping):
+            raise ConfigError(f"model-config.yaml must be a mapping of keys, found {model_yaml!r}")
+        refuse_unsupported(model_yaml)
+        found = model_yaml.get("responseTimeout")
+        response_timeout_s = float(found) if is_seconds(found) else DEFAULT_RESPONSE_TIMEOUT_S
+        config = cls.from_section(model_yaml.get(SECTION), response_timeout_s)
+        if config.allowed_sizes is None:
+            refuse_cuda_graphs(model_yaml.get("pt2"))
+        return config
+
+    def doubts(self, batch_size: int) -> Iterator[str]:
+        """What works with batches of this size, but gains nothing or means something else."""
+        sizes = {stage: self.micro_batch_size[stage] for stage in STAGES}
+        above = [
+            f"{stage} {size}"
+            for stage, size in sizes.items()
+            if size != AUTO and size > max(batch_size, 1)
+        ]
+        if batch_size == 1:
+            yield (
+                f"batchSize is 1, so {SECTION} has nothing to cut and nothing can overlap; raise "
+                f"it in model-config.yaml, to 32 for example"
+            )
+        elif all(size != AUTO and size >= batch_size for size in sizes.values()):
+            yield (
+                f"{SECTION}.micro_batch_size holds a whole batch of {batch_size} in every stage, "
+                f"so nothing can overlap; set it below batchSize"
+            )
+        elif above:
+            yield (
+                f"{SECTION}.micro_batch_size is above batchSize {batch_size} ({', '.join(above)}), "
+                f"so these stages get whole batches; set it below batchSize, or raise that"
+            )

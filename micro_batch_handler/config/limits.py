@@ -1,0 +1,110 @@
+"""Settings that are right one by one and cannot work together, TorchServe's own included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from micro_batch_handler.config.stages import AUTO, STAGES, Lanes, PerStage, Size
+from micro_batch_handler.errors import ConfigError
+
+__all__ = [
+    "MOST_THREADS",
+    "SECTION",
+    "refuse_cuda_graphs",
+    "refuse_late_timeout",
+    "refuse_other_sizes",
+    "refuse_too_many_lanes",
+    "refuse_unsupported",
+]
+
+SECTION = "micro_batching"
+
+MOST_THREADS = 256
+"""The most lanes of all stages together, and the most threads of one call. A process cannot start
+many more."""
+
+UNSUPPORTED: tuple[tuple[str, tuple[object, ...], str], ...] = (
+    (
+        "asyncCommunication",
+        (True,),
+        "the frontend loses answers under load and the worker does not recover. Remove the key",
+    ),
+    (
+        "continuousBatching",
+        (True,),
+        "the same request comes again in batch after batch, and its stopping criteria go by its "
+        "place in the whole batch. Remove the key, or use a handler without micro-batching",
+    ),
+    (
+        "parallelType",
+        ("tp", "pp", "pptp"),
+        "all ranks must make the same calls in the same order, and lanes do not promise that. "
+        "Remove the key, or use a handler without micro-batching",
+    ),
+)
+"""TorchServe's keys that cannot work with micro-batching: the key, the values, and why."""
+
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+"""Modes of `torch.compile` that make CUDA graphs."""
+
+
+def refuse_too_many_lanes(parallelism: PerStage[Lanes]) -> None:
+    """Refuse lanes that a process cannot start."""
+    lanes = [parallelism[stage] for stage in STAGES]
+    number = sum(1 if each == AUTO else each for each in lanes)
+    if number > MOST_THREADS:
+        raise ConfigError(
+            f"{SECTION}.parallelism must be at most {MOST_THREADS} lanes in all stages together, "
+            f"found {number} ({', '.join(map(str, lanes))}): each is a thread. Give a stage as "
+            f"many as there are cores, or auto"
+        )
+
+
+def refuse_other_sizes(allowed: tuple[int, ...], lanes: Lanes, size: Size) -> None:
+    """Refuse lanes and a micro-batch size of inference that `allowed_sizes` rules out."""
+    if lanes not in (1, AUTO):
+        raise ConfigError(
+            f"{SECTION}.parallelism.inference must be 1 with allowed_sizes, found {lanes}: CUDA "
+            f"graphs, torch.compile's too, belong to the thread that made them"
+        )
+    if size != AUTO and size > allowed[-1]:
+        raise ConfigError(
+            f"{SECTION}.micro_batch_size.inference must be at most {allowed[-1]}, the largest of "
+            f"allowed_sizes, found {size}"
+        )
+
+
+def refuse_late_timeout(stage_timeout: float | None, response_timeout_s: float) -> None:
+    """Refuse a time-out that TorchServe's own would always precede."""
+    if stage_timeout is not None and stage_timeout >= response_timeout_s:
+        raise ConfigError(
+            f"{SECTION}.stage_timeout must be below responseTimeout ({response_timeout_s:g} s), "
+            f"after which TorchServe ends the whole worker, found {stage_timeout!r}"
+        )
+
+
+def refuse_unsupported(model_yaml: Mapping[object, object]) -> None:
+    """Refuse keys of TorchServe's that cannot work with micro-batching."""
+    for name, values, why in UNSUPPORTED:
+        value = model_yaml.get(name)
+        # The frontend reads names in any case.
+        if (value.lower() if isinstance(value, str) else value) in values:
+            raise ConfigError(f"{name}: {value!r} cannot work with micro-batching: {why}")
+
+
+def refuse_cuda_graphs(pt2: object) -> None:
+    """Refuse a compiler mode that makes CUDA graphs; only `allowed_sizes` makes these safe.
+
+    A graph overwrites the result of its last call, which postprocess may still be reading. With
+    `allowed_sizes` results are copied, and graphs stay in the thread that made them.
+    """
+    options = pt2.get("compile", pt2) if isinstance(pt2, Mapping) else None
+    if not isinstance(options, Mapping) or options.get("enable") is False:
+        return
+    mode = options.get("mode")
+    if mode in GRAPH_MODES:
+        raise ConfigError(
+            f"pt2.compile.mode {mode!r} makes CUDA graphs, which need "
+            f"{SECTION}.allowed_sizes: [1, 2, 4, …] up to the micro-batch size of inference. "
+            f"Set them, or remove the mode"
+        )
