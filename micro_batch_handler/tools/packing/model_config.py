@@ -7,53 +7,40 @@ TorchServe 0.12 (frontend/archive/.../ModelConfig.java). Other keys are legal: h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from micro_batch_handler.config import SECTION, MicroBatchingConfig, near_miss
+from micro_batch_handler.config.rules import FLAG, Rule, is_whole
 from micro_batch_handler.errors import ConfigError
 
 __all__ = ["FRONTEND_KEYS", "TORCHRUN_KEYS", "check_model_config", "read_model_config"]
 
-_INT_MAX = 2**31 - 1  # a larger number is a Long to the frontend, and so the wrong type
+
+def _whole(least: int) -> Rule[int]:
+    # A larger number than `is_whole` takes is a Long to the frontend, and so the wrong type.
+    return Rule(f"a whole number >= {least}", lambda value: is_whole(value, least))
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What a key must hold: in words, and as a test."""
-
-    text: str
-    holds: Callable[[object], bool]
-
-
-def _is_whole(value: object, least: int) -> bool:
-    # bool is an int to Python, not to the frontend.
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _INT_MAX
-
-
-def _whole(least: int) -> Rule:
-    return Rule(f"a whole number >= {least}", lambda value: _is_whole(value, least))
-
-
-def _one_of(*names: str) -> Rule:
+def _one_of(*names: str) -> Rule[str]:
     return Rule(
         "one of " + ", ".join(names),
         lambda value: isinstance(value, str) and value.lower() in names,
     )
 
 
-_FLAG = Rule("true or false", lambda value: isinstance(value, bool))
-_TEXT = Rule("text", lambda value: isinstance(value, str))
-_MAPPING = Rule("a mapping of keys", lambda value: isinstance(value, Mapping))
-_DEVICES = Rule(
+_TEXT = Rule[str]("text", lambda value: isinstance(value, str))
+_MAPPING = Rule[Any]("a mapping of keys", lambda value: isinstance(value, Mapping))
+_DEVICES = Rule[Any](
     "a list of whole numbers >= 0",
-    lambda value: isinstance(value, list) and all(_is_whole(item, 0) for item in value),
+    lambda value: isinstance(value, list) and all(is_whole(item, 0) for item in value),
 )
 
-FRONTEND_KEYS: Mapping[str, Rule] = {
+FRONTEND_KEYS: Mapping[str, Rule[Any]] = {
     "minWorkers": _whole(0),
     "maxWorkers": _whole(0),
     "batchSize": _whole(1),
@@ -68,18 +55,18 @@ FRONTEND_KEYS: Mapping[str, Rule] = {
     "maxRetryTimeoutInSec": _whole(0),
     "clientTimeoutInMills": _whole(0),
     "jobQueueSize": _whole(0),
-    "useJobTicket": _FLAG,
-    "useVenv": _FLAG,
-    "sequenceBatching": _FLAG,
+    "useJobTicket": FLAG,
+    "useVenv": FLAG,
+    "sequenceBatching": FLAG,
     "sequenceMaxIdleMSec": _whole(0),
     "sequenceTimeoutMSec": _whole(0),
     "maxSequenceJobQueueSize": _whole(1),
     "maxNumSequence": _whole(1),
-    "continuousBatching": _FLAG,
-    "asyncCommunication": _FLAG,
+    "continuousBatching": FLAG,
+    "asyncCommunication": FLAG,
 }
 
-TORCHRUN_KEYS: Mapping[str, Rule] = {
+TORCHRUN_KEYS: Mapping[str, Rule[Any]] = {
     "nnodes": _whole(1),
     "nproc-per-node": _whole(1),
     "node-rank": _whole(0),
@@ -128,7 +115,9 @@ def check_model_config(path: Path, *, micro_batched: bool = True) -> list[str]:
     return [f"{path}: {note}" for note in _notes(config, torchrun, ours)]
 
 
-def _refuse_wrong_types(path: str, config: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
+def _refuse_wrong_types(
+    path: str, config: Mapping[str, object], rules: Mapping[str, Rule[Any]]
+) -> None:
     for key, value in config.items():
         rule = rules.get(key)
         if rule is not None and not rule.holds(value):
