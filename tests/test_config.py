@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from micro_batch_handler.config import MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
 
 
 def config(text: str) -> MicroBatchingConfig:
@@ -195,3 +199,16 @@ def test_graphs_need_allowed_sizes(pt2):
 def test_other_compilers_are_left_alone(pt2):
     """What makes no CUDA graphs needs no sizes."""
     assert MicroBatchingConfig.from_model_yaml({"pt2": pt2}).allowed_sizes is None
+
+
+def test_the_readmes_table_is_made_from_the_declarations(tmp_path):
+    """`scripts/keys-table` fills a README without the table as ours is filled."""
+    ours = (ROOT / "README.md").read_text(encoding="utf-8")
+    place = tmp_path / "README.md"
+    empty = re.sub(r"(?<=keys-table -->\n\n).*?(?=\n<!--)", "", ours, flags=re.DOTALL)
+    place.write_text(empty, encoding="utf-8")
+
+    subprocess.run([sys.executable, "scripts/_keys_table.py", place], cwd=ROOT, check=True)
+
+    assert empty != ours
+    assert place.read_text(encoding="utf-8") == ours

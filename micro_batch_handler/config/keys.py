@@ -39,7 +39,7 @@ __all__ = ["MicroBatchingConfig"]
 DEFAULT_RESPONSE_TIMEOUT_S = 120
 """TorchServe's own `responseTimeout`."""
 
-DEFAULT_STAGE_TIMEOUT_S = 30.0
+DEFAULT_STAGE_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class MicroBatchingConfig:
     pinned_bytes: int = key(
         64 * 2**20,
         Rule("a whole number of bytes >= 0", lambda value: is_whole(value, least=0)),
-        "the most page-locked memory for these copies; 0 for none",
+        "the most page-locked memory for these copies (64 MiB by default); 0 for none",
     )
     decode_input_request: bool = key(
         True,
