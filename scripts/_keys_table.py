@@ -12,6 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.config.rules import Section
 
 BEGIN = "<!-- this table is made by scripts/keys-table -->\n\n"
 END = "\n<!-- end of the table -->\n"
@@ -28,12 +29,18 @@ def main(path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def rows(defaults: Any) -> Iterator[str]:
-    """One line for each key of a section."""
-    for field in fields(defaults):
-        rule, means = field.metadata["rule"], field.metadata["means"]
-        default = getattr(defaults, field.name)
-        yield f"| `{field.name}` | {rule.text} | {as_yaml(default)} | {means} |"
+def rows(settings: Any, path: str = "") -> Iterator[str]:
+    """One line for each key of these settings, which are the defaults."""
+    for field in fields(settings):
+        if not field.metadata:
+            continue  # no key
+        name, rule = path + field.name, field.metadata["rule"]
+        default = getattr(settings, field.name)
+        if isinstance(rule, Section):
+            yield from rows(default, f"{name}.")
+        else:
+            means = field.metadata["means"]
+            yield f"| `{name}` | {rule.text} | {as_yaml(default)} | {means} |"
 
 
 def as_yaml(value: Any) -> str:

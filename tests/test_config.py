@@ -83,6 +83,24 @@ def test_stages_that_are_not_named_keep_their_default():
         ),
         ("micro_batching: {parallelism: null}", "found None"),
         (
+            "micro_batching: {device: true}",
+            "micro_batching.device must be a mapping of keys, found",
+        ),
+        (
+            "micro_batching: {device: {copy_in: 1}}",
+            r"device\.copy_in must be true or false, found 1",
+        ),
+        ("micro_batching: {device: {stream: 1}}", r"device\.stream is not .* mean streams\?"),
+        ("micro_batching: {streams: false}", r"\(did you mean device\.streams\?\)"),
+        ("micro_batching: {pinned_byte: 0}", r"\(did you mean device\.pinned_bytes\?\)"),
+        ("micro_batching: {copy_in: 1}", r"micro_batching\.copy_in must be true or false, found 1"),
+        ("micro_batching: {trace_file: t}", r"batching\.trace_file must be an absolute path, "),
+        (
+            "micro_batching: {copy_in: true, device: {copy_in: true}}",
+            r"micro_batching\.copy_in is the old spelling of micro_batching\.device\.copy_in, and "
+            "both are set; remove copy_in",
+        ),
+        (
             "micro_batching: {decode_input_request: 1}",
             "micro_batching.decode_input_request must be true or false, found 1",
         ),
@@ -153,6 +171,37 @@ def test_what_may_be_auto_or_listed():
     some = config("micro_batching: {intra_op_threads: {inference: 3}}").intra_op_threads
     assert PerStage("auto", 3, "auto") == some
     assert config("micro_batching: {allowed_sizes: null}").allowed_sizes is None
+
+
+def test_old_keys_mean_what_the_new_ones_mean():
+    """Keys that stood in the section itself are understood, beside others of their mapping too."""
+    old = """
+    micro_batching:
+      cuda_streams: false
+      copy_in: false
+      copy_out: true
+      pinned_bytes: 0
+      trace_file: /tmp/trace.json
+      trace_batches: 3
+    """
+    new = """
+    micro_batching:
+      device: {streams: false, copy_in: false, copy_out: true, pinned_bytes: 0}
+      trace: {file: /tmp/trace.json, batches: 3}
+    """
+    both = "micro_batching: {trace_file: /tmp/trace.json, trace: {batches: 3}}"
+
+    assert config(old) == config(new)
+    assert config(both).trace == config(new).trace
+    assert not list(config(new).doubts(32))
+    [said] = config(old).doubts(32)
+    assert "write device.streams for cuda_streams, device.copy_in for copy_in, " in said
+
+
+@pytest.mark.parametrize("text", ["{device: null}", "{trace: {}}", "{device: {streams: true}}"])
+def test_keys_that_a_mapping_leaves_out_keep_their_default(text):
+    """So do those of a mapping that is empty."""
+    assert MicroBatchingConfig() == config(f"micro_batching: {text}")
 
 
 def test_checking_a_config_needs_neither_torch_nor_torchserve():

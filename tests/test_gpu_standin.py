@@ -43,7 +43,7 @@ def test_answers_are_right_whatever_is_late(bench, monkeypatch, case, late):
     [
         ("no stream waits", "preprocess", {}),
         ("no stream waits", "inference", {}),
-        ("no thread waits", "inference", {"copy_out": True}),
+        ("no thread waits", "inference", {"device": {"copy_out": True}}),
         ("nothing is kept", "inference", {}),
     ],
 )
@@ -76,7 +76,7 @@ def test_copies_and_compute_take_place_at_once(bench, monkeypatch):
 
 def test_buffers_are_used_again(bench, monkeypatch):
     """Many batches need few buffers, and no more than the limit."""
-    section = {"copy_out": True, "pinned_bytes": 2**16}
+    section = {"device": {"copy_out": True, "pinned_bytes": 2**16}}
 
     answers = late_answers(bench, monkeypatch, section, NO_DELAYS, batches=20)
 

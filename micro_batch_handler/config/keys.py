@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Literal
 
 from micro_batch_handler.config.limits import (
     MOST_THREADS,
     SECTION,
+    doubtful_sizes,
     refuse_cuda_graphs,
     refuse_late_timeout,
-    refuse_other_sizes,
-    refuse_too_many_lanes,
+    refuse_together,
     refuse_unsupported,
 )
+from micro_batch_handler.config.old_keys import new_spelling, old_keys_in, read_old_keys
 from micro_batch_handler.config.rules import (
     ASCENDING,
     COUNT,
@@ -31,7 +32,7 @@ from micro_batch_handler.config.rules import (
     is_whole,
     key,
 )
-from micro_batch_handler.config.stages import AUTO, STAGES, Lanes, Metrics, PerStage, Size, Threads
+from micro_batch_handler.config.stages import AUTO, Lanes, Metrics, PerStage, Size, Threads
 from micro_batch_handler.errors import ConfigError
 
 __all__ = ["MicroBatchingConfig"]
@@ -40,6 +41,50 @@ DEFAULT_RESPONSE_TIMEOUT_S = 120
 """TorchServe's own `responseTimeout`."""
 
 DEFAULT_STAGE_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """How calls use a GPU."""
+
+    streams: bool = key(
+        True,
+        FLAG,
+        "gives stages streams of their own on a GPU. Without them all share the default "
+        "stream, and nothing overlaps there",
+    )
+    copy_in: bool = key(
+        True,
+        FLAG,
+        "copies CPU tensors that preprocess returns to `self.device` while other calls run. "
+        "Switch it off if inference wants some of them on the CPU",
+    )
+    copy_out: bool = key(
+        False, FLAG, "hands CPU tensors to postprocess, which are copied while other calls run"
+    )
+    pinned_bytes: int = key(
+        64 * 2**20,
+        Rule("a whole number of bytes >= 0", lambda value: is_whole(value, least=0)),
+        "the most page-locked memory for these copies (64 MiB by default); 0 for none",
+    )
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """The trace that a worker writes of its first batches."""
+
+    file: str | None = key(
+        None,
+        Rule(
+            "an absolute path, since a worker runs in a folder of its own, or null",
+            lambda value: (
+                value is None or (isinstance(value, str) and PurePath(value).is_absolute())
+            ),
+        ),
+        "where a worker writes a trace of its first batches; see [Where the time goes]"
+        "(#where-the-time-goes)",
+    )
+    batches: int = key(20, COUNT, "how many batches the trace has")
 
 
 @dataclass(frozen=True)
@@ -112,26 +157,7 @@ class MicroBatchingConfig:
         "the only numbers of requests that inference is called with. A smaller micro-batch is "
         "filled up with copies of its last row, whose answers are dropped; see [GPUs](#gpus)",
     )
-    cuda_streams: bool = key(
-        True,
-        FLAG,
-        "gives stages streams of their own on a GPU. Without them all share the default "
-        "stream, and nothing overlaps there",
-    )
-    copy_in: bool = key(
-        True,
-        FLAG,
-        "copies CPU tensors that preprocess returns to `self.device` while other calls run. "
-        "Switch it off if inference wants some of them on the CPU",
-    )
-    copy_out: bool = key(
-        False, FLAG, "hands CPU tensors to postprocess, which are copied while other calls run"
-    )
-    pinned_bytes: int = key(
-        64 * 2**20,
-        Rule("a whole number of bytes >= 0", lambda value: is_whole(value, least=0)),
-        "the most page-locked memory for these copies (64 MiB by default); 0 for none",
-    )
+    device: DeviceSettings = key(DeviceSettings(), Section(DeviceSettings))
     decode_input_request: bool = key(
         True,
         FLAG,
@@ -151,18 +177,10 @@ class MicroBatchingConfig:
         "which [metrics](#metrics) are written: those that the server's metrics.yaml declares "
         "(`auto`), all, or none",
     )
-    trace_file: str | None = key(
-        None,
-        Rule(
-            "an absolute path, since a worker runs in a folder of its own, or null",
-            lambda value: (
-                value is None or (isinstance(value, str) and PurePath(value).is_absolute())
-            ),
-        ),
-        "where a worker writes a trace of its first batches; see [Where the time goes]"
-        "(#where-the-time-goes)",
-    )
-    trace_batches: int = key(20, COUNT, "how many batches the trace has")
+    trace: TraceSettings = key(TraceSettings(), Section(TraceSettings))
+
+    old_keys: tuple[str, ...] = field(default=(), compare=False)
+    """Keys that the section has in an old spelling."""
 
     @classmethod
     def from_section(
@@ -178,15 +196,13 @@ class MicroBatchingConfig:
             ConfigError: a key cannot work; it has the key's path, the rule and the value found.
         """
         default = cls(stage_timeout=min(DEFAULT_STAGE_TIMEOUT_S, response_timeout_s / 4))
+        if isinstance(section, Mapping):
+            old = old_keys_in(section)
+            default = replace(read_old_keys(section, default), old_keys=old)
+            section = {name: value for name, value in section.items() if name not in old}
         config = Section(cls).read(SECTION, section, default)
         refuse_late_timeout(config.stage_timeout, response_timeout_s)
-        refuse_too_many_lanes(config.parallelism)
-        if config.allowed_sizes is not None:
-            refuse_other_sizes(
-                config.allowed_sizes,
-                config.parallelism.inference,
-                config.micro_batch_size.inference,
-            )
+        refuse_together(config.parallelism, config.micro_batch_size, config.allowed_sizes)
         return config
 
     @classmethod
@@ -209,25 +225,7 @@ class MicroBatchingConfig:
         return config
 
     def doubts(self, batch_size: int) -> Iterator[str]:
-        """What works with batches of this size, but gains nothing or means something else."""
-        sizes = {stage: self.micro_batch_size[stage] for stage in STAGES}
-        above = [
-            f"{stage} {size}"
-            for stage, size in sizes.items()
-            if size != AUTO and size > max(batch_size, 1)
-        ]
-        if batch_size == 1:
-            yield (
-                f"batchSize is 1, so {SECTION} has nothing to cut and nothing can overlap; raise "
-                f"it in model-config.yaml, to 32 for example"
-            )
-        elif all(size != AUTO and size >= batch_size for size in sizes.values()):
-            yield (
-                f"{SECTION}.micro_batch_size holds a whole batch of {batch_size} in every stage, "
-                f"so nothing can overlap; set it below batchSize"
-            )
-        elif above:
-            yield (
-                f"{SECTION}.micro_batch_size is above batchSize {batch_size} ({', '.join(above)}), "
-                f"so these stages get whole batches; set it below batchSize, or raise that"
-            )
+        """What to change in settings that work with batches of this size, a sentence each."""
+        if self.old_keys:
+            yield new_spelling(self.old_keys)
+        yield from doubtful_sizes(self.micro_batch_size, batch_size)

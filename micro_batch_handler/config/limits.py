@@ -1,8 +1,8 @@
-"""Settings that are right one by one and cannot work together, TorchServe's own included."""
+"""Settings that are right one by one but not together, TorchServe's own included."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from micro_batch_handler.config.stages import AUTO, STAGES, Lanes, PerStage, Size
 from micro_batch_handler.errors import ConfigError
@@ -10,10 +10,10 @@ from micro_batch_handler.errors import ConfigError
 __all__ = [
     "MOST_THREADS",
     "SECTION",
+    "doubtful_sizes",
     "refuse_cuda_graphs",
     "refuse_late_timeout",
-    "refuse_other_sizes",
-    "refuse_too_many_lanes",
+    "refuse_together",
     "refuse_unsupported",
 ]
 
@@ -48,29 +48,30 @@ GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes of `torch.compile` that make CUDA graphs."""
 
 
-def refuse_too_many_lanes(parallelism: PerStage[Lanes]) -> None:
-    """Refuse lanes that a process cannot start."""
-    lanes = [parallelism[stage] for stage in STAGES]
-    number = sum(1 if each == AUTO else each for each in lanes)
+def refuse_together(
+    lanes: PerStage[Lanes], sizes: PerStage[Size], allowed_sizes: tuple[int, ...] | None
+) -> None:
+    """Refuse more lanes than a process can start, and calls that `allowed_sizes` rules out."""
+    each = [lanes[stage] for stage in STAGES]
+    number = sum(1 if count == AUTO else count for count in each)
     if number > MOST_THREADS:
         raise ConfigError(
             f"{SECTION}.parallelism must be at most {MOST_THREADS} lanes in all stages together, "
-            f"found {number} ({', '.join(map(str, lanes))}): each is a thread. Give a stage as "
+            f"found {number} ({', '.join(map(str, each))}): each is a thread. Give a stage as "
             f"many as there are cores, or auto"
         )
-
-
-def refuse_other_sizes(allowed: tuple[int, ...], lanes: Lanes, size: Size) -> None:
-    """Refuse lanes and a micro-batch size of inference that `allowed_sizes` rules out."""
-    if lanes not in (1, AUTO):
+    if allowed_sizes is None:
+        return
+    if lanes.inference not in (1, AUTO):
         raise ConfigError(
-            f"{SECTION}.parallelism.inference must be 1 with allowed_sizes, found {lanes}: CUDA "
-            f"graphs, torch.compile's too, belong to the thread that made them"
+            f"{SECTION}.parallelism.inference must be 1 with allowed_sizes, found "
+            f"{lanes.inference}: CUDA graphs, torch.compile's too, belong to the thread that made "
+            f"them"
         )
-    if size != AUTO and size > allowed[-1]:
+    if sizes.inference != AUTO and sizes.inference > allowed_sizes[-1]:
         raise ConfigError(
-            f"{SECTION}.micro_batch_size.inference must be at most {allowed[-1]}, the largest of "
-            f"allowed_sizes, found {size}"
+            f"{SECTION}.micro_batch_size.inference must be at most {allowed_sizes[-1]}, the "
+            f"largest of allowed_sizes, found {sizes.inference}"
         )
 
 
@@ -107,4 +108,29 @@ def refuse_cuda_graphs(pt2: object) -> None:
             f"pt2.compile.mode {mode!r} makes CUDA graphs, which need "
             f"{SECTION}.allowed_sizes: [1, 2, 4, …] up to the micro-batch size of inference. "
             f"Set them, or remove the mode"
+        )
+
+
+def doubtful_sizes(micro_batch_size: PerStage[Size], batch_size: int) -> Iterator[str]:
+    """What to change in sizes with which nothing can overlap in batches of this size."""
+    sizes = {stage: micro_batch_size[stage] for stage in STAGES}
+    above = [
+        f"{stage} {size}"
+        for stage, size in sizes.items()
+        if size != AUTO and size > max(batch_size, 1)
+    ]
+    if batch_size == 1:
+        yield (
+            f"batchSize is 1, so {SECTION} has nothing to cut and nothing can overlap; raise "
+            f"it in model-config.yaml, to 32 for example"
+        )
+    elif all(size != AUTO and size >= batch_size for size in sizes.values()):
+        yield (
+            f"{SECTION}.micro_batch_size holds a whole batch of {batch_size} in every stage, "
+            f"so nothing can overlap; set it below batchSize"
+        )
+    elif above:
+        yield (
+            f"{SECTION}.micro_batch_size is above batchSize {batch_size} ({', '.join(above)}), "
+            f"so these stages get whole batches; set it below batchSize, or raise that"
         )

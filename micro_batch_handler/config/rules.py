@@ -87,7 +87,7 @@ class Section(Rule[T]):
     def __init__(self, kind: type[T]) -> None:
         super().__init__("a mapping of keys", lambda value: isinstance(value, Mapping))
         declared = fields(kind)  # type: ignore[arg-type]  # T is a dataclass
-        self.rules = {each.name: each.metadata["rule"] for each in declared}
+        self.rules = {each.name: each.metadata["rule"] for each in declared if each.metadata}
 
     def read(self, path: str, value: object, default: T) -> T:
         """The dataclass; `default` has the values of keys that are left out."""
@@ -97,13 +97,13 @@ class Section(Rule[T]):
         return _read_mapping(path, found, default, self.rules)
 
 
-def key(default: T, rule: Rule[T], means: str) -> T:
+def key(default: T, rule: Rule[T], means: str = "") -> T:
     """Declare a key, as a field of a dataclass.
 
     Args:
         default: what holds without the key.
         rule: what the key must hold.
-        means: what the key does, for the README's table.
+        means: what the key does, for the README's table; the keys of a section say so themselves.
     """
     declared: T = field(default=default, metadata={"rule": rule, "means": means})
     return declared
@@ -112,10 +112,16 @@ def key(default: T, rule: Rule[T], means: str) -> T:
 def _read_mapping(
     path: str, section: Mapping[Any, object], default: T, rules: Mapping[Any, Rule[Any]]
 ) -> T:
+    inner = {
+        name: f"{outer}.{name}"
+        for outer, rule in rules.items()
+        if isinstance(rule, Section)
+        for name in rule.rules
+    }
     for name in section:
         if name not in rules:
-            near = near_miss(str(name), rules, 0.6)
-            hint = f" (did you mean {near}?)" if near else ""
+            near = near_miss(str(name), [*rules, *inner], 0.6)
+            hint = f" (did you mean {inner.get(near, near)}?)" if near else ""
             raise ConfigError(
                 f"{path}.{name} is not a known key{hint}; known are {', '.join(rules)}"
             )

@@ -44,7 +44,7 @@ the sample requests, and writes three files:
   trace.png    the picture alone
   trace.json   all batches, for https://ui.perfetto.dev or chrome://tracing
 
-With the file that a running worker wrote (trace_file in its micro_batching: section), draws that.
+With the file that a running worker wrote (`trace` in its micro_batching: section), draws that.
 """
 
 _EXAMPLES = """\

@@ -83,13 +83,13 @@ def streams_for(
     config: MicroBatchingConfig, device: TorchAccelerator | None, observe: Observe | None
 ) -> Streams | NoStreams:
     """The streams of the handler's device, as its settings want them."""
-    if device is None or not config.cuda_streams:
+    if device is None or not config.device.streams:
         return NoStreams(observe, device)
     return Streams(
         device,
-        copy_in=config.copy_in,
-        copy_out=config.copy_out,
-        pinned_bytes=config.pinned_bytes,
+        copy_in=config.device.copy_in,
+        copy_out=config.device.copy_out,
+        pinned_bytes=config.device.pinned_bytes,
         observe=observe,
     )
 

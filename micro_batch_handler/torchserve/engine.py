@@ -157,9 +157,10 @@ class Engine:
             metrics.start()
         if self._config.buffered_reads:
             read_buffered()
-        if self._config.trace_file:
-            path, batches = Path(self._config.trace_file), self._config.trace_batches
-            self.listeners.append(TraceFile(path, batches, self.setup, self.listeners.remove))
+        trace = self._config.trace
+        if trace.file:
+            path = Path(trace.file)
+            self.listeners.append(TraceFile(path, trace.batches, self.setup, self.listeners.remove))
         warn_if_serial(self._config, batch_size, model_yaml or {})
         logger.info("micro-batching %s, lanes %s", self._config.micro_batch_size, lanes)
 

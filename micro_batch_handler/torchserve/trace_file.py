@@ -1,4 +1,4 @@
-"""A worker's first batches, written to a file: what `trace_batches` and `trace_file` ask for."""
+"""A worker's first batches, written to a file: what the key `trace` asks for."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TraceFile:
         try:
             self._write()
         except Exception as error:  # of any kind: a trace may not cost an answer
-            logger.warning("micro_batching.trace_file %s cannot be written: %r", self._path, error)
+            logger.warning("micro_batching.trace.file %s cannot be written: %r", self._path, error)
         else:
             logger.info("a trace of %d batches is in %s", len(self._batches), self._path)
 

@@ -79,7 +79,7 @@ def from_json(text: str | bytes) -> Trace:
         batches = _batches(events)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TraceError(
-            "this is no trace of this package; give a file that `trace` or trace_file wrote"
+            "this is no trace of this package; give one that the `trace` command or key wrote"
         ) from error
     if not known:
         raise TraceError("this trace is from another version of this package; trace again")

@@ -83,8 +83,10 @@ def defaults(lanes: int) -> list[Contestant]:
         Contestant("BaseHandler", "photo_base"),
         Contestant("ours, no settings", "photo"),
         Contestant("ours, lanes only", "photo", more),
-        Contestant("ours, lanes, no pinned memory", "photo", {**more, "pinned_bytes": 0}),
-        Contestant("ours, lanes, cuda_streams: false", "photo", {**more, "cuda_streams": False}),
+        Contestant(
+            "ours, lanes, no pinned memory", "photo", {**more, "device": {"pinned_bytes": 0}}
+        ),
+        Contestant("ours, lanes, streams: false", "photo", {**more, "device": {"streams": False}}),
     ]
 
 
@@ -117,8 +119,12 @@ def contestants(lanes: int, sizes: tuple[int, ...] = (4, 16, 32)) -> list[Contes
         ),
         Contestant("ours", "photo", ours, on_host),
         Contestant("ours, handler copies by itself", "photo", ours),
-        Contestant("ours, copy_out", "photo", {**ours, "copy_out": True}, on_host),
-        Contestant("ours, no pinned memory", "photo", {**ours, "pinned_bytes": 0}, on_host),
+        Contestant("ours, copy_out", "photo", {**ours, "device": {"copy_out": True}}, on_host),
+        Contestant(
+            "ours, no pinned memory", "photo", {**ours, "device": {"pinned_bytes": 0}}, on_host
+        ),
         Contestant("ours, two lanes of inference", "photo", two, on_host),
-        Contestant("ours, cuda_streams: false", "photo", {**ours, "cuda_streams": False}, on_host),
+        Contestant(
+            "ours, streams: false", "photo", {**ours, "device": {"streams": False}}, on_host
+        ),
     ]

@@ -20,9 +20,9 @@ NO_DELAYS = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
 
 CASES: dict[str, dict[str, Any]] = {
     "as it comes": {},
-    "copies out too": {"copy_out": True},
-    "no pinned memory": {"copy_out": True, "pinned_bytes": 0},
-    "two lanes of inference": {"parallelism": {"inference": 2}, "copy_out": True},
+    "copies out too": {"device": {"copy_out": True}},
+    "no pinned memory": {"device": {"copy_out": True, "pinned_bytes": 0}},
+    "two lanes of inference": {"parallelism": {"inference": 2}, "device": {"copy_out": True}},
     "many lanes": {"parallelism": {"preprocess": 3, "inference": 2, "postprocess": 2}},
 }
 """Settings with which answers must be right, whatever is late."""
@@ -62,7 +62,7 @@ def late_answers(
             return bench.triple(batch)
 
         def postprocess(self, outputs):
-            on_host = section.get("copy_out", False)
+            on_host = section.get("device", {}).get("copy_out", False)
             if not on_host:
                 bench.sleep(delays_ms["postprocess"])
                 outputs = bench.host(outputs)

@@ -22,7 +22,11 @@ from tests.gpu.timeline import Span, Timeline
 __all__ = ["all_at_once"]
 
 PATIENCE_S = 30
-SECTION = {"micro_batch_size": 1, "stage_timeout": None, "copy_out": True, "pinned_bytes": 2**30}
+SECTION = {
+    "micro_batch_size": 1,
+    "stage_timeout": None,
+    "device": {"copy_out": True, "pinned_bytes": 2**30},
+}
 
 
 def all_at_once(bench: Any, monkeypatch: Any, columns: int, compute_ms: float) -> list[Span]:

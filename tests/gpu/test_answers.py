@@ -47,7 +47,7 @@ def test_regrouped_answers_are_right(bench, monkeypatch, late):
     [
         ("no stream waits", "copies in", {}),
         ("no stream waits", "compute", {}),
-        ("no thread waits", "compute", {"copy_out": True}),
+        ("no thread waits", "compute", {"device": {"copy_out": True}}),
         ("nothing is kept", "compute", {}),
     ],
 )
@@ -76,7 +76,9 @@ def reproducible():
 
 
 @pytest.mark.parametrize("settings", [{"to_device": False}, {"to_device": True}])
-@pytest.mark.parametrize("more", [{}, {"copy_out": True}, {"cuda_streams": False}])
+@pytest.mark.parametrize(
+    "more", [{}, {"device": {"copy_out": True}}, {"device": {"streams": False}}]
+)
 def test_a_networks_answers_are_bit_for_bit_those_of_basehandler(reproducible, settings, more):
     """ResNet-50 in micro-batches of 4, also where the handler copies to the device by itself."""
     bodies = [photo(number) for number in range(24)]
@@ -135,8 +137,8 @@ def test_modes_of_the_loading_thread_do_not_matter(bench, monkeypatch):
     right = right_answers(bench)
 
     with torch.device("cuda"), torch.inference_mode():
-        inside = late_answers(bench, monkeypatch, {"copy_out": True}, LATE["all"])
+        inside = late_answers(bench, monkeypatch, {"device": {"copy_out": True}}, LATE["all"])
 
     assert inside == right
-    assert late_answers(bench, monkeypatch, {"copy_out": True}, NO_DELAYS) == right
+    assert late_answers(bench, monkeypatch, {"device": {"copy_out": True}}, NO_DELAYS) == right
     assert threading.current_thread() is threading.main_thread()

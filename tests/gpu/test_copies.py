@@ -69,7 +69,7 @@ def test_buffers_are_pinned_and_used_again(bench, monkeypatch, note):
         return made[-1]
 
     monkeypatch.setattr(bench.accelerator, "pinned_buffer", counted)
-    section = {"copy_out": True, "pinned_bytes": 2**26}
+    section = {"device": {"copy_out": True, "pinned_bytes": 2**26}}
     answers = late_answers(bench, monkeypatch, section, NO_DELAYS, batches=20)
 
     note(

@@ -111,7 +111,7 @@ def test_memory_that_runs_out_costs_no_answer(bench, monkeypatch, note, little_m
     )
     handler = Hungry()
     handler.where = where
-    section = {"micro_batch_size": 16, "pinned_bytes": 2**30, "stage_timeout": None}
+    section = {"micro_batch_size": 16, "device": {"pinned_bytes": 2**30}, "stage_timeout": None}
     handler.initialize(fake_context(1, batch_size=32, model_yaml={"micro_batching": section}))
     little_memory(150 * MIB)
     try:

@@ -38,7 +38,7 @@ def test_a_trace_shows_copies_from_pinned_memory_beside_compute(bench, note, tmp
     section = {
         "micro_batch_size": {"preprocess": 2, "inference": 8, "postprocess": 8},
         "parallelism": {"preprocess": 4},
-        "copy_out": True,
+        "device": {"copy_out": True},
         "stage_timeout": None,
     }
     ours = Contestant("ours", "photo", section, {"to_device": False})

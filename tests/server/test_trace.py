@@ -19,7 +19,7 @@ BATCHES = 2
 def test_a_worker_writes_its_first_batches_and_goes_on(server, tmp_path, capsys):
     """The file holds so many batches with all their calls, in lanes; later ones change nothing."""
     path = tmp_path / "worker.json"
-    section = {"micro_batch_size": 2, "trace_file": str(path), "trace_batches": BATCHES}
+    section = {"micro_batch_size": 2, "trace": {"file": str(path), "batches": BATCHES}}
     model = server.model("echo", {"micro_batching": section}, batch_size=4, max_batch_delay=2_000)
     with model:
 

@@ -141,6 +141,11 @@ def test_other_handlers_may_use_what_ours_cannot(check):
         ("torchrun: {max-restarts: 3}", "torchrun.max-restarts is ignored by TorchServe"),
         ("minWorkers: 2", "minWorkers 2 and maxWorkers 0 are ignored by TorchServe"),
         ("{minWorkers: 2, maxWorkers: 1}", "give both, with 1 <= minWorkers <= maxWorkers"),
+        ("copy_out: true", "'copy_out' is not read here; device.copy_out belongs under"),
+        (
+            "{batchSize: 8, micro_batching: {copy_in: false, trace_file: /tmp/t}}",
+            "in their old spelling, which still works: write device.copy_in for copy_in, trace.",
+        ),
         ("micro_batching: {}", "batchSize is 1, so micro_batching has nothing to cut"),
     ],
 )
@@ -154,7 +159,17 @@ def test_what_looks_mistaken_gets_a_note(check, text, said):
 
 @pytest.mark.parametrize(
     "key",
-    ["handler", "pt2", "max_length", "model_name", "labels", "metrics", "batching", "workers"],
+    [
+        "handler",
+        "pt2",
+        "max_length",
+        "model_name",
+        "labels",
+        "metrics",
+        "batching",
+        "workers",
+        "device",
+    ],
 )
 def test_keys_of_handlers_get_no_note(check, key):
     """A key that is not spelled like one of the frontend's is the handler's own affair."""

@@ -159,10 +159,11 @@ def test_settings_change_without_loading_the_model_again():
         assert answers(bench.run([Path("yes.json")])) == ["YES"]
 
 
-def test_a_trace_that_a_worker_is_to_write_is_left_to_it(place):
-    """The archive's own trace_file is not written from here."""
+@pytest.mark.parametrize("key", ["trace: {{file: {}, batches: 1}}", "trace_file: {}"])
+def test_a_trace_that_a_worker_is_to_write_is_left_to_it(place, key):
+    """The file that the archive's own `trace` asks for is not written from here."""
     path = place / "worker.json"
-    section = f"micro_batching: {{micro_batch_size: 1, trace_file: {path}, trace_batches: 1}}"
+    section = f"micro_batching: {{micro_batch_size: 1, {key.format(path)}}}"
     Path("model-config.yaml").write_text(section)
     with Workbench(Path("word_handler.py"), FILES) as bench:
         assert answers(bench.run([Path("yes.json")])) == ["YES"]

@@ -1,4 +1,4 @@
-"""What `trace_file` and `trace_batches` make a worker do."""
+"""What the key `trace` makes a worker do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def answer(handler, rows=4):
 def test_so_many_batches_are_written_and_then_nobody_listens(tmp_path):
     """The file has the batches with all calls; nothing beside it is left, and no listener."""
     path = tmp_path / "trace.json"
-    handler, engine = started(micro_batch_size=2, trace_file=str(path), trace_batches=2)
+    handler, engine = started(micro_batch_size=2, trace={"file": str(path), "batches": 2})
 
     assert answer(handler) == [0, 1, 2, 3]
     assert not path.exists()
@@ -54,7 +54,7 @@ def test_so_many_batches_are_written_and_then_nobody_listens(tmp_path):
 
 def test_only_with_a_trace_file_somebody_listens(tmp_path):
     """Off, it costs nothing."""
-    on, engine = started(trace_file=str(tmp_path / "trace.json"))
+    on, engine = started(trace={"file": str(tmp_path / "trace.json")})
     assert len(traces(engine)) == 1
     on.close()
     handler, engine = started(micro_batch_size=2)
@@ -66,7 +66,7 @@ def test_only_with_a_trace_file_somebody_listens(tmp_path):
 def test_another_listener_misses_no_batch_when_the_trace_leaves(tmp_path):
     """Leaving does not skip the next in line."""
     path = tmp_path / "trace.json"
-    handler, engine = started(micro_batch_size=2, trace_file=str(path), trace_batches=1)
+    handler, engine = started(micro_batch_size=2, trace={"file": str(path), "batches": 1})
     told = []
     engine.listeners.append(told.append)
 
@@ -80,27 +80,40 @@ def test_another_listener_misses_no_batch_when_the_trace_leaves(tmp_path):
 def test_a_file_that_cannot_be_written_costs_a_line_in_the_log(tmp_path, caplog):
     """Requests are answered all the same."""
     path = tmp_path / "missing" / "trace.json"
-    handler, engine = started(micro_batch_size=2, trace_file=str(path), trace_batches=1)
+    handler, engine = started(micro_batch_size=2, trace={"file": str(path), "batches": 1})
     with caplog.at_level(logging.WARNING):
         assert answer(handler) == [0, 1, 2, 3]
         assert answer(handler) == [0, 1, 2, 3]
     handler.close()
 
-    [line] = [r.message for r in caplog.records if "trace_file" in r.message]
-    assert f"micro_batching.trace_file {path} cannot be written" in line
+    [line] = [r.message for r in caplog.records if "trace.file" in r.message]
+    assert f"micro_batching.trace.file {path} cannot be written" in line
     assert not traces(engine)
 
 
+def test_the_old_spelling_writes_a_trace_too_and_costs_one_line_in_the_log(tmp_path, caplog):
+    """The line is written when the model loads, and says the new spelling."""
+    path = tmp_path / "trace.json"
+    with caplog.at_level(logging.WARNING):
+        handler, _ = started(micro_batch_size=2, trace_file=str(path), trace_batches=1)
+        answer(handler)
+        handler.close()
+
+    assert len(from_json(path.read_bytes()).batches) == 1
+    [line] = [r.message for r in caplog.records if "trace" in r.message]
+    assert line.endswith("write trace.file for trace_file, trace.batches for trace_batches")
+
+
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("trace", "said"),
     [
-        ({"trace_file": "trace.json"}, "trace_file must be an absolute path, .* 'trace.json'"),
-        ({"trace_file": 3}, "trace_file must be an absolute path"),
-        ({"trace_file": "/tmp/t", "trace_batches": 0}, "trace_batches must be a whole number >= 1"),
-        ({"trace_file": "/tmp/t", "trace_batches": True}, "trace_batches must be"),
+        ({"file": "trace.json"}, r"trace\.file must be an absolute path, .* 'trace.json'"),
+        ({"file": 3}, r"trace\.file must be an absolute path"),
+        ({"file": "/tmp/t", "batches": 0}, r"trace\.batches must be a whole number >= 1"),
+        ({"file": "/tmp/t", "batches": True}, r"trace\.batches must be"),
     ],
 )
-def test_keys_that_cannot_work_are_refused(section, said):
+def test_keys_that_cannot_work_are_refused(trace, said):
     """When the model loads, with the key, the rule and the value."""
     with pytest.raises(ConfigError, match=said):
-        started(**section)
+        started(trace=trace)

@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Settings", "Way", "settings_of"]
+__all__ = ["TRACE_KEYS", "Settings", "Way", "settings_of"]
 
 _SECTION = "micro_batching"
 _STAGES = ("preprocess", "inference", "postprocess")
+
+TRACE_KEYS = ("trace", "trace_file", "trace_batches")
+"""The file that these ask for is the worker's to write, not this process's. The last two are the
+old spelling, and all that an older copy knows."""
 
 _UNCUT = (
     "Set micro_batching.micro_batch_size to batchSize or more, or keep nothing on self, or "
@@ -55,8 +59,8 @@ class Settings:
         self._batching = batching
         self._given: Mapping[str, Any] = context.model_yaml_config or {}
         self._section: dict[str, Any] = dict(self._given.get(_SECTION) or {})
-        # The file that a worker is to write is not for this process.
-        self._section.pop("trace_file", None)
+        for key in TRACE_KEYS:
+            self._section.pop(key, None)
         self._lanes = self._several()  # before anything else is set
 
     def most(self, rows: int) -> int:

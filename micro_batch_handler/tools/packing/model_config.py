@@ -8,14 +8,14 @@ TorchServe 0.12 (frontend/archive/.../ModelConfig.java). Other keys are legal: h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from micro_batch_handler.config import SECTION, MicroBatchingConfig, near_miss
-from micro_batch_handler.config.rules import FLAG, Rule, is_whole
+from micro_batch_handler.config.old_keys import OLD_KEYS
+from micro_batch_handler.config.rules import FLAG, Rule, Section, is_whole
 from micro_batch_handler.errors import ConfigError
 
 __all__ = ["FRONTEND_KEYS", "TORCHRUN_KEYS", "check_model_config", "read_model_config"]
@@ -160,8 +160,11 @@ def _notes(config: Mapping[str, object], torchrun: object, ours: MicroBatchingCo
 JOB_QUEUE_SIZE = 100
 """TorchServe's own `job_queue_size`."""
 
-_OURS = [field.name for field in fields(MicroBatchingConfig) if field.name != "metrics"]
-"""Keys of the section; one is a name that any handler may have for settings of its own."""
+_COMMON = {"device", "metrics", "trace"}
+"""Keys of the section that any handler may have for settings of its own."""
+
+_OURS = {**OLD_KEYS, **{name: name for name in Section(MicroBatchingConfig).rules.keys() - _COMMON}}
+"""The other keys, in both spellings, and their paths in the section."""
 
 
 def _near_miss(key: str) -> list[str]:
@@ -170,5 +173,5 @@ def _near_miss(key: str) -> list[str]:
         return []
     close = near_miss(key, [*FRONTEND_KEYS, *_OURS], 0.88) or near_miss(key, [SECTION], 0.8)
     if close in _OURS:
-        return [f"{key!r} is not read here; {close} belongs under {SECTION}:"]
+        return [f"{key!r} is not read here; {_OURS[close]} belongs under {SECTION}:"]
     return [f"{key!r} is not a key of TorchServe's; did you mean {close!r}?"] if close else []

@@ -26,6 +26,7 @@ import torch
 from micro_batch_handler.config import AUTO, SECTION, MicroBatchingConfig
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.outcomes import BatchRecord
+from micro_batch_handler.tools.checking.ways import TRACE_KEYS
 from micro_batch_handler.tools.checking.worker import (
     DECODES,
     Answer,
@@ -142,8 +143,9 @@ class Workbench:
             ConfigError: a setting cannot work.
         """
         given = self._given
-        # The file that a worker is to write is not for this process to replace.
-        section = {**(given.get(SECTION) or {}), "trace_file": None, **(micro_batching or {})}
+        section = {**(given.get(SECTION) or {}), **(micro_batching or {})}
+        for key in TRACE_KEYS:
+            section.pop(key, None)
         settings = {**given, SECTION: section}
         MicroBatchingConfig.from_model_yaml(settings)  # before anything is closed
         context = self._service.context
