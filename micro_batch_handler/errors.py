@@ -1,22 +1,22 @@
-"""What can go wrong, as a small tree.
+"""The errors that this package raises by itself.
 
     MicroBatchError
     ├── ConfigError (RuntimeError)    a setting cannot work; found when the model loads
     ├── ArchiveError                  an archive cannot be built or checked; raised by the tools
-    ├── SplitError                    a handler did with a part of a batch what needs all of it
+    ├── SplitError                    a handler cannot work on a part of a batch
     ├── TraceError                    a trace cannot be read or drawn; raised by the tools
-    └── StageError                    a stage broke the contract; the outcome of its requests
-        ├── LengthError (ValueError)  k rows went in, another number came out
-        ├── PayloadError (TypeError)  a payload cannot be cut or joined where the plan needs it
-        │   └── RegroupError          found before the call of the stage that needs it
-        ├── BodyError (ValueError)    a request's body is not what it says; no stage was called
-        ├── StageTimeout (TimeoutError)   one call of the stage took too long
-        │   └── BatchTimeout              calls that failed left no time for this one
-        └── DeadlinePassed (TimeoutError) the client no longer waits
+    └── StageError                    a stage broke its contract; the outcome of its requests
+        ├── LengthError (ValueError)  a stage got k rows and returned another number
+        ├── PayloadError (TypeError)  a payload cannot be cut or joined as the plan needs it
+        │   └── RegroupError          rows cannot be joined for a stage, which is not called
+        ├── BodyError (ValueError)    a request's body does not match its content type
+        ├── StageTimeout (TimeoutError)   one call of a stage took too long
+        │   └── BatchTimeout              failed calls left no time for another
+        └── DeadlinePassed (TimeoutError) the client no longer waits for the answer
 
-What a user's own code raises is never wrapped: TorchServe maps exceptions by their type.
-No message here may contain the word that TorchServe greps for to answer 507 (the GPU platform's
-name in capitals).
+What a user's own code raises is never wrapped, since TorchServe maps exceptions by their type.
+TorchServe answers 507 if a message contains the GPU platform's name in capitals, so no message here
+may contain it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TraceError(MicroBatchError):
 
 
 class StageError(MicroBatchError):
-    """A stage broke the contract of `MicroBatchHandler`; `stage` names which."""
+    """A stage broke the contract of `MicroBatchHandler`; `stage` is its name."""
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(f"{stage}: {message}")
@@ -77,22 +77,22 @@ class LengthError(StageError, ValueError):
 
 
 class PayloadError(StageError, TypeError):
-    """The output of a stage cannot be cut or joined where the next stage needs another size."""
+    """The output of a stage cannot be cut or joined to the size that the next stage needs."""
 
 
 class RegroupError(PayloadError):
-    """Rows cannot be put together for a stage, which was therefore not called."""
+    """Rows cannot be joined for a stage, so the stage was not called."""
 
 
 class SplitError(MicroBatchError):
-    """A handler did with a part of a batch what it can only do with the whole.
+    """A handler did something with a part of a batch that it can only do with the whole.
 
-    No client sees it: the batch is run again whole, and so are those after it.
+    No client sees this: the batch runs again whole, and later batches stay whole.
     """
 
 
 class BodyError(StageError, ValueError):
-    """A request's body is not what its content type says; no stage was called with it."""
+    """A request's body does not match its content type; no stage was called with it."""
 
 
 class StageTimeout(StageError, TimeoutError):  # noqa: N818  (as TimeoutError itself)
@@ -103,14 +103,14 @@ class StageTimeout(StageError, TimeoutError):  # noqa: N818  (as TimeoutError it
 
 
 class BatchTimeout(StageTimeout):
-    """So much time went into calls that failed that there was none for this one."""
+    """Failed calls used up the batch's time, so this call was not made."""
 
     def __init__(self, stage: str) -> None:
         StageError.__init__(self, stage, "no time was left for a call")
 
 
 class DeadlinePassed(StageError, TimeoutError):  # noqa: N818  (as TimeoutError itself)
-    """The client's deadline passed before this stage, which was therefore not called."""
+    """The client's deadline passed before this stage, so the stage was not called."""
 
     def __init__(self, stage: str) -> None:
         super().__init__(stage, "the request's deadline passed before this stage")

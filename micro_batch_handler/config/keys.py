@@ -60,7 +60,10 @@ class DeviceSettings:
         "Switch it off if inference wants some of them on the CPU",
     )
     copy_out: bool = key(
-        False, FLAG, "hands CPU tensors to postprocess, which are copied while other calls run"
+        False,
+        FLAG,
+        "copies tensors that inference returns to the CPU while other calls run, so that "
+        "postprocess gets CPU tensors",
     )
     pinned_bytes: int = key(
         64 * 2**20,
@@ -161,15 +164,15 @@ class MicroBatchingConfig:
     decode_input_request: bool = key(
         True,
         FLAG,
-        "decodes bodies that the server leaves as they came (`decode_input_request=false` in "
-        "config.properties). Switch it off for a handler that takes the bytes",
+        "decodes the bodies that the server leaves undecoded (`decode_input_request=false` in "
+        "config.properties). Switch it off for a handler that takes bytes",
     )
     buffered_reads: bool = key(
         True,
         FLAG,
-        "reads batches from the worker's socket in a few large pieces, instead of each field "
-        "of each request by system calls of its own. It works with TorchServe 0.12.0 only; "
-        "with any other it is off and the log says so",
+        "reads a batch from the worker's socket in a few large pieces. Without it each field of "
+        "each request takes system calls of its own. It works with TorchServe 0.12.0 only; with "
+        "any other version it is off, and the log says so",
     )
     metrics: Metrics = key(
         "auto",

@@ -132,20 +132,20 @@ def _read_mapping(
     return replace(default, **read)  # type: ignore[type-var]  # T is a dataclass
 
 
-def near_miss(key: str, known: Iterable[str], cutoff: float) -> str | None:
+def near_miss(name: str, known: Iterable[str], cutoff: float) -> str | None:
     """The known key whose spelling is closest, if any is; case, `_` and `-` do not count.
 
     Args:
-        key: as the user wrote it.
+        name: as the user wrote it.
         known: the keys to choose from.
         cutoff: how alike the two must be, from 0 to 1.
     """
 
-    def plain(name: str) -> str:
-        return name.lower().replace("_", "").replace("-", "")
+    def plain(text: str) -> str:
+        return text.lower().replace("_", "").replace("-", "")
 
-    names = {plain(name): name for name in known}
-    close = difflib.get_close_matches(plain(key), names, n=1, cutoff=cutoff)
+    names = {plain(each): each for each in known}
+    close = difflib.get_close_matches(plain(name), names, n=1, cutoff=cutoff)
     return names[close[0]] if close else None
 
 
