@@ -159,7 +159,9 @@ def test_settings_change_without_loading_the_model_again():
         assert answers(bench.run([Path("yes.json")])) == ["YES"]
 
 
-@pytest.mark.parametrize("key", ["trace: {{file: {}, batches: 1}}", "trace_file: {}"])
+@pytest.mark.parametrize(
+    "key", ["trace: {{file: {}, batches: 1}}", "trace_file: {}, trace_batches: 1"]
+)
 def test_a_trace_that_a_worker_is_to_write_is_left_to_it(place, key):
     """The file that the archive's own `trace` asks for is not written from here."""
     path = place / "worker.json"
