@@ -1,0 +1,82 @@
+"""The repository's pages: their links, the paths that they name, the picture of the imports."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    page
+    for folder in (".", "docs", "benchmarks", "dashboards", "examples/*", "model_store")
+    for page in ROOT.glob(f"{folder}/*.md")
+)
+TOP = r"benchmarks|dashboards|docs|examples|harness|micro_batch_handler|scripts|tests"
+CODE = re.compile(r"^```[\s\S]*?^```$|^    .*$", re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings: `## Who's there?` is `#whos-there`."""
+    headings = re.findall(
+        r"^#+ (.+)$", CODE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_a_file_and_a_heading(page):
+    """Each relative link names a file of the repository and, after #, one of its headings."""
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        to = (page.parent / path) if path else page
+
+        assert to.exists(), link
+        assert not anchor or anchor in anchors(to), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_in_the_text_exist(page):
+    """A path that begins with a folder of the repository, such as `tests/gpu`, is in it."""
+    if page.name == "CHANGELOG.md":
+        pytest.skip("it tells of files that are gone, too")
+    named = re.findall(rf"`((?:{TOP})/[\w./-]*)`", page.read_text(encoding="utf-8"))
+
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The picture that scripts/draw-imports makes now, and the process that made it."""
+    picture = tmp_path_factory.mktemp("drawn") / "imports.svg"
+    command = [sys.executable, ROOT / "scripts" / "_imports.py", "--output", picture]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return picture.read_text(encoding="utf-8"), done
+
+
+def sizes(picture: str) -> list[int]:
+    """The lines of code that stand in the boxes."""
+    found = re.findall(r'class="size".* ([\d,]+) lines</text>', picture)
+    return [int(lines.replace(",", "")) for lines in found]
+
+
+def test_the_picture_of_the_imports_is_true(drawn):
+    """docs/imports.svg has the rooms and arrows of the code, and sizes that are within a tenth."""
+    kept, now = (ROOT / "docs" / "imports.svg").read_text(encoding="utf-8"), drawn[0]
+
+    def without_sizes(picture: str) -> list[str]:
+        return [line for line in picture.splitlines() if 'class="size"' not in line]
+
+    assert without_sizes(kept) == without_sizes(now), "run scripts/draw-imports"
+    assert sizes(kept) == pytest.approx(sizes(now), rel=0.1), "run scripts/draw-imports"
+
+
+@pytest.mark.xfail(strict=True, reason="three imports in pipeline/ and one in torchserve/metrics")
+def test_no_rooms_import_each_other_in_a_circle(drawn):
+    """All arrows between rooms point down; what makes a circle is named."""
+    assert drawn[1].returncode == 0, drawn[1].stderr
