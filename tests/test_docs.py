@@ -50,6 +50,22 @@ def test_paths_in_the_text_exist(page):
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
+def test_each_room_has_a_line_in_the_design():
+    """The table of rooms names each folder of the package, and files that are there."""
+    package = ROOT / "micro_batch_handler"
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+)` \|.*\|(.*)\|$", page.split("\n## Rooms\n")[1], re.MULTILINE)
+    folders = {
+        path.parent.relative_to(package).as_posix() for path in package.rglob("__init__.py")
+    } - {"."}
+
+    assert folders <= {room for room, _ in rows}
+    for room, files in rows:
+        there = package / room
+        assert there.is_dir() or there.with_suffix(".py").is_file(), room
+        assert all((there / file).is_file() for file in re.findall(r"`(.+?)`", files)), files
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """The picture that scripts/draw-imports makes now, and the process that made it."""
