@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 
 import pytest
+
+from tests.fakes import Plain, fake_context
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -64,6 +69,59 @@ def test_each_room_has_a_line_in_the_design():
         there = package / room
         assert there.is_dir() or there.with_suffix(".py").is_file(), room
         assert all((there / file).is_file() for file in re.findall(r"`(.+?)`", files)), files
+
+
+def first_calls(folder: Path) -> list[tuple[str, int]]:
+    """The file and the first line of each function in a folder that one cut batch calls, in order.
+
+    Before it, whole batches have shown that the payloads can be cut.
+    """
+    calls: dict[tuple[str, int], None] = {}
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
+            calls.setdefault((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+
+    sizes = {"preprocess": 1, "inference": 2, "postprocess": 4}
+    threading.setprofile(note)  # for the lanes, which start with the handler
+    try:
+        handler = Plain()
+        handler.initialize(
+            fake_context(0, model_yaml={"micro_batching": {"micro_batch_size": sizes}})
+        )
+        for requests in (2, 4):
+            handler.handle([{"body": "text"}] * requests, fake_context(requests))
+        calls.clear()
+        sys.setprofile(note)
+        handler.handle([{"body": "text"}] * 4, fake_context(4))
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return [call for call in calls if call[0].startswith(str(folder))]
+
+
+def first_line(file: Path, name: str) -> int:
+    """Where a function begins, decorators included; its name is `function` or `Class.method`."""
+    scope: ast.AST = ast.parse(file.read_text(encoding="utf-8"))
+    for part in name.split("."):
+        (scope,) = (
+            node for node in ast.iter_child_nodes(scope) if getattr(node, "name", "") == part
+        )
+    return min(node.lineno for node in [scope, *scope.decorator_list])
+
+
+def test_the_path_in_the_design_is_the_one_that_a_batch_takes():
+    """The functions that the table names are called, for the first time, in its order."""
+    package = ROOT / "micro_batch_handler"
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    path = page.split("\n## The path of a batch\n")[1].split("\n## ")[0]
+    named = re.findall(r"\| `([\w/]+\.py)` \| `([\w.]+)` \|$", path, re.MULTILINE)
+    wanted = {(str(package / file), first_line(package / file, name)): name for file, name in named}
+
+    called = [wanted[call] for call in first_calls(package) if call in wanted]
+
+    assert called == [name for _, name in named]
+    assert len(named) > 5, "the table is there"
 
 
 @pytest.fixture(scope="module")
