@@ -118,7 +118,8 @@ def _uncross(rows: list[list[str]], lines: list[Edge]) -> None:
             trials = [trial, *_swapped(trial)]
             trial = min(trials, key=lambda order: _tangle(order, lines))
         found.append(trial)
-    rows[:] = min(found, key=lambda order: _tangle(order, lines))
+    best = min(found, key=lambda order: _tangle(order, lines))
+    rows[:] = best
 
 
 def _swapped(rows: list[list[str]]) -> Iterator[list[list[str]]]:
