@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import threading
 import weakref
 from abc import abstractmethod
@@ -17,6 +18,7 @@ from ts.torch_handler.request_envelope.json import JSONEnvelope
 
 from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.pipeline import lane_pool
 from micro_batch_handler.torchserve import engine
 from tests.conftest import collected, lanes
 from tests.fakes import FakeMetrics, Plain, fake_context, parse_predict_response
@@ -641,3 +643,24 @@ def test_bodies_stay_as_they_came_for_a_handler_that_wants_them(monkeypatch, ser
         "{'body': bytearray(b'[1]')}",
         "{'body': bytearray(b'{')}",
     ]
+
+
+def test_four_frames_lie_between_a_lane_and_the_users_method():
+    """A traceback of a stage shows the method, and few frames of ours above it."""
+    depths = []
+
+    class Looks(Plain):
+        def inference(self, batch):
+            frame, depth = sys._getframe(1), 0
+            while frame.f_code.co_filename != lane_pool.__file__:
+                frame, depth = frame.f_back, depth + 1
+            depths.append(depth)
+            return batch
+
+    handler = Looks()
+    handler.initialize(fake_context(0, model_yaml={"micro_batching": {"micro_batch_size": 1}}))
+    handler.handle([{"body": "text"}] * 4, fake_context(4))
+    handler.close()
+
+    assert len(depths) == 4
+    assert max(depths) <= 4
