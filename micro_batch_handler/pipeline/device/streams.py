@@ -57,15 +57,14 @@ Observe: TypeAlias = Callable[[Stage, int, float], None]
 class Work:
     """One call of one stage, as a `with` statement; this one is for a device without streams."""
 
-    __slots__ = ("_before_s", "_observe", "_rows", "_stage", "_started_s", "done")
+    __slots__ = ("_observe", "_rows", "_stage", "_started_s", "done")
 
-    def __init__(self, stage: Stage, rows: int, observe: Observe | None, before_s: float) -> None:
+    def __init__(self, stage: Stage, rows: int, observe: Observe | None) -> None:
         self.done: Any = None
         """The event after which the result may be used; None if it may be at once."""
         self._stage = stage
         self._rows = rows
         self._observe = observe
-        self._before_s = before_s
 
     def take_in(self, payload: Payload) -> Payload:
         """What the stage is called with."""
@@ -76,7 +75,7 @@ class Work:
         return result
 
     def __enter__(self) -> Work:  # noqa: PYI034  (typing.Self needs Python 3.11)
-        self._started_s = time.perf_counter() - self._before_s
+        self._started_s = time.perf_counter()
         return self
 
     def __exit__(
@@ -101,12 +100,11 @@ class NoStreams:
         stage: Stage,
         _parts: Sequence[Part],
         rows: int,
-        before_s: float = 0.0,
         *,
         overlaps: bool = True,  # noqa: ARG002
     ) -> Work:
-        """A call of the stage on so many rows, for which so much time was spent before."""
-        return Work(stage, rows, self._observe, before_s)
+        """A call of the stage on so many rows."""
+        return Work(stage, rows, self._observe)
 
     def release(self) -> None:
         """Nothing is kept but what the device's allocator has cached."""
@@ -157,7 +155,6 @@ class Streams:
         stage: Stage,
         parts: Sequence[Part],
         rows: int,
-        before_s: float = 0.0,
         *,
         overlaps: bool = True,
     ) -> Work:
@@ -167,10 +164,9 @@ class Streams:
             stage: that is called.
             parts: what it takes in.
             rows: of the call.
-            before_s: how long its thread has worked for it before.
             overlaps: whether other calls may run beside it.
         """
-        return _DeviceWork(self, stage, parts, rows, before_s, overlaps=overlaps)
+        return _DeviceWork(self, stage, parts, rows, overlaps=overlaps)
 
     def stream_for(self, stage: Stage, *, overlaps: bool) -> _Stream:
         """The stage's stream; for inference, one that nobody else has until it is given back."""
@@ -270,11 +266,10 @@ class _DeviceWork(Work):
         stage: Stage,
         parts: Sequence[Part],
         rows: int,
-        before_s: float,
         *,
         overlaps: bool,
     ) -> None:
-        super().__init__(stage, rows, streams.observe, before_s)
+        super().__init__(stage, rows, streams.observe)
         self._streams = streams
         self._parts = parts
         self._overlaps = overlaps
