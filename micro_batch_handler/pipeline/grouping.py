@@ -19,8 +19,8 @@ from typing import TypeAlias
 from micro_batch_handler.config import Stage
 from micro_batch_handler.errors import LengthError
 from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
-from micro_batch_handler.pipeline.payloads.blocks import block_of
 from micro_batch_handler.pipeline.payloads.operations import Payload, PayloadOps
+from micro_batch_handler.pipeline.payloads.structure import block_of
 
 __all__ = ["Keys", "by_constants", "by_key", "keys_made", "keys_passed_on"]
 

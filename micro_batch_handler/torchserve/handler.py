@@ -21,12 +21,12 @@ from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.pipeline.payloads.constants import difference
 from micro_batch_handler.pipeline.payloads.operations import (
     Payload,
     PayloadOps,
     count,
     cut,
-    difference,
     join,
     rows_of,
 )

@@ -18,18 +18,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micro_batch_handler.pipeline.payloads.ambiguity import figures, holds_places, is_ambiguous
-from micro_batch_handler.pipeline.payloads.leaves import change_leaves
+from micro_batch_handler.pipeline.payloads.ambiguity import (
+    holds_places,
+    is_ambiguous,
+    numbers_beside_rows,
+)
+from micro_batch_handler.pipeline.payloads.constants import difference
 from micro_batch_handler.pipeline.payloads.operations import (
     CUT_AND_JOIN,
     Uncuttable,
     count,
     cut,
-    difference,
     join,
     own,
     pad,
 )
+from micro_batch_handler.pipeline.payloads.structure import change_leaves
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*beta state:UserWarning")
 
@@ -480,7 +484,7 @@ def test_what_holds_itself_is_left_as_it_is():
 )
 def test_numbers_beside_the_rows_are_found(payload, expected):
     """Numbers and lengths that may tell how many rows there are."""
-    found = dict(figures(payload))
+    found = dict(numbers_beside_rows(payload))
 
     assert expected.items() <= found.items()
     assert bool(expected) == bool(found)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
-from micro_batch_handler.pipeline.payloads.leaves import change_leaves
 from micro_batch_handler.pipeline.payloads.operations import Payload
+from micro_batch_handler.pipeline.payloads.structure import change_leaves
 
 __all__ = ["TakeBuffer", "Transfer", "download", "upload"]
 

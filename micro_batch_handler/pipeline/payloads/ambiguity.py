@@ -1,25 +1,28 @@
-"""Payloads that may mean something else: columns, places of their rows, how many these are."""
+"""Signs in one payload that it may not be rows, or may hold values that name rows of its call."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import torch
 
-from micro_batch_handler.pipeline.payloads.blocks import block_of
-from micro_batch_handler.pipeline.payloads.columns import columns_of
-from micro_batch_handler.pipeline.payloads.constants import figures_of, is_constant
+from micro_batch_handler.pipeline.payloads.constants import PLAIN, SIZED, is_constant, is_scalar
 from micro_batch_handler.pipeline.payloads.frames import frame_columns
 from micro_batch_handler.pipeline.payloads.operations import Payload, count
+from micro_batch_handler.pipeline.payloads.structure import block_of, columns_of
 
-__all__ = ["figures", "holds_places", "is_ambiguous"]
+__all__ = ["holds_places", "is_ambiguous", "numbers_beside_rows", "telling_constants"]
+
+MOST_ROWS = 10**15
+"""A larger number cannot be a number of rows."""
 
 
 def is_ambiguous(payload: Payload, rows: int) -> bool:
-    """Whether a payload of so many rows may as well be columns of so many rows each.
+    """Whether a payload of so many rows may as well be so many columns of as many rows.
 
     >>> is_ambiguous([[1, 2], [3, 4]], 2), is_ambiguous([[1, 2, 3], [4, 5, 6]], 2)
     (True, False)
@@ -31,10 +34,10 @@ def is_ambiguous(payload: Payload, rows: int) -> bool:
 
 
 def holds_places(payload: Payload, rows: int, places: Sequence[int] | None = None) -> bool:
-    """Whether something in a payload of so many rows may be their places in the call.
+    """Whether a payload of so many rows may hold their places in the call.
 
-    That is an integer for each row, or in each row, and together they are 0 to `rows` - 1, or what
-    `places` says. Places mean nothing once rows of several calls are joined.
+    Places are an integer for each row, or in each row, and together they are 0 to `rows` - 1 in any
+    order, or `places`. They mean nothing once rows of several calls are joined.
 
     >>> holds_places([{"at": 1, "name": "b"}, {"at": 0, "name": "a"}], 2), holds_places([5, 6], 2)
     (True, False)
@@ -42,14 +45,8 @@ def holds_places(payload: Payload, rows: int, places: Sequence[int] | None = Non
     expected = list(range(rows)) if places is None else list(places)
     if isinstance(payload, (torch.Tensor, np.ndarray)):
         dense = isinstance(payload, np.ndarray) or payload.layout == torch.strided
-        whole = (
-            payload.dtype.kind in "iu"
-            if isinstance(payload, np.ndarray)
-            else not (payload.is_floating_point() or payload.is_complex())
-        )
-        return bool(dense and whole and payload.ndim == 1) and _are_places(
-            payload.tolist(), expected
-        )
+        counts = dense and payload.ndim == 1 and _holds_integers(payload)
+        return counts and _are_places(payload.tolist(), expected)
     if isinstance(payload, (list, deque)):
         return _are_places(payload, expected) or _rows_hold_places(payload, expected)
     if block_of(payload) is not None:
@@ -58,19 +55,66 @@ def holds_places(payload: Payload, rows: int, places: Sequence[int] | None = Non
     return any(holds_places(column, rows, places) for column in found.values())
 
 
-def figures(payload: Payload, where: str = "the payload") -> Iterator[tuple[str, float]]:
-    """The numbers beside its rows that may tell how many these are, each with where it stands.
+def numbers_beside_rows(
+    payload: Payload, where: str = "the payload"
+) -> Iterator[tuple[str, float]]:
+    """(where it stands, number) for each number or length beside the rows.
 
-    >>> dict(figures({"x": [1, 2], "rows": 2, "of": {"task": "ner"}}))
+    It may say how many rows there are: a set, a text or a tuple may have an item for each row.
+
+    >>> dict(numbers_beside_rows({"x": [1, 2], "rows": 2, "of": {"task": "ner"}}))
     {"column 'rows'": 2, "column 'of'": 1, "column 'of'['task']": 3}
     """
     if block_of(payload) is not None:
         return
     if is_constant(payload):
-        yield from figures_of(payload, where)
+        yield from _numbers_in(payload, where)
         return
     for key, column in (columns_of(payload) or {}).items():
-        yield from figures(column, f"column {key!r}")
+        yield from numbers_beside_rows(column, f"column {key!r}")
+
+
+def telling_constants(payload: Any, where: str = "the payload") -> Iterator[tuple[str, Any]]:
+    """(where it stands, constant) for each constant that may name some of the rows.
+
+    Fractions (a loss, say), None, enums and types name none. A tensor on a device counts as a
+    fraction, since reading it would wait for the device.
+    """
+    if isinstance(payload, (*SIZED, int, np.integer)) and not isinstance(payload, Enum):
+        yield where, payload
+    elif is_scalar(payload):
+        on_device = isinstance(payload, torch.Tensor) and payload.device.type != "cpu"
+        if not on_device and _holds_integers(payload):
+            yield where, payload
+    elif not isinstance(payload, PLAIN) and (columns := columns_of(payload)) is not None:
+        if is_constant(payload):
+            yield where, payload
+            return
+        for key, column in columns.items():
+            yield from telling_constants(column, f"column {key!r}")
+
+
+def _holds_integers(values: torch.Tensor | np.ndarray[Any, Any]) -> bool:
+    """Booleans of a tensor are among them, those of an array are not."""
+    if isinstance(values, torch.Tensor):
+        return not (values.is_floating_point() or values.is_complex())
+    return values.dtype.kind in "iu"
+
+
+def _numbers_in(constant: Any, where: str) -> Iterator[tuple[str, float]]:
+    if isinstance(constant, SIZED):
+        yield where, len(constant)
+    elif isinstance(constant, (torch.Tensor, np.ndarray, np.generic)):
+        value = constant.item()
+        if not isinstance(value, np.generic):  # a type that Python has no counterpart of
+            yield from _numbers_in(value, where)
+    elif type(constant) in (int, float):
+        if 0 < abs(constant) < MOST_ROWS:
+            yield where, constant
+    elif (columns := columns_of(constant)) is not None:
+        yield where, len(columns)
+        for key, column in columns.items():
+            yield from _numbers_in(column, f"{where}[{key!r}]")
 
 
 def _rows_hold_places(rows: Sequence[Any], places: list[int]) -> bool:

@@ -1,25 +1,33 @@
-"""Constants: what stands beside the rows of a payload and is no row itself.
+"""Constants: values that stand beside the rows of a payload and are no rows themselves.
 
 A number, a text, an enum, a set, a type, a tensor or array without a dimension, None; and mappings,
-tuples and dataclasses that hold nothing else. A list is never one: its items are rows.
+tuples and dataclasses that hold nothing else. A list is never a constant: its items are rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import torch
 
-from micro_batch_handler.pipeline.payloads.columns import columns_of, like
+from micro_batch_handler.pipeline.payloads.structure import block_of, columns_of, with_columns
 
-__all__ = ["carried", "figures_of", "is_constant", "named", "same_constant"]
+__all__ = [
+    "PLAIN",
+    "SIZED",
+    "copy_of_constant",
+    "difference",
+    "is_constant",
+    "is_scalar",
+    "same_constant",
+]
 
 SIZED = (str, bytes, set, frozenset)
+"""Constants with a length."""
 
-KINDS = (
+PLAIN = (
     *SIZED,
     type(None),
     int,
@@ -32,19 +40,17 @@ KINDS = (
     torch.dtype,
     torch.device,
 )
+"""Types of constants that hold no columns."""
 
 MOST_ITEMS = 64
-"""Of a collection. A larger one would be looked through at each cut and join."""
-
-MOST = 10**15
-"""Beyond, a number is no number of rows."""
+"""The longest collection that is a constant; longer ones would slow down each cut and join."""
 
 
 def is_constant(payload: Any) -> bool:
     """Whether nothing in it is a row."""
     if isinstance(payload, (set, frozenset)):
         return len(payload) <= MOST_ITEMS
-    if isinstance(payload, KINDS) or _is_scalar(payload):
+    if isinstance(payload, PLAIN) or is_scalar(payload):
         return True
     columns = columns_of(payload)
     return (
@@ -54,46 +60,30 @@ def is_constant(payload: Any) -> bool:
     )
 
 
-def carried(constant: Any) -> Any:
-    """What each part gets: of its own, since a stage may change it."""
+def is_scalar(payload: Any) -> bool:
+    """Whether this is a tensor or array without a dimension."""
+    if isinstance(payload, torch.Tensor):
+        return payload.ndim == 0 and payload.layout == torch.strided and not payload.is_quantized
+    return type(payload) is np.ndarray and payload.ndim == 0 and payload.dtype != object
+
+
+def copy_of_constant(constant: Any) -> Any:
+    """The constant for one more part of a payload, which a stage may change for that part alone."""
     if isinstance(constant, torch.Tensor):
         return constant.clone()
     if type(constant) in (set, np.ndarray):
         return constant.copy()
-    if isinstance(constant, KINDS):
+    if isinstance(constant, PLAIN):
         return constant
     columns = columns_of(constant) or {}
-    return like(constant, {key: carried(column) for key, column in columns.items()})
-
-
-def named(payload: Any, where: str = "the payload") -> Iterator[tuple[str, Any]]:
-    """The constants in a payload that may name some of its rows, each with where it stands.
-
-    All but fractions (a loss, say), None, and what stands for itself (an enum, a type).
-    """
-    if isinstance(payload, (*SIZED, int, np.integer)) and not isinstance(payload, Enum):
-        yield where, payload
-    elif _is_scalar(payload):
-        fraction = (
-            payload.is_floating_point() or payload.is_complex() or payload.device.type != "cpu"
-            if isinstance(payload, torch.Tensor)
-            else payload.dtype.kind not in "iu"
-        )
-        if not fraction:
-            yield where, payload
-    elif not isinstance(payload, KINDS) and (columns := columns_of(payload)) is not None:
-        if is_constant(payload):
-            yield where, payload
-            return
-        for key, column in columns.items():
-            yield from named(column, f"column {key!r}")
+    return with_columns(constant, {key: copy_of_constant(each) for key, each in columns.items()})
 
 
 def same_constant(one: Any, other: Any) -> bool:
     """Whether two constants are of one type and equal; never raises.
 
-    Values in the memory of a device are not compared, which would wait for the device: there, only
-    one and the same tensor is the same.
+    Tensors in a device's memory count as the same only if they are one object. Comparing their
+    values would wait for the device.
     """
     try:
         return one is other or (type(one) is type(other) and _are_equal(one, other))
@@ -101,36 +91,36 @@ def same_constant(one: Any, other: Any) -> bool:
         return False
 
 
-def figures_of(constant: Any, where: str) -> Iterator[tuple[str, float]]:
-    """The numbers in it that may tell how many rows its call had, each with where it stands.
+def difference(one: Any, other: Any, where: str = "the payload") -> str:
+    """Where two payloads first hold different constants and so cannot be joined; "" if nowhere.
 
-    Lengths count, too: a set, a text or a tuple may have an item for each row.
+    >>> difference({"x": [1], "task": "a"}, {"x": [2], "task": "b"})
+    "column 'task'"
     """
-    if isinstance(constant, SIZED):
-        yield where, len(constant)
-    elif isinstance(constant, (torch.Tensor, np.ndarray, np.generic)):
-        value = constant.item()
-        if not isinstance(value, np.generic):  # of which Python has no own kind
-            yield from figures_of(value, where)
-    elif type(constant) in (int, float):
-        if 0 < abs(constant) < MOST:
-            yield where, constant
-    elif (columns := columns_of(constant)) is not None:
-        yield where, len(columns)
-        for key, column in columns.items():
-            yield from figures_of(column, f"{where}[{key!r}]")
+    try:
+        return _difference(one, other, where)
+    except RecursionError:
+        return ""
 
 
-def _is_scalar(payload: Any) -> bool:
-    if isinstance(payload, torch.Tensor):
-        return payload.ndim == 0 and payload.layout == torch.strided and not payload.is_quantized
-    return type(payload) is np.ndarray and payload.ndim == 0 and payload.dtype != object
+def _difference(one: Any, other: Any, where: str) -> str:
+    if one is other or (block_of(one) and block_of(other)):
+        return ""
+    if is_constant(one) or is_constant(other):
+        return "" if same_constant(one, other) else where
+    columns, others = columns_of(one) or {}, columns_of(other) or {}
+    found = (
+        _difference(column, others[key], f"column {key!r}")
+        for key, column in columns.items()
+        if key in others
+    )
+    return next(filter(None, found), "")
 
 
 def _are_equal(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
-        here = one.device.type == other.device.type == "cpu"
-        return here and one.dtype == other.dtype and torch.equal(one, other)
+        on_host = one.device.type == other.device.type == "cpu"
+        return on_host and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, np.ndarray):
         return bool(one.dtype == other.dtype and one == other)
     columns, others = columns_of(one), columns_of(other)

@@ -6,16 +6,16 @@ A payload carries k rows. What counts as k rows:
     torch.Tensor, ndarray             their first dimension; sparse tensors (COO, CSR) too
     pandas' DataFrame, Series         their rows, by position
     mapping, tuple, dataclass         columns, each a payload of k rows or a constant
-    anything else                     opaque: it may pass from stage to stage, but not be cut or
+    anything else                     opaque: it may pass from stage to stage, but cannot be cut or
                                       joined
 
-A constant is what is no row: a number, a text, None, a loss; see constants.py. There must be rows
-beside it. Where a payload is cut, each part gets it; where payloads are joined, it must be the same
-in all of them. Those whose constants differ are called apart, see grouping.py; only fractions may
-differ, since anything else may name rows of its call, see readings.py.
+A constant is a value that is no row: a number, a text, None, a loss; see constants.py. It must
+stand beside rows. Cutting gives each part a copy of it; joining requires that it is the same in all
+payloads. Payloads whose constants differ are called apart, see grouping.py. Only fractions may
+differ from call to call, since any other constant may name rows of its call, see readings.py.
 
-A tuple is columns, not rows, because that is how preprocess steps return
-`(input_ids, attention_mask)`. A list is rows, never a constant.
+A tuple is columns, not rows, because preprocess steps return `(input_ids, attention_mask)`. A list
+is rows, never a constant.
 """
 
 from __future__ import annotations
@@ -26,11 +26,19 @@ from typing import Any
 
 import torch
 
-from micro_batch_handler.pipeline.payloads.block import Uncuttable
-from micro_batch_handler.pipeline.payloads.blocks import block_of
-from micro_batch_handler.pipeline.payloads.columns import columns_of, like
-from micro_batch_handler.pipeline.payloads.constants import carried, is_constant, same_constant
-from micro_batch_handler.pipeline.payloads.leaves import change_leaves
+from micro_batch_handler.pipeline.payloads.blocks import Uncuttable
+from micro_batch_handler.pipeline.payloads.constants import (
+    copy_of_constant,
+    difference,
+    is_constant,
+    same_constant,
+)
+from micro_batch_handler.pipeline.payloads.structure import (
+    block_of,
+    change_leaves,
+    columns_of,
+    with_columns,
+)
 
 __all__ = [
     "CUT_AND_JOIN",
@@ -39,7 +47,6 @@ __all__ = [
     "Uncuttable",
     "count",
     "cut",
-    "difference",
     "join",
     "own",
     "pad",
@@ -50,7 +57,7 @@ Payload = Any
 
 
 def count(payload: Payload) -> int | None:
-    """The number of rows, or None where the payload is opaque or its columns disagree."""
+    """The number of rows; None if the payload is opaque or its columns differ in rows."""
     try:
         return rows_of(payload)
     except Uncuttable:
@@ -58,7 +65,7 @@ def count(payload: Payload) -> int | None:
 
 
 def rows_of(payload: Payload) -> int:
-    """The number of rows; unlike `count`, says what is wrong where there is none.
+    """The number of rows; unlike `count`, says why it cannot be told.
 
     Raises:
         Uncuttable: some part of the payload is not made of rows.
@@ -91,18 +98,6 @@ def join(payloads: Sequence[Payload]) -> Payload:
     return _join(payloads, "the payload")
 
 
-def difference(one: Payload, other: Payload, where: str = "the payload") -> str:
-    """Where two payloads first hold different constants, so that they are not joined; or nothing.
-
-    >>> difference({"x": [1], "task": "a"}, {"x": [2], "task": "b"})
-    "column 'task'"
-    """
-    try:
-        return _difference(one, other, where)
-    except RecursionError:
-        return ""
-
-
 def _rows_of(payload: Payload, where: str) -> int:
     block = block_of(payload)
     if block is not None:
@@ -128,9 +123,11 @@ def _cut(payload: Payload, start: int, stop: int) -> Payload:
     if block is not None:
         return block.cut(payload, start, stop)
     if is_constant(payload):
-        return carried(payload)
+        return copy_of_constant(payload)
     columns = columns_of(payload) or {}
-    return like(payload, {key: _cut(column, start, stop) for key, column in columns.items()})
+    return with_columns(
+        payload, {key: _cut(column, start, stop) for key, column in columns.items()}
+    )
 
 
 def _join(payloads: Sequence[Payload], where: str) -> Payload:
@@ -142,29 +139,15 @@ def _join(payloads: Sequence[Payload], where: str) -> Payload:
     if block is not None:
         return block.join(payloads, where)
     if is_constant(first):
-        if any(_difference(first, payload, where) for payload in payloads):
+        if not all(same_constant(first, payload) for payload in payloads):
             raise Uncuttable(f"{where} is no row, and not the same in all micro-batches")
-        return carried(first)
+        return copy_of_constant(first)
     columns = [columns_of(payload) or {} for payload in payloads]
     if any(c.keys() != columns[0].keys() for c in columns):
         raise Uncuttable(f"{where} has different columns in different micro-batches")
-    return like(
+    return with_columns(
         first, {key: _join([c[key] for c in columns], f"column {key!r}") for key in columns[0]}
     )
-
-
-def _difference(one: Payload, other: Payload, where: str) -> str:
-    if one is other or (block_of(one) and block_of(other)):
-        return ""
-    if is_constant(one) or is_constant(other):
-        return "" if same_constant(one, other) else where
-    columns, others = columns_of(one) or {}, columns_of(other) or {}
-    found = (
-        _difference(column, others[key], f"column {key!r}")
-        for key, column in columns.items()
-        if key in others
-    )
-    return next(filter(None, found), "")
 
 
 def _type(payload: Payload) -> str:
@@ -173,22 +156,22 @@ def _type(payload: Payload) -> str:
 
 @dataclass(frozen=True)
 class PayloadOps:
-    """How the pipeline handles payloads; users replace some of it by overriding hooks."""
+    """How the pipeline handles payloads; hooks of the user's handler replace some of it."""
 
     count: Callable[[Payload], int | None]
     rows_of: Callable[[Payload], int | None]
     cut: Callable[[Payload, int, int], Payload]
     join: Callable[[Sequence[Payload]], Payload]
     difference: Callable[[Payload, Payload], str] | None = None
-    """Where two payloads hold different constants; None if that is for `join` to judge."""
+    """Where two payloads hold different constants; None if only `join` can tell."""
     group_by: Callable[[Payload], Sequence[Hashable] | None] | None = None
-    """A key for each row of what preprocess returned; see grouping.py. None: there is no hook."""
+    """A key for each row of what preprocess returned, see grouping.py; None if there is no hook."""
 
 
 def pad(payload: Payload, rows: int, size: int, ops: PayloadOps) -> Payload:
-    """A payload of `rows` rows, filled up to `size` with copies of its last one.
+    """A payload of `rows` rows, filled up to `size` rows with copies of its last one.
 
-    A real row, so that nothing the model computes from it can be strange.
+    The model accepts a copy of a real row; it might reject zeros.
 
     Raises:
         Uncuttable: see `cut` and `join`.
@@ -198,7 +181,7 @@ def pad(payload: Payload, rows: int, size: int, ops: PayloadOps) -> Payload:
 
 
 def own(payload: Payload) -> Payload:
-    """The payload with copies of its tensors, in memory that nobody else writes to."""
+    """The payload with copies of its tensors, whose memory nobody else writes to."""
     return change_leaves(
         payload, lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
     )

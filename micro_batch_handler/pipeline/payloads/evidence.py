@@ -1,0 +1,148 @@
+"""What the calls of one stage have shown about its payloads: rows, places, numbers, constants."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from micro_batch_handler.config import Stage
+from micro_batch_handler.pipeline.payloads.ambiguity import (
+    holds_places,
+    is_ambiguous,
+    numbers_beside_rows,
+    telling_constants,
+)
+from micro_batch_handler.pipeline.payloads.constants import copy_of_constant, same_constant
+from micro_batch_handler.pipeline.payloads.operations import Payload, Uncuttable, rows_of
+
+__all__ = ["Evidence"]
+
+ENOUGH_SIZES = 2
+"""Numbers of rows whose calls must agree."""
+
+CERTAIN_ROWS = 16
+"""Rows, over two or more calls that all held 0 to k - 1, that make this no accident. Labels of two
+or four classes are 0 to k - 1 by chance in single calls, and a counter is in the first call."""
+
+
+class _Numbers(NamedTuple):
+    """The numbers beside the rows that a call has returned."""
+
+    rows: int
+    """How many rows the stage was called with."""
+    by_place: dict[str, float]
+
+
+class Evidence:
+    """What calls of one stage have returned so far.
+
+    Args:
+        stage: whose calls they are.
+        trusted: whether the handler's author says that payloads are rows, so that integers which
+            look like places are none.
+    """
+
+    def __init__(self, stage: Stage, *, trusted: bool) -> None:
+        self._stage = stage
+        self._trusted = trusted
+        self.calls = 0
+        """Calls that were looked at."""
+        self.suspicious = False
+        """Whether a call since this was last reset may have returned places of rows."""
+        self._suspect_calls: list[int] = []
+        """The rows of each call that may have returned places, until a call shows otherwise."""
+        self._agreed: dict[int, _Numbers] = {}
+        """By the rows of calls that returned so many rows, and nothing ambiguous."""
+        self._constants: dict[str, Any] = {}
+        """Those of the first call, by where they stand."""
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether calls on different numbers of rows have returned so many rows."""
+        return len(self._agreed) >= ENOUGH_SIZES
+
+    def is_open_for(self, rows: int) -> bool:
+        """Whether another call on so many rows may show something new."""
+        return not self.is_enough and rows not in self._agreed
+
+    def changed_constant(self, result: Payload) -> str:
+        """Why a constant of this result may name rows of its call; "" if none does."""
+        if isinstance(result, (list, torch.Tensor, np.ndarray)):
+            return ""  # holds no constants
+        for where, constant in telling_constants(result):
+            if where not in self._constants:
+                self._constants[where] = copy_of_constant(constant)  # later stages may change it
+            elif not same_constant(self._constants[where], constant):
+                self._constants = {}  # it may be large
+                why_not = "is not the same in all calls, and may name rows of its call"
+                return f"{where} of what {self._stage} returns {why_not}"
+        return ""
+
+    def look_at(self, result: Payload, rows: int, called: int, *, is_cut: bool) -> str:
+        """Learn from what a call has returned.
+
+        Args:
+            result: without the rows that filled it up.
+            rows: that it should have.
+            called: rows of the call, with those that filled it up.
+            is_cut: whether payloads are cut already. Then a doubtful result counts against them;
+                otherwise it shows nothing, and another call decides.
+
+        Returns:
+            Why payloads must not be cut; "" if nothing is against it so far.
+
+        Raises:
+            Uncuttable: the result is not made of so many rows.
+        """
+        self.calls += 1
+        try:
+            found = rows_of(result)
+        except Uncuttable as error:
+            raise Uncuttable(f"what {self._stage} returns cannot be cut: {error}") from None
+        if found != rows:
+            raise Uncuttable(f"{self._stage} returned {found} rows for {rows} requests")
+        ambiguous = is_ambiguous(result, rows)
+        places = rows > 1 and holds_places(result, rows)
+        numbers = _Numbers(called, dict(numbers_beside_rows(result)))
+        why_not = ""
+        if number := self._telling_number(numbers, is_cut=is_cut):
+            why_not = f"{number} for {called} rows, which may tell how many these are"
+        elif ambiguous and is_cut:
+            why_not = f"{rows} items of {rows} rows each, which may be rows or columns"
+        elif not ambiguous and not places:
+            self._agreed[rows] = numbers
+            if rows > 1 and self._suspect_calls:
+                self._suspect_calls, self.suspicious = [], False
+        elif is_cut and self._suspect(rows):
+            why_not = f"0 to {rows - 1}, which may be places of rows"
+        return f"{self._stage} returned {why_not}" if why_not else ""
+
+    def _telling_number(self, numbers: _Numbers, *, is_cut: bool) -> str:
+        """The first number beside the rows that may tell how many these are, or "".
+
+        It is in proportion to the rows, here and in another call. Where payloads are cut already,
+        it is enough that it equals the rows and has not been seen in another call.
+        """
+        for where, number in numbers.by_place.items():
+            seen = [
+                (other.rows, other.by_place[where])
+                for other in self._agreed.values()
+                if where in other.by_place
+            ]
+            in_proportion = any(
+                rows != numbers.rows and before * numbers.rows == number * rows
+                for rows, before in seen
+            )
+            if number and (in_proportion or (is_cut and not seen and number == numbers.rows)):
+                return f"{where} = {number:g}"
+        return ""
+
+    def _suspect(self, rows: int) -> bool:
+        """Whether it is certain that calls return places of rows, after one that may have."""
+        if self._trusted or any(size > 1 for size in self._agreed):
+            return False  # another call of more than one row has shown that it returns none
+        self.suspicious = True
+        self._suspect_calls.append(rows)
+        return len(self._suspect_calls) > 1 and sum(self._suspect_calls) >= CERTAIN_ROWS
