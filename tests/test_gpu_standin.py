@@ -7,7 +7,7 @@ from collections import UserDict
 import pytest
 import torch
 
-from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
+from micro_batch_handler.pipeline.device.accelerator import Accelerator
 from micro_batch_handler.pipeline.device.pinned import PinnedBuffers
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.transfers import upload
@@ -138,4 +138,4 @@ def test_a_mapping_may_make_its_values_anew(bench):
 )
 def test_what_goes_through_a_buffer(leaf, size):
     """A plain tensor of the host or the device does; what would lose something does not."""
-    assert TorchAccelerator(torch.device("cpu")).size_bytes(leaf) == size
+    assert Accelerator(torch.device("cpu")).size_bytes(leaf) == size

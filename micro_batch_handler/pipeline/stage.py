@@ -10,7 +10,8 @@ from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import LengthError, PayloadError, RegroupError, StageError
 from micro_batch_handler.pipeline.batch import Batch
 from micro_batch_handler.pipeline.call import Call
-from micro_batch_handler.pipeline.device.streams import NoStreams, Streams
+from micro_batch_handler.pipeline.device.streams import Streams
+from micro_batch_handler.pipeline.device.work import NoStreams
 from micro_batch_handler.pipeline.grouping import Keys, by_constants, keys_made, keys_passed_on
 from micro_batch_handler.pipeline.lane_pool import Permits
 from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part, gather

@@ -13,9 +13,10 @@ import torch
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
-from micro_batch_handler.pipeline.device.streams import NoStreams, Observe, Streams
+from micro_batch_handler.pipeline.device.accelerator import Accelerator
+from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.device.work import NoStreams, Observe
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for
@@ -51,7 +52,7 @@ def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) ->
     return IntraOpThreads.of(config.intra_op_threads, lanes, cores, most)
 
 
-def lane_setup(threads: IntraOpThreads, device: TorchAccelerator | None) -> Callable[[Stage], None]:
+def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[[Stage], None]:
     """What each lane begins with; sets the threads of this one, too, where small batches run."""
     state = ThreadState.capture(device.device.type if device else None)
     torch.set_num_threads(threads.unsplit)
@@ -80,7 +81,7 @@ def observer(planner: Planner, metrics: BatchMetrics | None) -> Observe | None:
 
 
 def streams_for(
-    config: MicroBatchingConfig, device: TorchAccelerator | None, observe: Observe | None
+    config: MicroBatchingConfig, device: Accelerator | None, observe: Observe | None
 ) -> Streams | NoStreams:
     """The streams of the handler's device, as its settings want them."""
     if device is None or not config.device.streams:

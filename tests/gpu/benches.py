@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator, accelerator_of
+from micro_batch_handler.pipeline.device.accelerator import Accelerator, accelerator_of
 from tests.gpu.standin import OnDevice, StandIn
 
 __all__ = ["GpuBench", "HostBench"]
@@ -28,7 +28,7 @@ class GpuBench:
     def __init__(self) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
         accelerator = accelerator_of(self.device)
-        assert isinstance(accelerator, TorchAccelerator), f"no streams on {self.device}"
+        assert isinstance(accelerator, Accelerator), f"no streams on {self.device}"
         self.accelerator: Any = accelerator
         self.name = torch.cuda.get_device_name(self.device)
         self._cycles_per_ms = self._measure()

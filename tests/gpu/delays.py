@@ -9,7 +9,7 @@ import torch
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler import MicroBatchMixin
-from micro_batch_handler.pipeline.device import streams
+from micro_batch_handler.pipeline.device.stream import Stream
 from tests.fakes import fake_context
 
 __all__ = ["CASES", "NO_DELAYS", "forget", "late_answers", "right_answers"]
@@ -90,7 +90,7 @@ def right_answers(bench: Any, batches: int = 2) -> list[list[Any]]:
 
 def forget(monkeypatch: Any) -> None:
     """Let streams keep nothing alive for the device: rule 2 of streams.py is broken."""
-    monkeypatch.setattr(streams._Stream, "keep", lambda _stream, _done, _things, _then=None: None)
+    monkeypatch.setattr(Stream, "keep", lambda _stream, _things, _until, _then=None: None)
 
 
 def _numbers(batch: int) -> range:

@@ -192,7 +192,7 @@ class Handler:
         """A tensor for inference."""
         made = self.traffic.made
         if made == "device" or (made == "half" and second):
-            zeros = self.device.upload(self.device.host([0] * len(values)), wait=True)
+            zeros = self.device.to_device(self.device.host([0] * len(values)))
             return self.device.kernel(lambda _: values, zeros)
         return self.device.host(values, dense=made != "sparse")
 
@@ -201,7 +201,7 @@ class Handler:
         if isinstance(column, list):
             column = self.join(column) if len(column) > 1 else column[0]
         assert not (column.on_host and self.traffic.copy_in), "nobody copied it in"
-        return self.device.upload(column, wait=True) if column.on_host else column
+        return self.device.to_device(column) if column.on_host else column
 
     def _answer(self, column: Any) -> list[Any]:
         """A column of the answers."""
@@ -215,7 +215,7 @@ class Handler:
             column = device.kernel(lambda values: values, column)
             if kind == "copies":
                 copy = device.host([0] * len(column))
-                device.download(column, copy)
+                device.to_host(column, copy)
                 column = copy
         return [column[row : row + 1] for row in range(len(column))]
 
@@ -250,7 +250,6 @@ class Sender:
 
     Args:
         traffic: what to send.
-        streams_class: what hands over.
         observer: of the device.
         handler_class: the stages.
         pipeline: more of its arguments.
@@ -259,7 +258,6 @@ class Sender:
     def __init__(
         self,
         traffic: Traffic,
-        streams_class: type[Streams] = Streams,
         observer: Observer | None = None,
         handler_class: type[Handler] = Handler,
         **pipeline: Any,
@@ -271,7 +269,7 @@ class Sender:
             self.device.capacity_rows = len(WEIGHTS) + traffic.capacity_rows
         self.handler = handler_class(traffic, self.device)
         self.observed = Counter[str]()
-        self.streams = streams_class(
+        self.streams = Streams(
             self.device,
             copy_in=traffic.copy_in,
             copy_out=traffic.copy_out,
@@ -294,7 +292,7 @@ class Sender:
             self.handler.fault = None
             for row in range(2):
                 self.batch([10_000 + row])
-                self.device.synchronize()
+                self.device.finish()
         self.look_around()
 
     def batch(self, rows: list[int], failing: Container[int] | None = None) -> None:
@@ -333,9 +331,10 @@ class Sender:
         self.streams.release()
         if (live_rows := self.device.count_live_rows()) != len(WEIGHTS):
             self.problems.append(f"{live_rows} rows are kept for ever")
-        idle = sum(len(buffers) for buffers in self.streams.pinned._idle.values())
-        if idle != self.device.pinned_buffers:
-            self.problems.append(f"{idle} of {self.device.pinned_buffers} pinned buffers came back")
+        made = list(self.device.pinned_bytes)
+        back = [self.streams.pinned.take(size_bytes) for size_bytes in made]
+        if len({id(buffer) for buffer in back}) < len(made) or self.device.pinned_bytes != made:
+            self.problems.append("not every pinned buffer came back, to one call at a time")
         most = 3 + self.traffic.lanes[1] + lost_lanes
         if len(self.device.streams) > most:
             self.problems.append(f"{len(self.device.streams)} streams instead of {most}")
@@ -364,13 +363,11 @@ class Sender:
             thread.join()
 
 
-def problems(
-    traffic: Traffic, streams_class: type[Streams] = Streams, observer: Observer | None = None
-) -> list[str]:
+def problems(traffic: Traffic, observer: Observer | None = None) -> list[str]:
     """Send a traffic through a pipeline; all that went wrong."""
     sender = None
     try:
-        sender = Sender(traffic, streams_class, observer)
+        sender = Sender(traffic, observer)
         sender.send()
     except Exception as error:
         return [*(sender.problems if sender else []), repr(error)]
@@ -400,14 +397,12 @@ LOST = Traffic(0, inference="in place", rows=6, sizes=(1, 2, 1), fault_row=2)
 """In which the device is lost while other rows are on it."""
 
 
-def problems_when_lost(
-    streams_class: type[Streams] = Streams, traffic: Traffic = LOST
-) -> list[str]:
+def problems_when_lost(traffic: Traffic = LOST) -> list[str]:
     """Lose the device; what it may still write to must never be anybody else's.
 
     Nor may anything be freed that streams have used, whoever lets go of it: that aborts.
     """
-    sender = Sender(traffic, streams_class, handler_class=_Losing)
+    sender = Sender(traffic, handler_class=_Losing)
     device = sender.device
     with sender.pipeline:
         outcomes = sender.pipeline.run(list(range(traffic.rows)), Plan(PerStage(*traffic.sizes)))
@@ -426,20 +421,20 @@ def problems_when_lost(
     return found
 
 
-def problems_without_event(streams_class: type[Streams] = Streams) -> list[str]:
+def problems_without_event() -> list[str]:
     """End a call after which no event can be recorded, so that nobody knows when its work ends."""
     device = FakeDevice(Schedule(0))
-    streams = streams_class(device)
+    streams = Streams(device)
     with streams.work("inference", [Part(_made(device), 2, 0, 2)], 2):
         device.failing_records = 1
     streams.release()
     return [] if device.count_live_rows() else ["freed"]
 
 
-def problems_of_release(streams_class: type[Streams] = Streams) -> list[str]:
+def problems_of_release() -> list[str]:
     """Let go of all while the device has still to do the work of a call that failed."""
     device = FakeDevice(Schedule(0))
-    streams = streams_class(device)
+    streams = Streams(device)
     with suppress(ValueError), streams.work("inference", [Part(_made(device), 2, 0, 2)], 2):
         raise ValueError
     found = [] if device.current is device.default else ["left in the stage's stream"]
@@ -449,18 +444,18 @@ def problems_of_release(streams_class: type[Streams] = Streams) -> list[str]:
     return found
 
 
-def problems_after_a_failure(streams_class: type[Streams] = Streams) -> list[str]:
+def problems_after_a_failure() -> list[str]:
     """Let a call fail whose kernel has still to write to what it took in; that is nobody else's.
 
     In one thread and one order: no thread has to be quick for the fault to show.
     """
     device = FakeDevice(Schedule(0))  # does only what somebody waits for
-    streams = streams_class(device)
+    streams = Streams(device)
     _fail_while_changing(device, streams)
     # Behind it comes a tensor of the same size, which gets the block if that is free.
     part = _preprocessed(device, streams)
-    part.done.synchronize()
-    device.synchronize()
+    device.wait_for(part.done)
+    device.finish()
     found = part.payload.values()
     return [] if found == [1, 2] else [f"{found} instead of [1, 2]"]
 

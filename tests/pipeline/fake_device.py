@@ -242,10 +242,7 @@ class FakeEvent:
             return come
 
     def synchronize(self) -> None:
-        with self.device.call() as observer:
-            if self.mark is not None:
-                self.device.run_until(self.mark)
-                observer.event_came(self.number)
+        self.device.wait_for(self)
 
     def elapsed_time(self, later: FakeEvent) -> float:
         assert self.mark.reached
@@ -288,7 +285,8 @@ class FakeDevice:
         self._pinned = pinned
         self._observer = observer or Observer()
         self._lock = threading.RLock()
-        self._here = threading.local()
+        self.here = threading.local()
+        """What belongs to the calling thread."""
         # Blocks are freed by whoever drops the last reference, the garbage collector too. What
         # that means for the device is seen to when it is called next, before anything else.
         self._freed = deque[Memory]()
@@ -303,7 +301,8 @@ class FakeDevice:
         """What fits into its memory at a time; any number, if None."""
         self.refused = 0
         """How often memory has run out."""
-        self.pinned_buffers = 0
+        self.pinned_bytes: list[int] = []
+        """The size of each pinned buffer that was granted."""
         self.awaited_rows: int | None = None
         self.have_come = threading.Event()
         """Set once so many rows are in use at a time."""
@@ -337,10 +336,7 @@ class FakeDevice:
         return Using(self, stream)
 
     def synchronize(self) -> None:
-        with self.call() as observer:
-            while any(stream.work for stream in self.streams):
-                self._run_one(None)
-            observer.device_ended()
+        self.finish()
 
     def empty_cache(self) -> None:
         with self.call():
@@ -364,7 +360,7 @@ class FakeDevice:
         if not self._pinned:
             raise RuntimeError("the system refuses")
         with self._lock:
-            self.pinned_buffers += 1
+            self.pinned_bytes.append(size_bytes)
         # PyTorch itself keeps a freed one until the copies are done, so nothing happens then.
         memory = Memory(size_bytes // CELL_BYTES)
         memory.foreign = True
@@ -380,16 +376,10 @@ class FakeDevice:
             self._tell(HOST, [leaf.span], [place.span], "fill")
 
     def upload(self, leaf: FakeTensor, *, wait: bool) -> FakeTensor:
-        with self.call():
-            copy = self._allocate(len(leaf))
-            self._launch(lambda values: values, [leaf.span], copy.span, "upload")
-            if wait:
-                self._wait_for_current()
-            return copy
+        return self.to_device(leaf, wait=wait)
 
     def download(self, leaf: FakeTensor, place: FakeTensor) -> None:
-        with self.call():
-            self._launch(lambda values: values, [leaf.span], place.span, "download")
+        self.to_host(leaf, place)
 
     def fetch(self, leaf: FakeTensor) -> FakeTensor:
         with self.call():
@@ -406,12 +396,12 @@ class FakeDevice:
     @property
     def current(self) -> FakeStream:
         """This thread's current stream."""
-        stream: FakeStream = getattr(self._here, "stream", self.default)
+        stream: FakeStream = getattr(self.here, "stream", self.default)
         return stream
 
     @current.setter
     def current(self, stream: FakeStream) -> None:
-        self._here.stream = stream
+        self.here.stream = stream
 
     def host(self, values: list[int], *, dense: bool = True) -> FakeTensor:
         """A tensor in the host's memory; once freed, somebody else's values are there."""
@@ -451,6 +441,36 @@ class FakeDevice:
         with self._lock:
             self._reclaim()
             return self._live_rows
+
+    def to_device(self, leaf: FakeTensor, *, wait: bool = True) -> FakeTensor:
+        """A copy of a host tensor, which is waited for unless the caller knows better."""
+        with self.call():
+            copy = self._allocate(len(leaf))
+            self._launch(lambda values: values, [leaf.span], copy.span, "upload")
+            if wait:
+                self._wait_for_current()
+            return copy
+
+    def to_host(self, leaf: FakeTensor, place: FakeTensor) -> None:
+        """Copy a tensor to a host tensor, later."""
+        with self.call():
+            self._launch(lambda values: values, [leaf.span], place.span, "download")
+
+    # What tests call.
+
+    def finish(self) -> None:
+        """Wait until all work is done."""
+        with self.call() as observer:
+            while any(stream.work for stream in self.streams):
+                self._run_one(None)
+            observer.device_ended()
+
+    def wait_for(self, event: FakeEvent) -> None:
+        """Wait until an event has come."""
+        with self.call() as observer:
+            if event.mark is not None:
+                self.run_until(event.mark)
+                observer.event_came(event.number)
 
     # How it works.
 

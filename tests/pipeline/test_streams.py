@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
+import weakref
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ import torch
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline import pipeline as runner
 from micro_batch_handler.pipeline.batch import Batch
-from micro_batch_handler.pipeline.device import streams
-from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
+from micro_batch_handler.pipeline.device.accelerator import Accelerator
+from micro_batch_handler.pipeline.device.stream import NEVER, Stream
+from micro_batch_handler.pipeline.device.streams import Streams
 from tests.fakes import ManualClock
 from tests.pipeline.device_traffic import (
     LOST,
@@ -129,7 +131,7 @@ def test_a_whole_batch_is_copied_as_its_handler_would_copy_it():
     sender.send()
 
     assert {sender.device.default} == used
-    assert sender.device.pinned_buffers == 0
+    assert not sender.device.pinned_bytes
     assert not sender.problems
 
 
@@ -140,7 +142,7 @@ def test_nothing_of_a_lost_device_is_freed(sizes, stage, made):
     """Freed memory would abort the process: the batch is answered first, whoever held what."""
     traffic = replace(LOST, sizes=sizes, lanes=(2, 2, 2), made=made, fault_stage=stage)
 
-    assert not problems_when_lost(traffic=traffic)
+    assert not problems_when_lost(traffic)
 
 
 def test_what_a_call_without_an_event_took_in_is_never_freed():
@@ -219,7 +221,7 @@ def test_a_call_that_comes_back_late_harms_nobody(seed, monkeypatch):
         handler.lane.join(GATE_S)
         batches.clear()
         sender.batch([1000])
-        sender.device.synchronize()
+        sender.device.finish()
         sender.batch([1001])
         batches.clear()
     sender.look_around(lost_lanes=1)
@@ -263,11 +265,9 @@ def test_what_staging_costs_is_learned_where_there_is_staging(monkeypatch):
             now_s[0] += 5
             super().fill(place, leaf)
 
-    monkeypatch.setattr(streams, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s[0])
     device = Slow(Schedule(0))
-    observed = streams.Streams(
-        device, pinned_bytes=1 << 16, observe=lambda *call: told.append(call[2])
-    )
+    observed = Streams(device, pinned_bytes=1 << 16, observe=lambda *call: told.append(call[2]))
     for overlaps in (True, False):
         with observed.work("preprocess", [], 2, overlaps=overlaps) as work:
             work.hand_over(device.host([1, 2]))
@@ -289,7 +289,7 @@ def test_what_staging_costs_is_learned_where_there_is_staging(monkeypatch):
 )
 def test_rows_are_copied_in_and_constants_are_not(tensor, copied):
     """A tensor without a dimension stays on the host, where kernels read it as a number."""
-    assert TorchAccelerator(torch.device("cpu")).is_on_host(tensor) == copied
+    assert Accelerator(torch.device("cpu")).is_on_host(tensor) == copied
 
 
 class Asked:
@@ -304,27 +304,21 @@ class Asked:
         return True
 
 
-class NotYet:
-    """An event that has not come."""
-
-    def query(self):
-        return False
-
-
-def kept_by(stream: Any) -> list[Any]:
-    """What a stream holds."""
-    return [things for _, _, things in stream._kept]
+class Thing:
+    """What can be kept, and found gone."""
 
 
 def test_what_is_done_is_dropped_though_another_lane_was_interrupted_in_dropping():
     """A call never ends with what is done still held because of a lane that lost its turn."""
-    stream = streams._Stream(FakeDevice(Schedule(0)))
+    stream = Stream(FakeDevice(Schedule(0)), None)
     inside, found = threading.Event(), []
+    things = [Thing(), Thing()]
+    references = [weakref.ref(each) for each in things]
 
     def drop_meanwhile():
         inside.wait(GATE_S)
         stream.drop_what_is_done()
-        found.extend(kept_by(stream))
+        found.extend(each() for each in references if each() is not None)
 
     other = threading.Thread(target=drop_meanwhile, daemon=True)
 
@@ -332,8 +326,8 @@ def test_what_is_done_is_dropped_though_another_lane_was_interrupted_in_dropping
         inside.set()
         other.join(0.2)  # it comes back at once, unless it waits for this thread
 
-    stream.keep(Asked(lose_the_turn), "first")
-    stream.keep(Asked(lambda: None), "second")
+    stream.keep(things.pop(), Asked(lose_the_turn))
+    stream.keep(things.pop(), Asked(lambda: None))
     other.start()
     stream.drop_what_is_done()
     other.join(GATE_S)
@@ -344,13 +338,16 @@ def test_what_is_done_is_dropped_though_another_lane_was_interrupted_in_dropping
 
 def test_a_destructor_that_calls_a_stage_drops_nothing_that_is_not_done():
     """Dropping may begin again inside itself, in the same thread; then the outer one goes on."""
-    stream = streams._Stream(FakeDevice(Schedule(0)))
-    stream.keep(Asked(stream.drop_what_is_done), "done")
-    stream.keep(NotYet(), "in use")
+    stream = Stream(FakeDevice(Schedule(0)), None)
+    done, in_use = Thing(), Thing()
+    references = [weakref.ref(done), weakref.ref(in_use)]
+    stream.keep(done, Asked(stream.drop_what_is_done))
+    stream.keep(in_use, NEVER)
+    del done, in_use
 
     stream.drop_what_is_done()
 
-    assert kept_by(stream) == ["in use"]
+    assert [each() is None for each in references] == [True, False]
 
 
 def most_rows(sizes: tuple[int, int, int], lanes: tuple[int, int, int]) -> int:

@@ -14,10 +14,9 @@ import itertools
 
 import pytest
 
-from micro_batch_handler.pipeline.device import streams
+from tests.pipeline.device_mistakes import MISTAKES, name_of
 from tests.pipeline.device_traffic import Traffic, problems
 from tests.pipeline.fake_device import HOST, Observer
-from tests.pipeline.test_streams_mutants import MUTANTS, is_safety, name_of, streams_class
 
 sanitizer = pytest.importorskip("torch.cuda._sanitizer", exc_type=ImportError)
 
@@ -80,28 +79,19 @@ def test_no_access_is_unsynchronised():
     """The engine, fed with all launches, events and waits of many seeds, reports nothing."""
     for seed in range(SEEDS):
         watch = Sanitizer()
-        problems(Traffic.drawn(seed), observer=watch)
+        problems(Traffic.drawn(seed), watch)
 
         assert not watch.errors, watch.errors[0]
 
 
-UNORDERED = [
-    mutant
-    for mutant in MUTANTS
-    # Where an answer stays in a buffer that is filled again, all is in order, but the answer gone.
-    if mutant.module is streams and is_safety(mutant) and "own()" not in mutant.name
-]
-
-
-@pytest.mark.parametrize("mutant", UNORDERED, ids=name_of)
-def test_without_a_wait_it_reports_one(mutant):
+@pytest.mark.parametrize("mistake", [m for m in MISTAKES if m.unordered], ids=name_of)
+def test_with_the_mistake_it_reports_an_access(mistake):
     """Each wait, hold and event that is left out makes an access that the engine reports."""
-    unsafe = streams_class(mutant)
+    with mistake.planted():
+        assert any(_errors(seed) for seed in range(SEEDS))
 
-    assert any(_errors(seed, unsafe) for seed in range(SEEDS))
 
-
-def _errors(seed: int, unsafe: type) -> list:
+def _errors(seed: int) -> list:
     watch = Sanitizer()
-    problems(Traffic.drawn(seed), unsafe, watch)
+    problems(Traffic.drawn(seed), watch)
     return watch.errors
