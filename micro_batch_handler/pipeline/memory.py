@@ -9,21 +9,9 @@ import threading
 import traceback
 from collections.abc import Callable
 
-import torch
-
-__all__ = ["Ceiling", "MemoryLimits", "free_memory", "is_out_of_memory"]
+__all__ = ["Ceiling", "MemoryLimits", "free_memory"]
 
 logger = logging.getLogger(__name__)
-
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-
-OUT_OF_MEMORY_TEXTS = ("cublas_status_alloc_failed", "cudnn_status_alloc_failed")
-"""How libraries that take memory of the device by themselves say it, in a plain RuntimeError."""
-
-OUT_OF_MEMORY_CODE = 2
-"""Of `torch.AcceleratorError`: cudaErrorMemoryAllocation, where another than PyTorch's allocator
-has asked: for an event, page-locked memory or a kernel that is loaded when first used.
-https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html"""
 
 TRIAL_CALLS = 16
 """Good calls after which a larger size beside others is no trial any more: the first of a batch
@@ -185,22 +173,6 @@ class MemoryLimits:
         self._alone[stage].failed_alone()
         if beside:
             self._beside[stage].failed_alone()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of the host or of the device, has run out; no call after it need fail."""
-    if isinstance(error, OUT_OF_MEMORY):
-        return True
-    if not isinstance(error, RuntimeError):
-        return False
-    try:
-        text = str(error).lower()
-    except BaseException:
-        return False
-    if isinstance(error, getattr(torch, "AcceleratorError", ())):  # since PyTorch 2.8
-        code = getattr(error, "error_code", None)
-        return code == OUT_OF_MEMORY_CODE or "out of memory" in text
-    return any(sign in text for sign in OUT_OF_MEMORY_TEXTS)
 
 
 def free_memory(

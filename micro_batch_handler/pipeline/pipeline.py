@@ -19,11 +19,12 @@ from typing import Any
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.pipeline.admission import Admission
 from micro_batch_handler.pipeline.batch import LAST, Batch, Steps
+from micro_batch_handler.pipeline.device.device_errors import is_out_of_memory
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.work import NoStreams
 from micro_batch_handler.pipeline.executor import Executor
 from micro_batch_handler.pipeline.lanes import Lanes
-from micro_batch_handler.pipeline.memory import MemoryLimits, free_memory, is_out_of_memory
+from micro_batch_handler.pipeline.memory import MemoryLimits, free_memory
 from micro_batch_handler.pipeline.micro_batch import MicroBatch
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN, PayloadOps

@@ -33,10 +33,10 @@ from micro_batch_handler.errors import (
 )
 from micro_batch_handler.pipeline.batch import Batch, Steps
 from micro_batch_handler.pipeline.call import Call
-from micro_batch_handler.pipeline.device.lost_device import device_is_lost
+from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.work import NoStreams
-from micro_batch_handler.pipeline.memory import MemoryLimits, free_memory, is_out_of_memory
+from micro_batch_handler.pipeline.memory import MemoryLimits, free_memory
 from micro_batch_handler.pipeline.micro_batch import MicroBatch
 from micro_batch_handler.pipeline.outcomes import Failure
 from micro_batch_handler.pipeline.requests import Unreadable

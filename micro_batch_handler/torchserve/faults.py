@@ -29,8 +29,7 @@ from micro_batch_handler.errors import (
     StageError,
     StageTimeout,
 )
-from micro_batch_handler.pipeline.device.lost_device import device_is_lost
-from micro_batch_handler.pipeline.memory import is_out_of_memory
+from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 
 __all__ = [

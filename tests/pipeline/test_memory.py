@@ -14,7 +14,8 @@ import torch
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline import memory
-from micro_batch_handler.pipeline.memory import Ceiling, is_out_of_memory
+from micro_batch_handler.pipeline.device.device_errors import is_out_of_memory
+from micro_batch_handler.pipeline.memory import Ceiling
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from tests.fakes import fake_context, plan, stages
 

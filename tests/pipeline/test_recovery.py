@@ -17,7 +17,7 @@ from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.pipeline.batch import Batch
-from micro_batch_handler.pipeline.device.lost_device import device_is_lost
+from micro_batch_handler.pipeline.device.device_errors import device_is_lost
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps, cut, join
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy

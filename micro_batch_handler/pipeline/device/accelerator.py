@@ -7,19 +7,20 @@ handlers use the former.
 
 from __future__ import annotations
 
+import gc
 import logging
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-from micro_batch_handler.pipeline.device.lost_device import keep_all
-
 __all__ = ["Accelerator", "accelerator_in_use", "accelerator_of"]
 
 logger = logging.getLogger(__name__)
 
 HOST = torch.device("cpu")
+
+_kept: list[list[torch.Tensor]] = []
 
 
 class Accelerator:
@@ -68,8 +69,16 @@ class Accelerator:
         self._module.empty_cache()
 
     def keep_all(self) -> None:
-        """Keep every tensor of the process, since the device is lost."""
-        keep_all()
+        """Hold a reference to every tensor until the process ends, since the device is lost.
+
+        Whoever lets go of a tensor, PyTorch then frees its memory and first records an event, in a
+        destructor. On a lost device that fails and aborts the process before the batch is answered
+        (https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/core/CachingHostAllocator.h,
+        `free`, and c10/cuda/CUDACachingAllocator.cpp, `insert_events`). The host's tensors are kept
+        too, since a lost device cannot say which of them are page-locked.
+        """
+        # By type(), since looking at `__class__` may run code of the object.
+        _kept.append([each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)])
 
     def is_here(self, leaf: Any) -> bool:
         """Whether this is a tensor on a device of this kind.
