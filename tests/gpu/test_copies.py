@@ -46,7 +46,7 @@ def test_copies_are_exact_whatever_the_tensor(bench, limit_bytes):
         there = upload(device, buffers.take, payload).payload
         back = download(device, buffers.take, there)
         bench.synchronize()
-        here = back.own()
+        here = back.own(device)
 
     for name, tensor in payload.items():
         assert there[name].device == bench.device, name

@@ -161,9 +161,7 @@ def _without_then(keep: Any) -> Callable[..., None]:
 
 def _without_buffer(download: Any) -> Callable[..., Transfer]:
     def downloaded(*args: Any) -> Transfer:
-        transfer = download(*args)
-        transfer.buffer = None
-        return transfer
+        return download(*args)._replace(buffer=None)
 
     return downloaded
 
@@ -270,7 +268,9 @@ MISTAKES = [
     Mistake("nothing is copied out", [(FakeDevice, "download", _skipped)], True),
     Mistake("copies in never wait", [(FakeDevice, "upload", _with(wait=False))], True),
     Mistake(
-        "answers stay in the buffer", [(Transfer, "own", lambda _: lambda each: each.payload)], True
+        "answers stay in the buffer",
+        [(Transfer, "own", lambda _: lambda transfer, _device: transfer.payload)],
+        True,
     ),
     # Without these, something is never given back, or not told.
     Mistake("copies out through a buffer seem done", [(streams, "download", _without_buffer)]),
@@ -313,4 +313,4 @@ MISTAKES = [
 
 
 def _untouched(payload: Any) -> Transfer:
-    return Transfer(payload, None, {}, lambda leaf: leaf)
+    return Transfer(payload, None, {})

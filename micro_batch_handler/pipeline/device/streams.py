@@ -174,7 +174,7 @@ class _DeviceWork(Work):
         if transfer.buffer is None:
             return transfer.payload
         self._stream.record().synchronize()  # rule 3
-        return transfer.own()
+        return transfer.own(self._streams.device)
 
     def hand_over(self, result: Payload) -> Payload:
         """The result, on the device if `copy_in`; of postprocess, with values to be read."""
