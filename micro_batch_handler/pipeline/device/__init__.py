@@ -1,1 +1,1 @@
-"""Work on a device: streams, copies, memory that must not be freed yet."""
+"""Work on a device: its streams, copies, memory and errors."""

@@ -1,6 +1,6 @@
-"""Page-locked buffers of the host, which a device reads and writes on its own, to be used again.
+"""Page-locked buffers of the host, which calls use again and a device reads and writes by itself.
 
-Locking pages takes longer than most copies, so it is done once a buffer, not once a call
+Locking pages takes longer than most copies, so it is done once for each buffer, not for each call
 (https://pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
 """
 
@@ -22,11 +22,11 @@ SMALLEST_BYTES = 4096
 
 
 class PinnedBuffers:
-    """Buffers in sizes of powers of two, made when needed, at most `limit_bytes` in all.
+    """Buffers whose sizes are powers of two, made when they are needed.
 
     Args:
-        device: makes them.
-        limit_bytes: of all buffers together, whether in use or not.
+        device: that makes them.
+        limit_bytes: the most memory of all buffers together, in use or not.
     """
 
     def __init__(self, device: Accelerator, limit_bytes: int) -> None:
@@ -37,9 +37,9 @@ class PinnedBuffers:
         self._size_of: dict[int, int] = {}
 
     def take(self, size_bytes: int) -> Any | None:
-        """A buffer for so many bytes; None if there is none left, or the system refuses to lock.
+        """A buffer for so many bytes; None if the limit is reached or the system refuses to lock.
 
-        Whoever gets None copies without one, which is right and slower.
+        Copies without a buffer are correct, but slower.
         """
         size = max(SMALLEST_BYTES, 1 << (size_bytes - 1).bit_length())
         with self._lock:
@@ -50,7 +50,7 @@ class PinnedBuffers:
                 return None
             self._left_bytes -= size
         try:
-            # An inference tensor could not be written to outside inference mode.
+            # A tensor made in inference mode cannot be written to outside it.
             with torch.inference_mode(False):
                 buffer = self._device.pinned_buffer(size)
         except RuntimeError as error:

@@ -1,9 +1,9 @@
-"""What PyTorch keeps per thread: taken where the model was loaded, set in each lane.
+"""PyTorch's settings of a thread, copied from the thread that loaded the model to each lane.
 
-A new thread starts with gradients on, without autocast and on the first device, whatever the thread
-that loaded the model has set
-(https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradients). The stream is set
-for each call, in streams.py.
+A new thread starts with gradients on, without autocast and on the first device, whatever the
+loading thread has set
+(https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradients). The stream is no
+part of them: streams.py sets it for each call.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class ThreadState:
     grad_enabled: bool
     inference_mode: bool
     autocast: dict[str, tuple[bool, torch.dtype]]
-    """Whether it is on and its type, for each kind of device."""
+    """(whether it is on, its type) for each kind of device."""
 
     device: torch.device | None
-    """The current device of the accelerator; None where there is none or it is not in use."""
+    """The accelerator's current device; None if there is none or it is not in use."""
 
     default_device: torch.device | None
-    """Where tensors are made; None for the CPU, as in a new thread."""
+    """Where new tensors are made; None for the CPU, as in a new thread."""
 
     @classmethod
     def capture(cls, kind: str | None = None) -> ThreadState:
         """The settings of the calling thread.
 
         Args:
-            kind: of device that the handler uses (`cuda`); None for the CPU.
+            kind: of the device that the handler uses (`cuda`); None for the CPU.
         """
         module: Any = None if kind is None else torch.get_device_module(kind)
         default_device = torch.get_default_device()

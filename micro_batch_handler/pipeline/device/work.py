@@ -28,7 +28,7 @@ Observe: TypeAlias = Callable[[Stage, int, float], None]
 
 
 class Input(Protocol):
-    """What a call takes in, which must stay in memory until the call's work has ended."""
+    """What a call takes in."""
 
     @property
     def done(self) -> Any:

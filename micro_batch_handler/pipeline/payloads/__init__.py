@@ -1,1 +1,1 @@
-"""What stages return: counted, cut and joined by rows."""
+"""What stages take and return: counted, cut and joined by rows."""

@@ -15,7 +15,7 @@ from micro_batch_handler.pipeline.payloads.frames import frame_columns
 from micro_batch_handler.pipeline.payloads.operations import Payload, count
 from micro_batch_handler.pipeline.payloads.structure import block_of, columns_of
 
-__all__ = ["holds_places", "is_ambiguous", "numbers_beside_rows", "telling_constants"]
+__all__ = ["constants_of", "holds_places", "is_ambiguous", "may_name_rows", "numbers_beside_rows"]
 
 MOST_ROWS = 10**15
 """A larger number cannot be a number of rows."""
@@ -55,47 +55,45 @@ def holds_places(payload: Payload, rows: int, places: Sequence[int] | None = Non
     return any(holds_places(column, rows, places) for column in found.values())
 
 
-def numbers_beside_rows(
-    payload: Payload, where: str = "the payload"
-) -> Iterator[tuple[str, float]]:
-    """(where it stands, number) for each number or length beside the rows.
+def constants_of(payload: Payload, where: str = "the payload") -> Iterator[tuple[str, Any]]:
+    """(where it stands, constant) for each constant beside the rows."""
+    if block_of(payload) is not None:
+        return
+    if is_constant(payload) or isinstance(payload, SIZED):
+        yield where, payload
+        return
+    for key, column in (columns_of(payload) or {}).items():
+        yield from constants_of(column, f"column {key!r}")
+
+
+def may_name_rows(constant: Any) -> bool:
+    """Whether a constant may name some of the rows, as a set with the places of bad rows does.
+
+    Fractions (a loss, say), None, enums and types name none. A tensor on a device counts as a
+    fraction, since reading it would wait for the device.
+    """
+    if is_scalar(constant):
+        on_device = isinstance(constant, torch.Tensor) and constant.device.type != "cpu"
+        return not on_device and _holds_integers(constant)
+    if isinstance(constant, PLAIN):
+        return isinstance(constant, (*SIZED, int, np.integer)) and not isinstance(constant, Enum)
+    return True  # it has columns
+
+
+def numbers_beside_rows(payload: Payload) -> Iterator[tuple[str, float]]:
+    """(where it stands, number) for each number and each length beside the rows.
 
     It may say how many rows there are: a set, a text or a tuple may have an item for each row.
 
     >>> dict(numbers_beside_rows({"x": [1, 2], "rows": 2, "of": {"task": "ner"}}))
     {"column 'rows'": 2, "column 'of'": 1, "column 'of'['task']": 3}
     """
-    if block_of(payload) is not None:
-        return
-    if is_constant(payload):
-        yield from _numbers_in(payload, where)
-        return
-    for key, column in (columns_of(payload) or {}).items():
-        yield from numbers_beside_rows(column, f"column {key!r}")
-
-
-def telling_constants(payload: Any, where: str = "the payload") -> Iterator[tuple[str, Any]]:
-    """(where it stands, constant) for each constant that may name some of the rows.
-
-    Fractions (a loss, say), None, enums and types name none. A tensor on a device counts as a
-    fraction, since reading it would wait for the device.
-    """
-    if isinstance(payload, (*SIZED, int, np.integer)) and not isinstance(payload, Enum):
-        yield where, payload
-    elif is_scalar(payload):
-        on_device = isinstance(payload, torch.Tensor) and payload.device.type != "cpu"
-        if not on_device and _holds_integers(payload):
-            yield where, payload
-    elif not isinstance(payload, PLAIN) and (columns := columns_of(payload)) is not None:
-        if is_constant(payload):
-            yield where, payload
-            return
-        for key, column in columns.items():
-            yield from telling_constants(column, f"column {key!r}")
+    for where, constant in constants_of(payload):
+        yield from _numbers_in(constant, where)
 
 
 def _holds_integers(values: torch.Tensor | np.ndarray[Any, Any]) -> bool:
-    """Booleans of a tensor are among them, those of an array are not."""
+    """Whether no value is a fraction. Booleans count as integers in tensors, but not in arrays."""
     if isinstance(values, torch.Tensor):
         return not (values.is_floating_point() or values.is_complex())
     return values.dtype.kind in "iu"

@@ -9,10 +9,11 @@ import torch
 
 from micro_batch_handler.config import Stage
 from micro_batch_handler.pipeline.payloads.ambiguity import (
+    constants_of,
     holds_places,
     is_ambiguous,
+    may_name_rows,
     numbers_beside_rows,
-    telling_constants,
 )
 from micro_batch_handler.pipeline.payloads.constants import copy_of_constant, same_constant
 from micro_batch_handler.pipeline.payloads.operations import Payload, Uncuttable, rows_of
@@ -71,7 +72,9 @@ class Evidence:
         """Why a constant of this result may name rows of its call; "" if none does."""
         if isinstance(result, (list, torch.Tensor, np.ndarray)):
             return ""  # holds no constants
-        for where, constant in telling_constants(result):
+        for where, constant in constants_of(result):
+            if not may_name_rows(constant):
+                continue
             if where not in self._constants:
                 self._constants[where] = copy_of_constant(constant)  # later stages may change it
             elif not same_constant(self._constants[where], constant):

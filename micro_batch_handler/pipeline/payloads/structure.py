@@ -91,20 +91,11 @@ def change_leaves(payload: Any, change: Callable[[Any], Any]) -> Any:
 def _change(payload: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(payload, list) or type(payload) is deque:
         return _change_rows(payload, change)
-    if isinstance(payload, tuple):
-        columns = [_change(column, change) for column in payload]
-        make = getattr(type(payload), "_make", None)
-        known = make is not None or type(payload) is tuple
-        return (make or tuple)(columns) if known and _differ(columns, payload) else payload
-    if not isinstance(payload, Mapping) and not _is_record(payload):
+    before = columns_of(payload)
+    if before is None:
         return change(payload)
-    before = columns_of(payload) or {}
     after = {key: _change(column, change) for key, column in before.items()}
-    if not _differ(after.values(), before.values()):
-        return payload
-    return (
-        _refilled(payload, after) if isinstance(payload, Mapping) else _new_record(payload, after)
-    )
+    return _refilled(payload, after) if _differ(after.values(), before.values()) else payload
 
 
 def _change_rows(payload: Any, change: Callable[[Any], Any]) -> Any:
@@ -121,9 +112,14 @@ def _differ(changed: Iterable[Any], before: Iterable[Any]) -> bool:
 
 
 def _refilled(payload: Any, columns: dict[Any, Any]) -> Any:
-    """A copy of the mapping with these columns, which keeps its attributes."""
+    """The same with these columns; a mapping keeps its attributes."""
+    if isinstance(payload, tuple):
+        make = getattr(type(payload), "_make", tuple if type(payload) is tuple else None)
+        return payload if make is None else make(columns.values())
+    if not isinstance(payload, Mapping):
+        return _new_record(payload, columns)
     try:
-        filled = copy.copy(payload)
+        filled: Any = copy.copy(payload)
         for key, column in columns.items():
             filled[key] = column
     except Exception:
