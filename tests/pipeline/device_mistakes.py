@@ -15,7 +15,7 @@ import pytest
 
 from micro_batch_handler.pipeline.device import streams
 from micro_batch_handler.pipeline.device.pinned import PinnedBuffers
-from micro_batch_handler.pipeline.device.stream import NEVER, Never, Stream
+from micro_batch_handler.pipeline.device.stream import Stream
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.transfers import Transfer
 from tests.pipeline.fake_device import FakeDevice, FakeEvent, FakeStream, Using
@@ -292,9 +292,8 @@ MISTAKES = [
     Mistake("a lost device's memory is freed", [(FakeDevice, "keep_all", _skipped)]),
     Mistake(
         "inputs of calls without an event are freed",
-        [(Stream, "keep", _skipped_if(lambda *args: args[2] is NEVER))],
+        [(Stream, "keep", _skipped_if(lambda *args: args[2] is None))],
     ),
-    Mistake("never comes at once", [(Never, "query", _answering(True))]),
     Mistake("inference streams are not used again", [(Streams, "give_back", _skipped)]),
     Mistake(
         "a stream is lost if it cannot wait",

@@ -16,7 +16,7 @@ from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline import pipeline as runner
 from micro_batch_handler.pipeline.batch import Batch
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
-from micro_batch_handler.pipeline.device.stream import NEVER, Stream
+from micro_batch_handler.pipeline.device.stream import Stream
 from micro_batch_handler.pipeline.device.streams import Streams
 from tests.fakes import ManualClock
 from tests.pipeline.device_traffic import (
@@ -342,7 +342,7 @@ def test_a_destructor_that_calls_a_stage_drops_nothing_that_is_not_done():
     done, in_use = Thing(), Thing()
     references = [weakref.ref(done), weakref.ref(in_use)]
     stream.keep(done, Asked(stream.drop_what_is_done))
-    stream.keep(in_use, NEVER)
+    stream.keep(in_use, None)
     del done, in_use
 
     stream.drop_what_is_done()

@@ -9,18 +9,7 @@ from typing import Any
 
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
 
-__all__ = ["NEVER", "Never", "Stream"]
-
-
-class Never:
-    """An event that never comes, for work whose end nobody will know."""
-
-    def query(self) -> bool:
-        """Never."""
-        return False
-
-
-NEVER = Never()
+__all__ = ["Stream"]
 
 
 class Stream:
@@ -34,7 +23,7 @@ class Stream:
     def __init__(self, device: Accelerator, queue: Any) -> None:
         self._device = device
         self.queue = queue
-        self._kept = deque[tuple[Any, Any, Callable[[], None] | None]]()
+        self._kept = deque[tuple[Any, Any | None, Callable[[], None] | None]]()
         # Reentrant, because a destructor may make a call of its own. Waited for, because a thread
         # that gave up when another is dropping could leave behind what has just ended.
         self._dropping = threading.RLock()
@@ -46,13 +35,13 @@ class Stream:
         event.record(self.queue)
         return event
 
-    def keep(self, things: Any, until: Any, then: Callable[[], None] | None = None) -> None:
-        """Hold references to `things` until an event has come; later calls let go of them.
+    def keep(self, things: Any, until: Any | None, then: Callable[[], None] | None = None) -> None:
+        """Hold references to what the stream's work needs; `drop_what_is_done` lets go of them.
 
         Args:
-            things: that the stream's work still needs.
-            until: the event.
-            then: is called when they are let go of.
+            things: that the work needs.
+            until: the event that comes when it has ended; None if nobody will know.
+            then: is called when the things are let go of.
         """
         self._kept.append((things, until, then))
 
@@ -73,8 +62,8 @@ class Stream:
                 self._is_dropping = False
 
 
-def _has_come(event: Any) -> bool:
+def _has_come(event: Any | None) -> bool:
     try:
-        return bool(event.query())
+        return event is not None and bool(event.query())
     except RuntimeError:
         return False  # the device is lost, and this process ends

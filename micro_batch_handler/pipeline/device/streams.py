@@ -40,7 +40,7 @@ from typing import Any
 from micro_batch_handler.config import Stage
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
 from micro_batch_handler.pipeline.device.pinned import PinnedBuffers
-from micro_batch_handler.pipeline.device.stream import NEVER, Stream
+from micro_batch_handler.pipeline.device.stream import Stream
 from micro_batch_handler.pipeline.device.transfers import download, upload
 from micro_batch_handler.pipeline.device.work import Input, Observe, Work
 from micro_batch_handler.pipeline.payloads.operations import Payload
@@ -200,7 +200,7 @@ class _DeviceWork(Work):
             # Most likely the device is lost. What it may still use is never freed, including the
             # page-locked buffers of this call.
             logger.exception("no event could be recorded after %s", self._stage)
-            self._stream.keep(self, NEVER)
+            self._stream.keep(self, None)
         finally:
             self._using.__exit__(kind, error, traceback)
             self._streams.give_back(self._stage, self._stream, overlaps=self._overlaps)

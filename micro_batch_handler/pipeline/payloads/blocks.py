@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["ARRAY", "DEQUE", "LIST", "Block", "Uncuttable", "first_dimension", "tensor_block"]
+__all__ = ["ARRAY", "DEQUE", "LIST", "Block", "Uncuttable", "tensor_block"]
 
 
 class Uncuttable(TypeError):  # noqa: N818  (names the state of the payload, not the act)
@@ -24,10 +24,8 @@ class Uncuttable(TypeError):  # noqa: N818  (names the state of the payload, not
 
 @dataclass(frozen=True)
 class Block:
-    """How blocks of one kind are counted, cut and joined."""
+    """How blocks of one kind are cut and joined; their length is their number of rows."""
 
-    rows: Callable[[Any], int]
-    """(block) -> its number of rows"""
     cut: Callable[[Any, int, int], Any]
     """(block, start, stop) -> the rows from `start` up to `stop`"""
     join: Callable[[Sequence[Any], str], Any]
@@ -51,11 +49,6 @@ def tensor_block(tensor: torch.Tensor) -> Block | None:
         return SPARSE_COO if tensor.sparse_dim() else None
     one_matrix = tensor.layout == torch.sparse_csr and tensor.crow_indices().ndim == 1
     return SPARSE_CSR if one_matrix else None
-
-
-def first_dimension(block: Any) -> int:
-    """The number of rows of tensors, arrays and frames."""
-    return int(block.shape[0])
 
 
 def _slice(block: Any, start: int, stop: int) -> Any:
@@ -137,14 +130,14 @@ def _join_csr(tensors: Sequence[torch.Tensor], where: str) -> torch.Tensor:
         torch.cat(ends),
         torch.cat([tensor.col_indices() for tensor in tensors]),
         torch.cat([tensor.values() for tensor in tensors]),
-        (sum(map(first_dimension, tensors)), *tensors[0].shape[1:]),
+        (sum(map(len, tensors)), *tensors[0].shape[1:]),
         check_invariants=False,
     )
 
 
-LIST = Block(len, _slice, _join_lists)
-DEQUE = Block(len, _cut_deque, _join_deques)
-ARRAY = Block(first_dimension, _slice, _join_arrays)
-DENSE = Block(first_dimension, _slice, _join_dense)
-SPARSE_COO = Block(first_dimension, _cut_coo, _join_coo)
-SPARSE_CSR = Block(first_dimension, _cut_csr, _join_csr)
+LIST = Block(_slice, _join_lists)
+DEQUE = Block(_cut_deque, _join_deques)
+ARRAY = Block(_slice, _join_arrays)
+DENSE = Block(_slice, _join_dense)
+SPARSE_COO = Block(_cut_coo, _join_coo)
+SPARSE_CSR = Block(_cut_csr, _join_csr)

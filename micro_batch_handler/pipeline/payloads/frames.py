@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from micro_batch_handler.pipeline.payloads.blocks import Block, Uncuttable, first_dimension
+from micro_batch_handler.pipeline.payloads.blocks import Block, Uncuttable
 
 __all__ = ["frame_block", "frame_columns"]
 
@@ -88,4 +88,4 @@ def _same_type(one: Any, other: Any) -> bool:
     return bool(one == other) and (categories is None or categories.equals(other.categories))
 
 
-FRAME = Block(first_dimension, _cut, _join)
+FRAME = Block(_cut, _join)

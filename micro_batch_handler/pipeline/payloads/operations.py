@@ -99,9 +99,8 @@ def join(payloads: Sequence[Payload]) -> Payload:
 
 
 def _rows_of(payload: Payload, where: str) -> int:
-    block = block_of(payload)
-    if block is not None:
-        return block.rows(payload)
+    if block_of(payload) is not None:
+        return len(payload)
     columns = columns_of(payload)
     if columns is None:
         raise Uncuttable(f"{where} is {_type(payload)}, which is not made of rows")
