@@ -119,24 +119,28 @@ def _is_for_copies(event: FakeEvent) -> bool:
     return copying
 
 
-def _marking_first(upload: Any) -> Callable[..., Any]:
-    """A copy to the device, before which the stream is marked."""
+def _behind_an_event(upload: Any) -> Callable[..., Any]:
+    """The first copy in of a call, behind an event that the call takes for its own."""
 
-    def marked(device: FakeDevice, *args: Any, **named: Any) -> Any:
+    def upload_behind(device: FakeDevice, *args: Any, **named: Any) -> Any:
         if getattr(device.here, "early", None) is None:
-            device.here.early = device.current.mark()
+            early = device.event()
+            early.record(device.current)
+            device.here.early = early
         return upload(device, *args, **named)
 
-    return marked
+    return upload_behind
 
 
-def _recording_early(record: Any) -> Callable[..., None]:
-    def record_early(event: FakeEvent, stream: FakeStream) -> None:
-        record(event, stream)
+def _taking_the_early_one(record: Any) -> Callable[..., None]:
+    def record_or_take(event: FakeEvent, stream: FakeStream) -> None:
         early, event.device.here.early = getattr(event.device.here, "early", None), None
-        event.mark = early or event.mark
+        if early is None:
+            record(event, stream)
+        else:
+            event.mark, event.number = early.mark, early.number
 
-    return record_early
+    return record_or_take
 
 
 def _remembering_the_last(record: Any) -> Callable[..., None]:
@@ -225,7 +229,8 @@ MISTAKES = [
     Mistake("no event is recorded", [(FakeEvent, "record", _skipped)], True, True),
     Mistake(
         "an event comes before the copies in",
-        [(FakeDevice, "upload", _marking_first), (FakeEvent, "record", _recording_early)],
+        [(FakeDevice, "upload", _behind_an_event), (FakeEvent, "record", _taking_the_early_one)],
+        True,
         True,
     ),
     Mistake(

@@ -1,4 +1,4 @@
-"""Batches through a pipeline on a fake device, drawn from a seed, and what must come of them."""
+"""Batches through a pipeline on a fake device, drawn from a seed, and checks of their outcomes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHTS = [7, 11]
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is sent through which pipeline."""
+    """Batches, and the pipeline that they are sent through."""
 
     seed: int
     sizes: tuple[int, int, int] = (2, 2, 2)
@@ -34,16 +34,16 @@ class Traffic:
     rows: int = 6
     batches: int = 2
     callers: int = 1
-    """Threads that call the pipeline at a time."""
+    """Threads that call the pipeline at the same time."""
 
     shape: str = "tensor"
     """What preprocess returns: a tensor, columns, or a list of tensors."""
 
     made: str = "host"
-    """Where, and how: on the host, on the device, one column each, or sparse."""
+    """Where preprocess makes it: on the host (dense or sparse), the device, or a column on each."""
 
     inference: str = "plain"
-    """One kernel, several, one that changes its input, or none."""
+    """What inference launches: one kernel, several, one that changes its input, or none."""
 
     answers: str = "values"
     """What postprocess returns: numbers, tensors, or host tensors that are still being copied."""
@@ -53,20 +53,20 @@ class Traffic:
     pinned_bytes: int = 1 << 16
     pinned: bool = True
     capacity_rows: int | None = None
-    """What fits into the device's memory beside the weights."""
+    """The rows that fit into the device's memory beside the weights; None for any number."""
 
     timed: bool = True
-    """Whether calls are timed, which asks the device for more."""
+    """Whether calls are timed, which needs more events."""
 
     fault: str | None = None
-    """Always for one row, or once: an error, too little memory, or a wait that fails."""
+    """What happens at one row: an error always or once, too little memory, or a failing wait."""
 
     fault_stage: str = "inference"
     fault_row: int = 0
 
     @classmethod
     def drawn(cls, seed: int) -> Traffic:
-        """Any of these."""
+        """A traffic that the seed chooses."""
         pick = Random(seed)
         rows = pick.randint(1, 9)
         made = pick.choice(["host", "host", "device", "half", "sparse"])
@@ -91,7 +91,7 @@ class Traffic:
         )
 
     def right(self, row: int) -> list[int]:
-        """What the answer to a row holds, one number a column."""
+        """The right answer to a row: a number for each column."""
         inputs = [3 * row + 1] + ([row + 5] if self.shape == "columns" else [])
         if self.inference == "identity":
             return inputs
@@ -99,7 +99,7 @@ class Traffic:
 
 
 def weigh(weights: list[int], *inputs: list[int]) -> list[int]:
-    """The model."""
+    """What the model computes."""
     return [
         weights[0] * first + weights[1] * sum(others)
         for first, *others in zip(*inputs, strict=True)
@@ -107,24 +107,24 @@ def weigh(weights: list[int], *inputs: list[int]) -> list[int]:
 
 
 def columns(payload: Any) -> list[Any]:
-    """A payload's columns; a list of rows is one."""
+    """A payload's columns; a list of rows is a single column."""
     return list(payload) if isinstance(payload, tuple) else [payload]
 
 
 def count(payload: Any) -> int:
-    """A payload's rows."""
+    """The number of a payload's rows."""
     return len(columns(payload)[0])
 
 
 def cut(payload: Any, start: int, stop: int) -> Any:
-    """Views."""
+    """Some rows of a payload, as views."""
     if isinstance(payload, tuple):
         return tuple(column[start:stop] for column in payload)
     return payload[start:stop]
 
 
 class Handler:
-    """The stages of one traffic, on a device."""
+    """The stages that a traffic describes."""
 
     def __init__(self, traffic: Traffic, device: FakeDevice) -> None:
         self.traffic = traffic
@@ -137,7 +137,7 @@ class Handler:
 
     @property
     def functions(self) -> dict[str, Any]:
-        """What the pipeline calls."""
+        """The function of each stage, with the traffic's fault."""
         return {stage: self._guarded(stage, getattr(self, stage)) for stage in STAGES}
 
     @property
@@ -286,7 +286,7 @@ class Sender:
         )
 
     def send(self) -> None:
-        """The traffic, then some rows on their own; then all must be as before it."""
+        """Send the traffic and then two single rows; check that nothing is held afterwards."""
         with self.pipeline:
             self._from_all_callers()
             self.handler.fault = None
@@ -296,7 +296,7 @@ class Sender:
         self.look_around()
 
     def batch(self, rows: list[int], failing: Container[int] | None = None) -> None:
-        """Send these rows and look at what comes back.
+        """Send these rows and check their answers.
 
         Args:
             rows: each a number.
@@ -324,7 +324,7 @@ class Sender:
             self.problems.append("the caller is left in another stream")
 
     def look_around(self, lost_lanes: int = 0) -> None:
-        """At what is still held, when all lanes have ended and the last batch had one row."""
+        """Check what is still held once all lanes have ended; the last batch had one row."""
         last_row = len(WEIGHTS) + 2
         if (live_rows := self.device.count_live_rows()) > last_row:
             self.problems.append(f"{live_rows} rows are kept, of one batch of one row")
@@ -364,7 +364,7 @@ class Sender:
 
 
 def problems(traffic: Traffic, observer: Observer | None = None) -> list[str]:
-    """Send a traffic through a pipeline; all that went wrong."""
+    """Everything that goes wrong when a traffic is sent."""
     sender = None
     try:
         sender = Sender(traffic, observer)
@@ -375,7 +375,7 @@ def problems(traffic: Traffic, observer: Observer | None = None) -> list[str]:
 
 
 class _Losing(Handler):
-    """Loses the device while the stage works that the traffic names."""
+    """Loses the device during a call of the traffic's `fault_stage`."""
 
     @property
     def functions(self) -> dict[str, Any]:
@@ -394,11 +394,11 @@ class _Losing(Handler):
 
 
 LOST = Traffic(0, inference="in place", rows=6, sizes=(1, 2, 1), fault_row=2)
-"""In which the device is lost while other rows are on it."""
+"""Traffic during which the device is lost while other rows are on it."""
 
 
 def problems_when_lost(traffic: Traffic = LOST) -> list[str]:
-    """Lose the device; what it may still write to must never be anybody else's.
+    """What goes wrong when the device is lost; it may still write to all that it was given.
 
     Nor may anything be freed that streams have used, whoever lets go of it: that aborts.
     """
@@ -422,7 +422,7 @@ def problems_when_lost(traffic: Traffic = LOST) -> list[str]:
 
 
 def problems_without_event() -> list[str]:
-    """End a call after which no event can be recorded, so that nobody knows when its work ends."""
+    """What goes wrong when no event can be recorded for a call, whose work may then never end."""
     device = FakeDevice(Schedule(0))
     streams = Streams(device)
     with streams.work("inference", [Part(_made(device), 2, 0, 2)], 2):
@@ -432,7 +432,7 @@ def problems_without_event() -> list[str]:
 
 
 def problems_of_release() -> list[str]:
-    """Let go of all while the device has still to do the work of a call that failed."""
+    """What goes wrong when everything is released and a failed call's work is not done yet."""
     device = FakeDevice(Schedule(0))
     streams = Streams(device)
     with suppress(ValueError), streams.work("inference", [Part(_made(device), 2, 0, 2)], 2):
@@ -445,7 +445,7 @@ def problems_of_release() -> list[str]:
 
 
 def problems_after_a_failure() -> list[str]:
-    """Let a call fail whose kernel has still to write to what it took in; that is nobody else's.
+    """What goes wrong when a call fails whose kernel will still write to the call's inputs.
 
     In one thread and one order: no thread has to be quick for the fault to show.
     """

@@ -33,7 +33,7 @@ HOST = -1
 
 
 class Schedule:
-    """Which stream goes on, and when; drawn from a seed."""
+    """Which stream does its next work, and when, as a seed chooses."""
 
     ORDERS = ("needed", "others", "ranked", "random")
 
@@ -43,10 +43,10 @@ class Schedule:
         """Needed: only what the host waits for; others: all else first; ranked: some streams
         always before others."""
         self.chance = (0.0, 0.2, 0.8)[seed // 4 % 3]
-        """That the device goes on by itself when the host calls it."""
+        """How likely the device does some work by itself when the host calls it."""
 
     def next(self, runnable: list[FakeStream], needed: FakeStream | None) -> FakeStream:
-        """The stream that goes on.
+        """The stream that does its next work.
 
         Args:
             runnable: to choose from.
@@ -62,7 +62,7 @@ class Schedule:
 
 
 class Observer:
-    """Is told all that a device is asked for; this one does not care."""
+    """Is told everything that a device is asked for; this one ignores it."""
 
     def stream(self, stream: int) -> None:
         """A stream was made."""
@@ -87,7 +87,7 @@ class Observer:
 
 
 class Memory:
-    """What kernels read and write, without holding it."""
+    """The cells that kernels read and write; kernels do not keep a block alive."""
 
     __slots__ = ("cells", "foreign", "number", "stream")
     numbers = itertools.count()
@@ -96,7 +96,7 @@ class Memory:
         self.cells = [POISON] * size
         self.stream = stream
         self.foreign = False
-        """Whether another stream than its own has used it."""
+        """Whether a stream other than its own has used it."""
         self.number = next(self.numbers)
 
 
@@ -181,7 +181,7 @@ class Mark:
 
 
 class FakeStream:
-    """Work in the order in which it was asked for: what it waits for, and what to do then."""
+    """Work in the order in which it was asked for, each with the mark that it waits for."""
 
     def __init__(self, device: FakeDevice, number: int, rank: float) -> None:
         self.device = device
@@ -201,7 +201,7 @@ class FakeStream:
 
     @property
     def waits_for(self) -> Mark | None:
-        """What must come before this stream can go on."""
+        """The mark that must be reached before this stream can go on; None if it can."""
         mark = self.work[0][0] if self.work else None
         return None if mark is None or mark.reached else mark
 
@@ -286,7 +286,7 @@ class FakeDevice:
         self._observer = observer or Observer()
         self._lock = threading.RLock()
         self.here = threading.local()
-        """What belongs to the calling thread."""
+        """Attributes of the calling thread."""
         # Blocks are freed by whoever drops the last reference, the garbage collector too. What
         # that means for the device is seen to when it is called next, before anything else.
         self._freed = deque[Memory]()
@@ -295,10 +295,10 @@ class FakeDevice:
         self.now_ms = 0.0
         self._live_rows = 0
         self.cached_rows = 0
-        """Of blocks that nobody refers to: each waits for a tensor of its size in its stream."""
+        """Rows of freed blocks, each kept for the next tensor of its size in its stream."""
         self.peak_rows = 0
         self.capacity_rows: int | None = None
-        """What fits into its memory at a time; any number, if None."""
+        """The rows that fit into its memory at a time; None for any number."""
         self.refused = 0
         """How often memory has run out."""
         self.pinned_bytes: list[int] = []
@@ -307,9 +307,9 @@ class FakeDevice:
         self.have_come = threading.Event()
         """Set once so many rows are in use at a time."""
         self.failing_waits = 0
-        """So many calls of `wait_event` will fail."""
+        """How many of the next calls of `wait_event` fail."""
         self.failing_records = 0
-        """So many events will not be recorded."""
+        """How many of the next events cannot be recorded."""
         self.lost = False
         """Whether every call fails from now on."""
         self.aborts = 0
@@ -404,7 +404,7 @@ class FakeDevice:
         self.here.stream = stream
 
     def host(self, values: list[int], *, dense: bool = True) -> FakeTensor:
-        """A tensor in the host's memory; once freed, somebody else's values are there."""
+        """A tensor in the host's memory, which is overwritten once it is freed."""
         memory = Memory(len(values))
         memory.cells[:] = values
         block = Block(memory, _overwrite)
@@ -413,7 +413,7 @@ class FakeDevice:
     def kernel(
         self, function: Callable[..., list[int]], *tensors: FakeTensor, rows: int | None = None
     ) -> FakeTensor:
-        """A new tensor of what the function will return for the values of these."""
+        """A new tensor that will hold what the function returns for the values of these."""
         with self.call():
             result = self._allocate(len(tensors[0]) if rows is None else rows)
             self._launch(function, [tensor.span for tensor in tensors], result.span, "kernel")
@@ -443,7 +443,7 @@ class FakeDevice:
             return self._live_rows
 
     def to_device(self, leaf: FakeTensor, *, wait: bool = True) -> FakeTensor:
-        """A copy of a host tensor, which is waited for unless the caller knows better."""
+        """A copy of a host tensor; waits for it unless told otherwise."""
         with self.call():
             copy = self._allocate(len(leaf))
             self._launch(lambda values: values, [leaf.span], copy.span, "upload")

@@ -24,8 +24,8 @@ ENOUGH_SIZES = 2
 """Numbers of rows whose calls must agree."""
 
 CERTAIN_ROWS = 16
-"""Rows, over two or more calls that all held 0 to k - 1, that make this no accident. Labels of two
-or four classes are 0 to k - 1 by chance in single calls, and a counter is in the first call."""
+"""Two or more calls that each return 0 to k - 1 return places if they have so many rows in all.
+Fewer rows may do so by chance, such as labels of a few classes, or a counter in its first call."""
 
 
 class _Numbers(NamedTuple):
@@ -51,13 +51,13 @@ class Evidence:
         self.calls = 0
         """Calls that were looked at."""
         self.suspicious = False
-        """Whether a call since this was last reset may have returned places of rows."""
+        """Whether a call may have returned places of rows since this was last set to False."""
         self._suspect_calls: list[int] = []
         """The rows of each call that may have returned places, until a call shows otherwise."""
         self._agreed: dict[int, _Numbers] = {}
-        """By the rows of calls that returned so many rows, and nothing ambiguous."""
+        """Numbers of calls that returned, unambiguously, as many rows as went in; by these rows."""
         self._constants: dict[str, Any] = {}
-        """Those of the first call, by where they stand."""
+        """Constants of the first call that returned them, by where they stand."""
 
     @property
     def is_enough(self) -> bool:
