@@ -25,7 +25,7 @@ from micro_batch_handler.torchserve.context import MicroBatchContext
 from micro_batch_handler.torchserve.metrics.batch_metrics import BatchMetrics
 from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.routed import viewed_by
-from micro_batch_handler.torchserve.running_batch import RunningBatch
+from micro_batch_handler.torchserve.served_batch import ServedBatch
 from micro_batch_handler.torchserve.splitting import Splitting
 from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
 from micro_batch_handler.torchserve.wire.encode import encode, is_json
@@ -98,7 +98,7 @@ def streams_for(
 def stage_function(handler: Any, stage: Stage) -> StageFunction:
     """What a lane calls: the handler's method, in the view of the rows that it gets."""
 
-    def call(batch: RunningBatch, indices: Sequence[int], payload: Payload) -> tuple[Payload, Keep]:
+    def call(batch: ServedBatch, indices: Sequence[int], payload: Payload) -> tuple[Payload, Keep]:
         view = MicroBatchContext(batch.context, indices, batch)
         variables = copy_context() if batch.watched else None
         with viewed_by(handler, view):

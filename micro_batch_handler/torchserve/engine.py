@@ -53,7 +53,7 @@ from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.first_row import one_row_at_a_time
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
-from micro_batch_handler.torchserve.running_batch import RunningBatch
+from micro_batch_handler.torchserve.served_batch import ServedBatch
 from micro_batch_handler.torchserve.trace_file import TraceFile
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.wire.decode import decode_rows, decoder
@@ -132,7 +132,7 @@ class Engine:
             policy=Policy(
                 self._config.on_error == "isolate",
                 deliberate=(PredictionException,),
-                repeats=RunningBatch.may_repeat,
+                repeats=ServedBatch.may_repeat,
             ),
             stage_timeout_s=self._config.stage_timeout,
             clock=self._clock,
@@ -145,9 +145,7 @@ class Engine:
                 example_row,
                 self._pipeline,
                 self._config.allowed_sizes or (),
-                lambda requests: RunningBatch(
-                    requests, self._splitting, encoded=False, split=False
-                ),
+                lambda requests: ServedBatch(requests, self._splitting, encoded=False, split=False),
                 context,
             )
         except BaseException:
@@ -242,7 +240,7 @@ class Engine:
         began_s = self._clock.now_s()
         rows = Requests(data, decode)
         split = not serial and not plan.fits(len(data))
-        batch = RunningBatch(context, self._splitting, encoded=encoded, split=split)
+        batch = ServedBatch(context, self._splitting, encoded=encoded, split=split)
         until_s = self._pipeline.until_s()
         had_no_rows = self._readings.rows is False
         run = partial(self._pipeline.run, rows, deadlines_s=deadlines, until_s=until_s)
@@ -251,7 +249,7 @@ class Engine:
             # Nothing of what was computed in parts may reach a client.
             batch.forget()
             plan, serial = Plan(PerStage.of(len(data))), self._splitting.whole(len(data))
-            batch = RunningBatch(context, self._splitting, encoded=encoded, split=False)
+            batch = ServedBatch(context, self._splitting, encoded=encoded, split=False)
             if outcomes.fatal:
                 outcomes = _all_failed(outcomes, len(data))
             else:

@@ -11,12 +11,12 @@ from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import SplitError
 from micro_batch_handler.torchserve.splitting import Splitting
 
-__all__ = ["RunningBatch"]
+__all__ = ["ServedBatch"]
 
 OK = 200
 
 
-class RunningBatch:
+class ServedBatch:
     """What the calls of one batch ask and tell.
 
     Args:
