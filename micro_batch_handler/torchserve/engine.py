@@ -11,9 +11,8 @@ answers(data, context)   TorchServe's worker thread
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from typing import Any
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.errors import PayloadError, SplitError
+from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.errors import SplitError
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Failure, Listener, Outcomes
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
-from micro_batch_handler.pipeline.payloads.readings import Readings
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
 from micro_batch_handler.pipeline.requests import Requests
@@ -34,26 +32,23 @@ from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.plans import Plan
-from micro_batch_handler.torchserve.assembly import (
-    is_one_stage,
-    lane_setup,
-    lanes_of,
-    observer,
-    refuse_async,
-    splitting_of,
-    stage_function,
-    streams_for,
-    threads_of,
-    warn_if_serial,
-)
+from micro_batch_handler.torchserve.assembly import stage_function
 from micro_batch_handler.torchserve.by_length import by_length
 from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.first_row import one_row_at_a_time
+from micro_batch_handler.torchserve.loading import (
+    is_one_stage,
+    refuse_async,
+    report_settings,
+    splitting_of,
+)
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
+from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.sizing import Sizing
 from micro_batch_handler.torchserve.trace_file import TraceFile
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.wire.decode import decode_rows, decoder
@@ -99,7 +94,7 @@ class Engine:
         cores = usable_cores()
         self._splitting = splitting_of(handler, one_row=ops is not given_ops)
         lanes = self._splitting.lanes(lanes_of(self._config, cores))
-        self._planner = Planner(self._config, batch_size, lanes)
+        planner = Planner(self._config, batch_size, lanes)
         metrics = batch_metrics(self._config.metrics, context, lanes, batch_size)
         self._clock = Clock()
         self.fault_log = FaultLog(self._clock.now_s)
@@ -114,16 +109,10 @@ class Engine:
         )
         """What batches run with."""
         self._ends = False
-        self._told_together = False
-        sizes = [size for size in astuple(self._config.micro_batch_size) if size != AUTO]
-        self._readings = Readings(
-            ops, min(sizes, default=sys.maxsize), self._payloads_known, trusted=first_row
-        )
-        # Of the same handler with other settings nothing need be found out again.
-        self._known: dict[str, Any] = vars(handler).setdefault("_micro_batch_known", {})
-        if self._known:
-            self._readings.know(**self._known)
-            self._planner.payloads(self._known["rows"])
+        # An engine with other settings need not find out again what is known of the handler.
+        known = vars(handler).setdefault("_micro_batch_known", {})
+        self._sizing = Sizing(self._config, planner, self._splitting, ops, known, trusted=first_row)
+        self._readings = self._sizing.readings
         self._pipeline = Pipeline(
             {stage: stage_function(handler, stage) for stage in STAGES},
             lanes,
@@ -136,7 +125,7 @@ class Engine:
             ),
             stage_timeout_s=self._config.stage_timeout,
             clock=self._clock,
-            streams=streams_for(self._config, device, observer(self._planner, metrics)),
+            streams=streams_for(self._config, device, planner, metrics),
             allowed_sizes=self._config.allowed_sizes or (),
             readings=self._readings,
         )
@@ -159,8 +148,7 @@ class Engine:
         if trace.file:
             path = Path(trace.file)
             self.listeners.append(TraceFile(path, trace.batches, self.setup, self.listeners.remove))
-        warn_if_serial(self._config, batch_size, model_yaml or {})
-        logger.info("micro-batching %s, lanes %s", self._config.micro_batch_size, lanes)
+        report_settings(self._config, lanes, batch_size, model_yaml or {})
 
     def close(self) -> None:
         """End the lanes."""
@@ -185,44 +173,12 @@ class Engine:
         """
         if self._ends:
             end_now()
-        plan, serial = self._plan(len(data))
+        plan, serial = self._sizing.plan(len(data), may_overlap=self._pipeline.may_overlap)
         run = partial(self._run, plan=plan, serial=serial, encoded=encoded)
         if serial or not self._config.sort_by_length or plan.fits(len(data)):
             return run(data, context)
         answers = answer_part(run, data, context, by_length(data))
         return [answers[index] for index in range(len(data))]
-
-    def _plan(self, rows: int) -> tuple[Plan, list[range]]:
-        """How a batch is cut; or the rows that pass all stages together, where it must not be."""
-        serial = self._splitting.groups(rows)
-        if not serial and not self._pipeline.may_overlap:
-            serial = self._splitting.whole(rows)
-        if serial:
-            return Plan(PerStage.of(rows)), serial
-        if self._splitting.one_row:
-            return Plan(PerStage.of(1)), []
-        plan = self._planner.plan(rows)
-        if not plan.regroups(rows) or self._readings.may_cut:
-            return plan, []
-        if self._readings.rows is None:
-            return Plan(PerStage.of(rows)), self._readings.probe(rows)
-        return self._plan_together(plan), []
-
-    def _payloads_known(self, rows: bool) -> None:
-        self._known.update(rows=rows, why_not=self._readings.why_not)
-        self._planner.payloads(rows)
-
-    def _plan_together(self, plan: Plan) -> Plan:
-        """The plan with one size for all stages, since nothing can be cut between them."""
-        if not self._told_together:
-            self._told_together = True
-            logger.warning(
-                "all stages get micro-batches of the same size, since %s. Override "
-                "cut_payload(payload, start, stop) and join_payloads(payloads) in the handler to "
-                "have the sizes that are set",
-                self._readings.why_not,
-            )
-        return Plan(PerStage.of(plan.sizes.inference))
 
     def _run(
         self,
@@ -260,7 +216,8 @@ class Engine:
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
         probe = bool(serial) and not self._splitting.why_whole
         unread = self._readings.rows is False and not had_no_rows
-        self._learn(record, split=split, probe=probe, unread=unread)
+        self._splitting.learn(record, split=split, probe=probe, unread=unread)
+        self._sizing.learn(record)
         for listener in tuple(self.listeners):  # they may leave
             listener(record)
         if outcomes.fatal or (self._splitting.shares_state and self._pipeline.lost_lanes):
@@ -282,19 +239,6 @@ class Engine:
             or bool(self._splitting.why_whole)
             or any(isinstance(error, SplitError) for error in errors)
         )
-
-    def _learn(self, record: BatchRecord, *, split: bool, probe: bool, unread: bool) -> None:
-        outcomes = record.outcomes
-        self._splitting.learn(record, split=split, probe=probe, unread=unread)
-        if outcomes.rescued:
-            return
-        if not outcomes.failures:
-            if not outcomes.retried:
-                self._planner.finished(record.rows, record.plan, record.ended_s - record.began_s)
-            return
-        errors = [failure.error for failure in outcomes.failures.values()]
-        if self._planner.tunes and any(isinstance(error, PayloadError) for error in errors):
-            self._planner.keep_together()
 
 
 def _all_failed(outcomes: Outcomes, rows: int) -> Outcomes:

@@ -1,0 +1,92 @@
+"""The lanes, threads and device streams that a handler's settings ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
+from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
+from micro_batch_handler.pipeline.device.streams import Streams
+from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.device.work import NoStreams, Observe
+from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for
+from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.torchserve.metrics.batch_metrics import BatchMetrics
+
+__all__ = ["lane_setup", "lanes_of", "streams_for", "threads_of"]
+
+logger = logging.getLogger(__name__)
+
+
+def lanes_of(config: MicroBatchingConfig, cores: int) -> PerStage[int]:
+    """The lanes of each stage on a machine with so many cores; says where they are fewer."""
+    lanes = lanes_for(config.parallelism, cores)
+    for stage in STAGES:
+        wanted = config.parallelism[stage]
+        if wanted not in (AUTO, lanes[stage]):
+            logger.warning(
+                "micro_batching.parallelism.%s is %s, and %d lanes are started: at most %d a core, "
+                "and this worker may use %d. Lower it, or give the worker more cores",
+                stage,
+                wanted,
+                lanes[stage],
+                MOST_PER_CORE,
+                cores,
+            )
+    return lanes
+
+
+def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) -> IntraOpThreads:
+    """The threads of PyTorch; a handler that has asked for fewer than all cores gets fewer."""
+    most = min(torch.get_num_threads(), cores)
+    return IntraOpThreads.of(config.intra_op_threads, lanes, cores, most)
+
+
+def lane_setup(threads: IntraOpThreads, device: TorchAccelerator | None) -> Callable[[Stage], None]:
+    """What each lane begins with; sets the threads of this one, too, where small batches run."""
+    state = ThreadState.capture(device.device.type if device else None)
+    torch.set_num_threads(threads.unsplit)
+    logger.info("threads of PyTorch in each lane %s, unsplit %d", threads.lanes, threads.unsplit)
+
+    def setup(stage: Stage) -> None:
+        state.apply()
+        # Here, since it counts for the thread that says it.
+        torch.set_num_threads(threads.lanes[stage])
+
+    return setup
+
+
+def streams_for(
+    config: MicroBatchingConfig,
+    device: TorchAccelerator | None,
+    planner: Planner,
+    metrics: BatchMetrics | None,
+) -> Streams | NoStreams:
+    """The streams of the handler's device; they tell planner and metrics what calls took."""
+    observe = _observer(planner, metrics)
+    if device is None or not config.device.streams:
+        return NoStreams(observe, device)
+    return Streams(
+        device,
+        copy_in=config.device.copy_in,
+        copy_out=config.device.copy_out,
+        pinned_bytes=config.device.pinned_bytes,
+        observe=observe,
+    )
+
+
+def _observer(planner: Planner, metrics: BatchMetrics | None) -> Observe | None:
+    told: list[Observe] = [planner.observe] if planner.tunes else []
+    if metrics is not None:
+        told.append(metrics.observe)
+    if len(told) < 2:  # noqa: PLR2004
+        return told[0] if told else None
+
+    def tell_all(stage: Stage, rows: int, seconds: float) -> None:
+        for observe in told:
+            observe(stage, rows, seconds)
+
+    return tell_all
