@@ -30,11 +30,12 @@ from micro_batch_handler.pipeline.payloads.operations import (
     join,
     rows_of,
 )
+from micro_batch_handler.pipeline.payloads.operations import Payload, cut, join
+from micro_batch_handler.torchserve.beside import answer_apart, asking_beside, is_all_beside
 from micro_batch_handler.torchserve.engine import Engine
 from micro_batch_handler.torchserve.faults import end_streams
-from micro_batch_handler.torchserve.hooks import HOOKS, hook_of
+from micro_batch_handler.torchserve.hooks import HOOKS, hook_of, payload_ops
 from micro_batch_handler.torchserve.routed import current_view, route
-from micro_batch_handler.torchserve.unsplit import answer_apart, asking, is_for_all
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]
 
@@ -126,8 +127,8 @@ class MicroBatchMixin:
     def handle(self, data: list[Any], context: Context) -> list[Any]:
         """Answer a batch: one entry of the result for each row of `data`.
 
-        Describe and explain requests, and some others, are left to the class beside this one; see
-        unsplit.py.
+        The class beside this one answers describe and explain requests, and some others; see
+        beside.py.
         """
         # An envelope around the handler, or a `handle` of the user's, reads the answers first.
         encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
@@ -140,17 +141,21 @@ class MicroBatchMixin:
         started = time.time()
         route(context)
         self.context = context
-        asked = asking(context, len(data))
         engine = self._micro_batch_engine_for(context)
-        beside = getattr(super(), "handle", None)  # none beside a class that is no handler
-        unsplit = None if beside is None else partial(_decode_first, engine, beside)
-        if unsplit is not None and is_for_all(context, len(data), asked):
-            answers = unsplit(data, context)
+        own_handle: Any = getattr(super(), "handle", None)  # the class beside may be no handler
+
+        def beside(data: list[Any], context: Context) -> list[Any]:
+            answers: list[Any] = own_handle(engine.decoded(data, context), context)
+            return answers
+
+        asking = {} if own_handle is None else asking_beside(context, len(data))
+        if own_handle is not None and is_all_beside(context, len(data), asking):
+            answers = beside(data, context)
             end_streams(context)
             return answers
         usual = partial(engine.answers, encoded=encoded)
-        if unsplit is not None and asked:
-            answers = answer_apart(data, context, asked, unsplit, usual, engine.fault_log)
+        if asking:
+            answers = answer_apart(data, context, asking, beside, usual, engine.fault_log)
             self.context = context
         else:
             answers = usual(data, context)
@@ -208,7 +213,7 @@ class MicroBatchMixin:
             with _creating:
                 example_row = hook_of(self, "example_row", MicroBatchMixin)
                 engine = self.__dict__.get("_micro_batch_engine") or Engine(
-                    self, _payload_ops(self), context, example_row
+                    self, payload_ops(self, MicroBatchMixin), context, example_row
                 )
                 self.__dict__["_micro_batch_engine"] = engine
         return engine
@@ -224,25 +229,3 @@ def engine_of(handler: MicroBatchMixin, context: Context) -> Engine:
     A function, since each method of ours could hide one of the user's.
     """
     return handler._micro_batch_engine_for(context)  # noqa: SLF001
-
-
-def _decode_first(
-    engine: Engine, handle: Callable[..., list[Any]], data: list[Any], context: Context
-) -> list[Any]:
-    """What the class beside the mixin answers to the rows that it expects."""
-    return handle(engine.decoded(data, context), context)
-
-
-def _payload_ops(handler: MicroBatchMixin) -> PayloadOps:
-    """The handler's hooks; with hooks of its own, only they know how many rows a payload has."""
-    cut_payload = hook_of(handler, "cut_payload", MicroBatchMixin)
-    join_payloads = hook_of(handler, "join_payloads", MicroBatchMixin)
-    own = cut_payload is not None or join_payloads is not None
-    return PayloadOps(
-        (lambda _: None) if own else count,
-        (lambda _: None) if own else rows_of,
-        cut_payload or cut,
-        join_payloads or join,
-        None if own else difference,
-        hook_of(handler, "group_by", MicroBatchMixin),
-    )

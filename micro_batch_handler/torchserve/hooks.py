@@ -1,7 +1,7 @@
-"""Methods that a handler may override for us, and methods of its own that only have their names.
+"""The hooks of a handler, told from methods of its own that happen to have their names.
 
-A handler that was written before us may have a `group_by(items, key)` for itself. So what has the
-name of a hook is one only if it takes what we would give it.
+A handler that was written without this package may have a `group_by(items, key)` for itself. So a
+method with the name of a hook is one only if it takes a hook's arguments.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ import logging
 from collections.abc import Callable
 from typing import Any, cast
 
-__all__ = ["HOOKS", "hook_of"]
+from micro_batch_handler.pipeline.payloads.operations import (
+    PayloadOps,
+    count,
+    cut,
+    difference,
+    join,
+    rows_of,
+)
+
+__all__ = ["HOOKS", "hook_of", "payload_ops"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +30,16 @@ HOOKS = {
     "group_by": ("payload",),
     "example_row": (),
 }
-"""The hooks, and what each takes."""
+"""The arguments of each hook."""
 
 
 def hook_of(handler: Any, name: str, ours: type) -> Callable[..., Any] | None:
-    """The handler's own hook of this name; None where it has ours, or another method.
+    """The hook that a handler overrides; None where it has ours, or another method of that name.
 
     Args:
-        handler: whose.
+        handler: whose hook it is.
         name: of the hook.
-        ours: the class that has the hook as it is by default.
+        ours: the class that has the default hooks.
     """
     if getattr(type(handler), name, None) is getattr(ours, name):
         return None
@@ -47,6 +56,24 @@ def hook_of(handler: Any, name: str, ours: type) -> Callable[..., Any] | None:
     return None
 
 
+def payload_ops(handler: Any, ours: type) -> PayloadOps:
+    """How a handler's payloads are counted, cut and joined: by its hooks, or else by ours.
+
+    If it has hooks for cutting or joining, only they know how many rows a payload has.
+    """
+    cut_payload = hook_of(handler, "cut_payload", ours)
+    join_payloads = hook_of(handler, "join_payloads", ours)
+    own = cut_payload is not None or join_payloads is not None
+    return PayloadOps(
+        (lambda _: None) if own else count,
+        (lambda _: None) if own else rows_of,
+        cut_payload or cut,
+        join_payloads or join,
+        None if own else difference,
+        hook_of(handler, "group_by", ours),
+    )
+
+
 def _takes(method: Any, arguments: tuple[str, ...]) -> bool:
     if not callable(method):
         return False
@@ -54,6 +81,6 @@ def _takes(method: Any, arguments: tuple[str, ...]) -> bool:
         inspect.signature(method).bind(*arguments)
     except TypeError:
         return False
-    except ValueError:  # made in C, perhaps
+    except ValueError:  # it has no signature, since it is written in C
         return True
     return True

@@ -128,7 +128,7 @@ def test_answers_statuses_and_headers_equal_base_handlers(kind, section, number)
 
 @pytest.mark.parametrize("request_kind", ["describe", "explain"])
 def test_describe_and_explain_behave_as_base_handlers(request_kind):
-    """These requests take the unsplit path, stages and all."""
+    """The class beside the mixin answers these requests, stages and all."""
 
     class Explaining(Exact):
         def describe_handle(self):

@@ -1,11 +1,11 @@
-"""The unsplit path: what the class beside the mixin answers in its own way.
+"""Requests that the class beside the mixin answers by its own `handle`.
 
-    the profiler                   the whole batch
-    an envelope's rows             the whole batch, since its rows are not the requests
-    describe, explain              the request that asks; the whole batch if all ask the same
+    the profiler is on             the whole batch
+    an envelope made the rows      the whole batch, since rows and requests differ in number
+    describe, explain              each request that asks; the whole batch if all ask the same
 
-TorchServe's handlers look at the first request only: there, a client that sends the header
-`describe` among others makes the whole batch fail.
+TorchServe's handlers look at the headers of the first request only. There, one client that sends
+the header `describe` makes the whole batch fail.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures
 from micro_batch_handler.torchserve.routed import viewed_by
 
-__all__ = ["answer_apart", "asking", "is_for_all"]
+__all__ = ["answer_apart", "asking_beside", "is_all_beside"]
 
 Answer = Callable[[list[Any], Context], list[Any]]
 
 ASKED_BY_HEADER = ("describe", "explain")
 
 
-def asking(context: Context, rows: int) -> dict[int, str]:
-    """Which requests ask for something else than a prediction, and for what."""
+def asking_beside(context: Context, rows: int) -> dict[int, str]:
+    """The requests that ask for something else than a prediction: by index, what they ask for."""
     processors = context.request_processor
     if processors is None or len(processors) != rows:
         return {}
@@ -43,37 +43,37 @@ def asking(context: Context, rows: int) -> dict[int, str]:
     }
 
 
-def is_for_all(context: Context, rows: int, asked: dict[int, str]) -> bool:
-    """Whether the whole batch takes the unsplit path."""
+def is_all_beside(context: Context, rows: int, asking: dict[int, str]) -> bool:
+    """Whether the class beside the mixin answers the whole batch."""
     if os.environ.get("ENABLE_TORCH_PROFILER"):
         return True
     if context.request_processor is not None and len(context.request_processor) != rows:
         return True
-    return bool(asked) and len(asked) == rows and len(set(asked.values())) == 1
+    return len(asking) == rows and len(set(asking.values())) == 1
 
 
 def answer_apart(
     data: list[Any],
     context: Context,
-    asked: dict[int, str],
-    unsplit: Answer,
+    asking: dict[int, str],
+    beside: Answer,
     usual: Answer,
     log: FaultLog,
 ) -> list[Any]:
-    """Answer each request that asks for something else alone, and the others as usual."""
+    """The answers of a batch: of each request in `asking` by `beside`, of the others by `usual`."""
     answers: dict[int, Any] = {}
-    for index in asked:
+    for index in asking:
         view = MicroBatchContext(context, [index])
         try:
             with viewed_by(None, view):
-                (answers[index],) = unsplit([data[index]], view)
+                (answers[index],) = beside([data[index]], view)
             view.keep()
         except BaseException as error:
             failure = Failure("inference", inspectable(error), [0])
             log.failed([failure], view)
             (answers[index],) = answer_failures(Outcomes([None], {0: failure}, []), view)
             view.keep()
-    others = [index for index in range(len(data)) if index not in asked]
+    others = [index for index in range(len(data)) if index not in asking]
     if others:
         answers.update(answer_part(usual, data, context, others))
     return [answers[index] for index in range(len(data))]
