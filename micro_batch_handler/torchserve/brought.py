@@ -1,7 +1,7 @@
-"""Handlers that know no micro-batches, as a packed archive brings them.
+"""What a packed archive puts in front of a handler that knows no micro-batches.
 
-The command that packs them puts one of these in front; what it could not read in the handler's
-file is looked at here, when the model loads.
+The packing command writes a file that derives from one of these classes. What it could not read in
+the handler's file is checked here, when the model loads.
 """
 
 from __future__ import annotations
@@ -53,62 +53,61 @@ def _behind(kind: type) -> tuple[type, ...]:
     return kind.__mro__[kind.__mro__.index(MicroBatchMixin) + 1 :]
 
 
-class _Whole:
-    """A function `handle(data, context)` as a handler: one stage does it all.
+class _OneStage(MicroBatchMixin):
+    """One method answers requests, so that there are no stages to overlap.
 
-    TorchServe calls such a function with no data when the model loads.
+    Micro-batching still limits a fault to one request, decodes and encodes, and keeps time-outs
+    and deadlines.
     """
 
-    function: ClassVar[Any]
-    _micro_batch_takes_rows = "function"
-
-    def initialize(self, context: Context) -> None:
-        self.function(None, context)
-
-    def handle(self, data: list[Any], context: Context) -> Any:
-        return self.function(data, context)
-
-    def preprocess(self, data: list[Any]) -> list[Any]:
-        return data
-
-    def inference(self, data: list[Any]) -> Any:
-        return self.function(data, self.context)  # type: ignore[attr-defined]  # the mixin's
-
-    def postprocess(self, outputs: Any) -> Any:
-        return outputs
-
-
-class BroughtHandle(MicroBatchMixin):
-    """Put in front of a class whose `handle` does it all: `class M(BroughtHandle, Handler)`.
-
-    As with a function nothing overlaps; see `BroughtFunction`.
-    """
-
-    _micro_batch_takes_rows = "_micro_batch_handle"
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        owner = next(kind for kind in _behind(cls) if "handle" in vars(kind))
-        cls._micro_batch_handle = vars(owner)["handle"]
+    _micro_batch_one_stage: ClassVar[str]
+    """The name of that method."""
 
     def preprocess(self, data: list[Any]) -> list[Any]:
         """The requests as they are."""
         return data
 
     def inference(self, data: list[Any]) -> Any:
-        """What the class's own `handle` answers."""
-        return self._micro_batch_handle(data, self.context)
+        """What the method answers."""
+        return getattr(self, self._micro_batch_one_stage)(data, self.context)
 
     def postprocess(self, outputs: Any) -> Any:
         """The answers as they are."""
         return outputs
 
+
+class BroughtHandle(_OneStage):
+    """Put in front of a class whose `handle` answers by itself: `class M(BroughtHandle, Handler)`.
+
+    Nothing overlaps.
+    """
+
+    _micro_batch_one_stage = "_micro_batch_handle"
     _micro_batch_handle: ClassVar[Any]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        owner = next(kind for kind in _behind(cls) if "handle" in vars(kind))
+        cls._micro_batch_handle = vars(owner)["handle"]
 
-class BroughtFunction(MicroBatchMixin, _Whole):
-    """Runs a module's function in place of stages; a subclass has it as `function`.
 
-    It gains all that does not need stages: faults that cost one request, decoding and encoding,
-    time-outs, deadlines. Nothing overlaps.
+class _Function:
+    """A function `handle(data, context)`, as the methods that TorchServe calls."""
+
+    function: ClassVar[Any]
+
+    def initialize(self, context: Context) -> None:
+        """Call the function with no data, as TorchServe does when the model loads."""
+        self.function(None, context)
+
+    def handle(self, data: list[Any], context: Context) -> Any:
+        return self.function(data, context)
+
+
+class BroughtFunction(_OneStage, _Function):
+    """Put in front of a module's function, which a subclass has as `function`.
+
+    Nothing overlaps.
     """
+
+    _micro_batch_one_stage = "function"

@@ -33,7 +33,7 @@ def one_row_at_a_time(
     knows the handler.
     """
     # A function in place of stages says so; see brought.py.
-    name = getattr(handler, "_micro_batch_takes_rows", "preprocess")
+    name = getattr(handler, "_micro_batch_one_stage", "preprocess")
     first = getattr(handler, name, None)
     if first is None or not takes_first_row_only(first, name):
         return config, ops

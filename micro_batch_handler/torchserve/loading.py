@@ -16,20 +16,23 @@ __all__ = ["is_one_stage", "refuse_async", "report_settings", "splitting_of"]
 
 logger = logging.getLogger(__name__)
 
+BROUGHT = "micro_batch_handler.torchserve.brought"
+"""A class that derives from one of these stands in front of the handler that users know."""
+
 
 def is_one_stage(handler: Any) -> bool:
-    """Whether one call does all that a handler does, so that nothing passes between stages."""
-    return hasattr(handler, "_micro_batch_takes_rows")
+    """Whether one method does it all, so that nothing passes between stages; see brought.py."""
+    return hasattr(handler, "_micro_batch_one_stage")
 
 
 def refuse_async(handler: Any) -> None:
-    """Refuse a handler whose methods would return before they have done anything.
+    """Refuse a handler whose stages would return a coroutine.
 
     Raises:
         ConfigError: a stage or `handle` is `async`; it says which.
     """
-    whole = (handler._micro_batch_takes_rows,) if is_one_stage(handler) else ()  # noqa: SLF001 (ours)
-    for name in (*whole, *STAGES, "handle"):
+    only = (handler._micro_batch_one_stage,) if is_one_stage(handler) else ()  # noqa: SLF001 (ours)
+    for name in (*only, *STAGES, "handle"):
         method = getattr(handler, name, None)
         if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
             raise ConfigError(
@@ -54,19 +57,19 @@ def report_settings(
 
 
 def splitting_of(handler: Any, *, one_row: bool) -> Splitting:
-    """What can be known of a handler when it is loaded.
+    """Whether a handler's batches may be cut, as far as its class shows when it is loaded.
 
     Args:
-        handler: whose class is read.
-        one_row: whether it takes one row a call, as its source shows.
+        handler: its class is read.
+        one_row: whether its source shows that it takes one row a call.
     """
     kind = type(handler)
     if is_one_stage(handler):
-        method = getattr(handler, handler._micro_batch_takes_rows)  # noqa: SLF001  (ours)
+        method = getattr(handler, handler._micro_batch_one_stage)  # noqa: SLF001  (ours)
         return Splitting(method.__qualname__, one_row=one_row)
     kinds = own_classes(kind) or [kind]
-    fronts = [each for each in kinds if "Brought" in each.__bases__[0].__name__]
-    name = next((each for each in kinds if each not in fronts), kinds[0]).__name__
+    behind = [each for each in kinds if each.__bases__[0].__module__ != BROUGHT]
+    name = (behind or kinds)[0].__name__
     if getattr(kind, "thread_safe", False) is True:
         return Splitting(name, one_row=one_row)
     state = state_of_class(kind)
