@@ -11,8 +11,8 @@ from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.torchserve.context import MicroBatchContext
-from micro_batch_handler.torchserve.routed import viewed_by
 from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.views import viewed_by
 from micro_batch_handler.torchserve.wire.encode import encode, is_json
 
 __all__ = ["stage_function"]

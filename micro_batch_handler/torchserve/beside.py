@@ -21,7 +21,7 @@ from micro_batch_handler.pipeline.recovery import inspectable
 from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures
-from micro_batch_handler.torchserve.routed import viewed_by
+from micro_batch_handler.torchserve.views import viewed_by
 
 __all__ = ["answer_apart", "asking_beside", "is_all_beside"]
 

@@ -1,64 +1,56 @@
 """The batch's Context as one micro-batch sees it: index 0 is the micro-batch's first row.
 
-What a call sets (status, headers) is written to the batch only if the call's result counts, so a
-call that fails leaves no trace on the requests it shared a micro-batch with.
+The status and headers that a call sets are written to the batch only if the call's result counts.
+So a call that fails leaves no trace on the other requests of its micro-batch.
 """
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ts.context import Context, RequestProcessor
 
-from micro_batch_handler.torchserve.faults import STATUSES, STREAM_NEXT, clean_phrase
-from micro_batch_handler.torchserve.routed import (
-    ROUTED,
-    Routes,
-    metrics_lock,
-    raw_metric,
-    raw_value,
-    routes_of,
+from micro_batch_handler.torchserve.metrics.per_call import ViewMetrics
+from micro_batch_handler.torchserve.responses import (
+    STREAM_NEXT,
+    checked,
+    declare_json,
+    response_of,
+    set_response,
 )
+from micro_batch_handler.torchserve.routed import KEPT_ON_CONTEXT, ROUTED, raw_value
+from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.views import ROUTES, Routes, routes_of
 
 __all__ = ["MicroBatchContext", "answer_part"]
-
-
-class Batch(Protocol):
-    """What a view asks of the batch that it belongs to."""
-
-    def only_whole(self, why: str) -> None:
-        """The handler does what it can do with whole batches only."""
-
-    def spoil(self, why: str) -> None:
-        """It has done so already: nothing of this batch may be sent, if it is cut."""
-
-    def streams(self, indices: Sequence[int]) -> None:
-        """The handler is about to send a part of these requests' answers."""
 
 
 class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
     """A view of `batch` for the requests at `indices`.
 
-    TorchServe's own methods work on it unchanged, since they read `request_ids`,
-    `_request_processor` and `_metrics`, which are made for the micro-batch at first use;
-    everything else is the batch's.
+    TorchServe's own methods work on it unchanged. They read `request_ids`, `_request_processor` and
+    `_metrics`, which are made for the micro-batch at first use; everything else is the batch's.
+
+    Args:
+        batch: the context of the batch, or a view of it.
+        indices: the places of the micro-batch's rows in `batch`.
+        served: is told what the calls do that may forbid to cut batches; None where nothing is cut.
     """
 
-    def __init__(self, batch: Context, indices: Sequence[int], asked: Batch | None = None) -> None:
-        # Not calling Context.__init__: a missing attribute is what leads to __getattr__.
+    def __init__(
+        self, batch: Context, indices: Sequence[int], served: ServedBatch | None = None
+    ) -> None:
+        # Context.__init__ is not called, since only a missing attribute leads to __getattr__.
         self.__dict__["_batch"] = batch
         self.__dict__["_indices"] = indices
-        self.__dict__["_asked"] = asked
-        # TorchServe uses one Context for all batches: a call that is given up and goes on must not
-        # see the next batch's requests in it, nor write to them.
+        self.__dict__["_served"] = served
+        # TorchServe uses one Context for all batches. A call that is given up and still goes on
+        # must neither see the next batch's requests nor write to them.
         self.__dict__["_batch_processors"] = raw_value(batch, "_request_processor")
         self.__dict__["_batch_ids"] = raw_value(batch, "request_ids")
         self.__dict__["_json_places"] = ()
-        self.__dict__["_micro_batch_routes"] = routes_of(batch)
+        self.__dict__[ROUTES] = routes_of(batch)
 
     def __getattr__(self, name: str) -> Any:
         if name == "_request_processor":
@@ -67,7 +59,7 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
             return self._first_made(name, self._own_request_ids())
         if name == "_metrics":
             return self._first_made(
-                name, _LaneMetrics(raw_value(self._batch, "_metrics"), self._indices)
+                name, ViewMetrics(raw_value(self._batch, "_metrics"), self._indices)
             )
         if name.startswith("__") or "_batch" not in self.__dict__:
             raise AttributeError(name)  # as copy and pickle expect of a bare object
@@ -77,8 +69,8 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         if name in ROUTED or name == "_metrics":
             self.__dict__[name] = value
             return
-        # Where nothing is cut, a handler may leave something there for its next stage.
-        self.only_whole(f"it keeps {name} on the context, which is one for all requests")
+        # Where nothing is cut, a stage may leave something on the context for the next one.
+        self.only_whole(KEPT_ON_CONTEXT.format(name))
         setattr(self._batch, name, value)
 
     def keep(self) -> None:
@@ -94,7 +86,7 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
             self._keep_responses(processors)
         if self._batch_processors is not None:
             for place in self._json_places:
-                _declare_json(self._batch_processors[self._indices[place]])
+                declare_json(self._batch_processors[self._indices[place]])
 
     @property
     def routes(self) -> Routes | None:
@@ -105,11 +97,11 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
     def cl_socket(self) -> Any:
         """TorchServe's connection, by which a handler sends parts of answers while it computes.
 
-        What tells the frontend that a stream has begun must reach the batch at once, or a stream
-        would never end whose call fails.
+        The header that tells the frontend that a stream has begun is set in the batch at once:
+        else the stream of a call that fails would never end.
         """
-        if self._asked is not None:
-            self._asked.streams(self._indices)
+        if self._served is not None:
+            self._served.streams(self._indices)
         processors = self.__dict__.get("_request_processor") or ()
         for index, mine in zip(self._indices, processors, strict=False):
             if mine.get_response_header(STREAM_NEXT):
@@ -117,18 +109,18 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         return raw_value(self._batch, "cl_socket")
 
     def only_whole(self, why: str) -> None:
-        """The handler does what it can do with whole batches only.
+        """Batches stay whole from now on, since the handler does what needs whole batches.
 
         Raises:
             SplitError: this call has a part of a batch.
         """
-        if self._asked is not None:
-            self._asked.only_whole(why)
+        if self._served is not None:
+            self._served.only_whole(why)
 
     def spoil(self, why: str) -> None:
-        """The same, found out when it was too late to raise an error."""
-        if self._asked is not None:
-            self._asked.spoil(why)
+        """The same, for a caller that cannot raise an error."""
+        if self._served is not None:
+            self._served.spoil(why)
 
     @property
     def first(self) -> int:
@@ -144,34 +136,34 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
                 values = rows.values() if isinstance(rows, dict) else rows
                 self.__dict__[name] = dict(zip(places, values, strict=True))
         rows = dict(zip(places, self._indices, strict=True))
-        self.__dict__["_metrics"] = _LaneMetrics(raw_value(self._batch, "_metrics"), rows)
+        self.__dict__["_metrics"] = ViewMetrics(raw_value(self._batch, "_metrics"), rows)
 
     def answers_json(self, places: Sequence[int]) -> None:
-        """Let these rows' answers say that they are JSON, unless a stage has set a content type.
+        """Give these rows' answers the content type of JSON, unless a stage has set another.
 
-        TorchServe sends none of itself. Cheaper than setting it here, which needs a copy of all
-        that the requests have set.
+        TorchServe sends none by itself. `keep` sets it in the batch, without the copy of all
+        headers that setting it here would need.
         """
         self.__dict__["_json_places"] = places
 
     def _keep_responses(self, processors: Sequence[RequestProcessor]) -> None:
-        checked = [(mine, _checked_phrase(mine)) for mine in processors]
-        for index, (mine, phrase) in zip(self._indices, checked, strict=True):
-            theirs = self._batch_processors[index]
-            theirs.report_status(mine.get_response_status_code(), phrase)
-            headers = theirs.get_response_headers()
-            headers.clear()
-            headers.update(mine.get_response_headers())
+        responses = [checked(response_of(mine)) for mine in processors]  # all, before any is set
+        for index, response in zip(self._indices, responses, strict=True):
+            set_response(self._batch_processors[index], response)
 
     def _first_made(self, name: str, value: Any) -> Any:
-        """What the first to ask has made: of a part of a batch, several lanes may ask at once."""
+        """The value that the first thread made: several lanes may ask a view of a view at once."""
         return self.__dict__.setdefault(name, value)
 
     def _own_processors(self) -> list[RequestProcessor] | None:
         theirs = self._batch_processors
         if theirs is None:
             return None
-        return [_copy(theirs[index]) for index in self._indices]
+        processors = []
+        for index in self._indices:
+            processors.append(RequestProcessor(theirs[index].get_request_properties()))
+            set_response(processors[-1], response_of(theirs[index]))
+        return processors
 
     def _own_request_ids(self) -> dict[int, str] | None:
         theirs = self._batch_ids
@@ -186,80 +178,12 @@ def answer_part(
     context: Context,
     indices: Sequence[int],
 ) -> dict[int, Any]:
-    """By index, what `answer(data, context)` answers to these requests as a batch of their own.
+    """What `answer(data, context)` answers to these requests as a batch of their own, by index.
 
-    What it sets for them is in the whole batch's context when it returns, and not if it raises.
+    The statuses and headers that it sets reach `context` when it returns, and not if it raises.
     """
     view = MicroBatchContext(context, indices)
     theirs = answer([data[index] for index in indices], view)
     answers = dict(zip(indices, theirs, strict=True))
     view.keep()
     return answers
-
-
-def _copy(processor: RequestProcessor) -> RequestProcessor:
-    copy = RequestProcessor(processor.get_request_properties())
-    copy.report_status(processor.get_response_status_code(), processor.get_response_status_phrase())
-    copy.get_response_headers().update(processor.get_response_headers())
-    return copy
-
-
-def _declare_json(processor: RequestProcessor) -> None:
-    headers = processor.get_response_headers()
-    if not any(name.lower() == "content-type" for name in headers):
-        headers["content-type"] = "application/json"
-
-
-def _checked_phrase(processor: RequestProcessor) -> str | None:
-    """The status's phrase, once all that goes with it is found fit to send.
-
-    What is not would end TorchServe's worker or Netty's thread, for the whole batch.
-    """
-    code = processor.get_response_status_code()
-    if not isinstance(code, int) or code not in STATUSES:
-        raise ValueError(f"a response status must be a number from 200 to 599, found {code!r}")
-    for name, value in processor.get_response_headers().items():
-        if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a response header")
-        if not isinstance(value, str) or not value.isprintable():
-            raise ValueError(f"response header {name} must be one line of text, found {value!r}")
-    content_type = processor.get_response_header("content-type")
-    if content_type is not None and not content_type.isascii():
-        # Its length is sent in characters, the text in bytes.
-        raise ValueError(f"the response's content type must be ASCII, found {content_type!r}")
-    phrase = processor.get_response_status_phrase()
-    return phrase if phrase is None else clean_phrase(phrase)
-
-
-HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""https://www.rfc-editor.org/rfc/rfc9110#name-tokens"""
-
-
-class _LaneMetrics:
-    """TorchServe's metrics, safe to use from lanes and with the micro-batch's own indices.
-
-    The cache has no lock, and its `dimensions=[]` defaults are lists that it appends to
-    (ts/metrics/metric_cache_abstract.py): two first callers would add a dimension twice, and that
-    metric would fail for ever.
-    """
-
-    def __init__(self, cache: Any, indices: Sequence[int] | Mapping[int, int]) -> None:
-        self._cache = cache
-        self._indices = indices
-
-    def __getattr__(self, name: str) -> Any:
-        method = raw_metric(self._cache, name)
-        if not (name.startswith("add_") and callable(method)):
-            return method
-
-        @wraps(method)
-        def add(*args: Any, **kwargs: Any) -> Any:
-            given = inspect.signature(method).bind(*args, **kwargs).arguments
-            if isinstance(given.get("idx"), int):
-                given["idx"] = self._indices[given["idx"]]
-            if name != "add_metric_to_cache":
-                given["dimensions"] = list(given.get("dimensions", []))
-            with metrics_lock:
-                return method(**given)
-
-        return add

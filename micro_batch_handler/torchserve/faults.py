@@ -31,15 +31,12 @@ from micro_batch_handler.errors import (
 )
 from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
+from micro_batch_handler.torchserve.responses import STATUSES, STREAM_NEXT
 
 __all__ = [
     "REASONS",
-    "STATUSES",
-    "STREAM_NEXT",
     "Reason",
     "answer_failures",
-    "clean_phrase",
-    "end_streams",
     "raise_first",
     "reason_of",
     "status_of",
@@ -49,15 +46,6 @@ CLIENT_ERROR = 400
 SERVER_ERROR = 500
 TIMED_OUT = 504
 OUT_OF_RESOURCES = 507
-STATUSES = range(200, 600)
-"""What may be sent; below lie interim answers, which end no request."""
-
-LONGEST_PHRASE = 128
-
-STREAM_NEXT = "ts_stream_next"
-"""The response header by which a worker tells the frontend that more of an answer follows. The
-last part turns it to "false", if it is there (ts/protocol/otf_message_handler.py)."""
-
 Reason = Literal["refused", "error", "body", "timeout", "deadline", "out_of_memory", "device_lost"]
 """`refused`: the handler said so, with a status of its own; `body`: it could not be decoded."""
 
@@ -99,37 +87,6 @@ def raise_first(outcomes: Outcomes) -> None:
     for _, failure in sorted(outcomes.failures.items()):
         if not isinstance(failure.error, (BodyError, DeadlinePassed)):
             raise failure.error
-
-
-def end_streams(context: Context) -> None:
-    """Say of each gRPC answer that nothing follows it.
-
-    `StreamPredictions` reads this header without asking whether it is there: its frontend thread
-    dies of an answer without it, and the worker with that thread (GRPCJob.response, TorchServe
-    0.12). A REST answer must not have it, or it is sent without its head. A gRPC request is known
-    by its headers: they hold what is said of each input, and nothing of HTTP.
-    """
-    for processor in context.request_processor or ():
-        headers = processor.get_request_properties().values()
-        if isinstance(next(iter(headers), None), str):
-            continue
-        grpc = not any(isinstance(value, str) for value in headers)
-        if grpc and not processor.get_response_header(STREAM_NEXT):
-            processor.add_response_property(STREAM_NEXT, "false")
-
-
-def clean_phrase(phrase: object) -> str:
-    r"""A reason phrase that cannot harm the frontend.
-
-    A line end makes Netty kill the worker's thread; a character outside ASCII breaks the worker
-    protocol, which sends the length in characters and the text in bytes
-    (ts/protocol/otf_message_handler.py).
-
-    >>> clean_phrase("no\r\nfigs, señor")
-    'no  figs, se?or'
-    """
-    text = str(phrase)[:LONGEST_PHRASE].encode("ascii", "replace").decode("ascii")
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def reason_of(error: BaseException) -> Reason:

@@ -33,9 +33,10 @@ from micro_batch_handler.pipeline.payloads.operations import (
 from micro_batch_handler.pipeline.payloads.operations import Payload, cut, join
 from micro_batch_handler.torchserve.beside import answer_apart, asking_beside, is_all_beside
 from micro_batch_handler.torchserve.engine import Engine
-from micro_batch_handler.torchserve.faults import end_streams
 from micro_batch_handler.torchserve.hooks import HOOKS, hook_of, payload_ops
-from micro_batch_handler.torchserve.routed import current_view, route
+from micro_batch_handler.torchserve.responses import end_streams
+from micro_batch_handler.torchserve.routed import route
+from micro_batch_handler.torchserve.views import current_view
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]
 

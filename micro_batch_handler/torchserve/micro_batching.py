@@ -23,7 +23,7 @@ from ts.service import Service
 from micro_batch_handler.config import SECTION, STAGES, Lanes, MicroBatchingConfig, Size
 from micro_batch_handler.torchserve.engine import Engine
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
-from micro_batch_handler.torchserve.routed import current_view
+from micro_batch_handler.torchserve.views import current_view
 
 __all__ = ["MicroBatching"]
 

@@ -1,4 +1,4 @@
-"""One batch on its way through the stages: what all its calls share."""
+"""One batch that a worker serves: what all its calls share."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from ts.context import Context
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import SplitError
+from micro_batch_handler.torchserve.responses import Response, response_of, set_response
 from micro_batch_handler.torchserve.splitting import Splitting
 
 __all__ = ["ServedBatch"]
 
-OK = 200
-
 
 class ServedBatch:
-    """What the calls of one batch ask and tell.
+    """What the calls of one batch read, and whom they tell what they find.
 
     Args:
-        context: the batch's.
-        splitting: is told what the calls show.
-        encoded: whether answers are wanted as TorchServe sends them.
-        split: whether other calls run beside each.
+        context: of the batch.
+        splitting: learns from the calls whether batches may be cut.
+        encoded: whether answers are encoded as TorchServe sends them.
+        split: whether calls of this batch run beside each other.
     """
 
     __slots__ = (
@@ -44,21 +43,26 @@ class ServedBatch:
         self.encoded = encoded
         self.split = split
         self.streamed: set[int] = set()
-        """The requests that have got parts of their answers."""
+        """The requests to which parts of an answer were sent."""
         self.over = False
-        """Whether the batch has ended: a call that was given up may still go on."""
+        """Whether the batch has ended. A call that was given up may still go on after that."""
         self._splitting = splitting
         # Where TorchServe is the caller, nobody has set anything yet.
-        self._before = None if encoded or not split else _responses(context)
+        processors = () if encoded or not split else context.request_processor or ()
+        self._before = [response_of(processor) for processor in processors]
         self.watched = splitting.begin(split=split)
 
     def returned(self, stage: str) -> None:
-        """A call has returned; raises `SplitError` as `Splitting.look` does."""
+        """A call has returned.
+
+        Raises:
+            SplitError: it changed the handler's state, and the batch is cut.
+        """
         if self.watched and stage != STAGES[-1] and not self.over:
             self._splitting.look(stage, split=self.split)
 
     def changes_state(self) -> bool:
-        """Whether calls that have all returned have changed the handler's state, being cut."""
+        """Whether the handler's state has changed, now that all calls of a cut batch returned."""
         self.over = True
         if self.split and not self.watched:
             try:
@@ -73,7 +77,7 @@ class ServedBatch:
             self._splitting.failed()
 
     def only_whole(self, why: str) -> None:
-        """The handler does what it can do with whole batches only.
+        """Batches stay whole from now on, since the handler does what needs whole batches.
 
         Raises:
             SplitError: this one is cut.
@@ -83,40 +87,26 @@ class ServedBatch:
             raise SplitError(why)
 
     def spoil(self, why: str) -> None:
-        """It has done so already, perhaps where no error would be seen."""
+        """The same, for a caller that cannot raise an error."""
         self._splitting.forbid(why)
 
     def streams(self, indices: Sequence[int]) -> None:
-        """The handler is about to send parts of these requests' answers."""
+        """The handler may send parts of these requests' answers now."""
         self.only_whole("it sends parts of its answers while it computes")
         self.streamed.update(indices)
 
     def repeats(self, indices: Sequence[int]) -> bool:
-        """Whether these requests may be called again: their clients have got nothing yet."""
+        """Whether calls may be made again for these requests: nothing was sent to their clients."""
         return not (self._splitting.never_again or self.streamed.intersection(indices))
 
     def forget(self) -> None:
-        """Undo what the calls have set for answers that nobody will get."""
+        """Set statuses and headers back, since the answers of these calls are not sent."""
         processors = self.context.request_processor or ()
-        before = self._before or [(OK, None, {})] * len(processors)
-        for processor, (code, phrase, headers) in zip(processors, before, strict=True):
-            processor.report_status(code, phrase)
-            processor.get_response_headers().clear()
-            processor.get_response_headers().update(headers)
+        before = self._before or [Response()] * len(processors)
+        for processor, response in zip(processors, before, strict=True):
+            set_response(processor, response)
 
     @staticmethod
     def may_repeat(batch: Any, indices: Sequence[int]) -> bool:
         """The same, as the pipeline asks it."""
         return bool(batch.repeats(indices))
-
-
-def _responses(context: Context) -> list[tuple[int, str | None, dict[str, str]]]:
-    """What is set for the answers to all requests."""
-    return [
-        (
-            processor.get_response_status_code(),
-            processor.get_response_status_phrase(),
-            dict(processor.get_response_headers()),
-        )
-        for processor in context.request_processor or ()
-    ]

@@ -7,9 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from ts.context import Context
+from ts.context import Context, RequestProcessor
 
-from micro_batch_handler.torchserve import context as module
 from micro_batch_handler.torchserve.context import MicroBatchContext
 from tests.fakes import fake_context
 
@@ -160,16 +159,17 @@ def test_metrics_of_a_view_of_a_view_carry_the_right_request(batch, view):
     assert [("seen", 1, 5)] == [emitted[:3] for emitted in batch.metrics.emitted]
 
 
-def test_lanes_that_ask_at_once_set_the_same_statuses(view, monkeypatch):
+def test_lanes_that_ask_at_once_set_the_same_statuses(batch):
     """What two lanes set in a view of a part of a batch is in the one that is kept."""
     meet = threading.Barrier(2, timeout=60)
-    copy = module._copy
 
-    def copy_together(processor):
-        meet.wait()
-        return copy(processor)
+    class Meeting(RequestProcessor):
+        def get_request_properties(self):
+            meet.wait()
+            return super().get_request_properties()
 
-    monkeypatch.setattr(module, "_copy", copy_together)
+    batch.request_processor = [Meeting({}) for _ in range(6)]
+    view = MicroBatchContext(batch, [2, 4, 5])
 
     with ThreadPoolExecutor(2) as lanes:
         first, second = lanes.map(lambda _: view.request_processor, range(2))

@@ -11,11 +11,8 @@ from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import BodyError, DeadlinePassed, LengthError
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
-from micro_batch_handler.torchserve.faults import (
-    answer_failures,
-    clean_phrase,
-    raise_first,
-)
+from micro_batch_handler.torchserve.faults import answer_failures, raise_first
+from micro_batch_handler.torchserve.responses import clean_phrase
 from tests.fakes import fake_context
 
 

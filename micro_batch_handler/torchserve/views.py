@@ -1,0 +1,101 @@
+"""Which rows of the batch each thread sees in the one Context that a worker has.
+
+who asks                         what it sees
+a call of a stage                the requests of its micro-batch
+the worker's thread              the batch
+a thread that a stage started    the requests of the one call that runs; if several run, nobody
+                                 can tell which, and batches stay whole from then on
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any
+
+from ts.context import Context
+
+__all__ = ["ROUTES", "Routes", "current_view", "own_view", "routes_of", "view_in", "viewed_by"]
+
+_here = threading.local()
+"""`_here.view` is the (handler, view) of the stage call that runs in this thread."""
+
+_NOBODY = (None, None)
+
+ROUTES = "_micro_batch_routes"
+"""The attribute in which a context, its views and its metrics have their `Routes`."""
+
+
+class Routes:
+    """The views of a context that are in use; copies of the context share them."""
+
+    __slots__ = ("running", "thread")
+
+    def __init__(self) -> None:
+        self.running: dict[int, Any] = {}
+        self.thread = 0
+        """The thread that the batch was handed to: it sees all of it."""
+
+
+def current_view(handler: object) -> Any:
+    """The view that is `handler.context` inside a stage call; None elsewhere."""
+    caller, view = getattr(_here, "view", _NOBODY)
+    return view if caller is handler else None
+
+
+class viewed_by:  # noqa: N801  (a context manager reads as a verb)
+    """In its body, `view` is the handler's context. A call of another handler may nest."""
+
+    __slots__ = ("_mine", "_outer", "_running")
+
+    def __init__(self, handler: object, view: Any) -> None:
+        self._mine = (handler, view)
+        # Of this batch: a call that is given up must not be taken for one of the next.
+        self._running = None if view.routes is None else view.routes.running
+
+    def __enter__(self) -> None:
+        self._outer = getattr(_here, "view", _NOBODY)
+        _here.view = self._mine
+        if self._running is not None:
+            self._running[id(self)] = self._mine[1]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _here.view = self._outer
+        if self._running is not None:
+            del self._running[id(self)]
+
+
+def routes_of(context: Context) -> Routes | None:
+    """The routes of a context, or of the one that a view belongs to; None if it is not routed."""
+    routes: Routes | None = getattr(context, "__dict__", {}).get(ROUTES)
+    return routes
+
+
+def own_view(routes: Routes) -> Any:
+    """The view of the call that runs in this thread; None if there is none."""
+    _, view = getattr(_here, "view", _NOBODY)
+    return view if view is not None and view.routes is routes else None
+
+
+def view_in(routes: Routes) -> Any:
+    """The view of a context that this thread has; None if it sees the whole batch."""
+    view = own_view(routes)
+    if view is not None:
+        return view
+    running = routes.running
+    if not running or threading.get_ident() == routes.thread:
+        return None
+    views = list(running.values())
+    if len(views) == 1:
+        return views[0]
+    if views:
+        views[0].spoil(
+            "the context is read in a thread that the handler started, where nobody can tell "
+            "whose requests it means. Read it in the stage and hand on what it says"
+        )
+    return None
