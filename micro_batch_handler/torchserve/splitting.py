@@ -1,19 +1,19 @@
-"""Whether a handler's batches may be cut: what forbids it is found or learned, and said once.
+"""Whether a handler's batches may be cut: one switch, and the reasons that throw it.
 
-    it keeps state between stages         read in its class; or its attributes change meanwhile
-    its payloads are no rows              more or fewer came out than went in, and all was well
-    it works in one thread only           rows fail in lanes, and pass where it was loaded
+    it keeps state between stages         its class shows it; or its attributes change meanwhile
+    its payloads are no rows              failure_history.py
+    it works in one thread only           failure_history.py
     it sends parts of answers             it asks for TorchServe's connection
-    it stands one row a call              all calls on several fail, and each row alone passes
 
-Then whole batches pass all stages in the worker's thread, one after the other, as TorchServe would
-call them. A fault still costs one request: parts of such a batch pass all stages in turn.
+From then on whole batches pass all stages in the worker's thread, one after the other, as
+TorchServe would call them. A fault still costs one request: a batch that fails passes in parts, one
+after the other. A handler that stands one row a call is still cut, into single rows.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
@@ -21,7 +21,9 @@ from micro_batch_handler.errors import SplitError
 from micro_batch_handler.pipeline.device.device_errors import is_out_of_memory
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Outcomes
 from micro_batch_handler.pipeline.recovery import is_misread
+from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.regroup import bounds
+from micro_batch_handler.torchserve.failure_history import FailureHistory
 from micro_batch_handler.torchserve.state_watch import StateWatch
 
 __all__ = ["Splitting"]
@@ -34,45 +36,26 @@ HAND_ON = (
     "stages may share it, say thread_safe = True in the class"
 )
 
-THREAD_BOUND = (
-    "%d requests failed in its lanes and were answered in the worker's thread, where it was "
-    "loaded. What belongs to one thread (an event loop, a connection, a device's context) must be "
-    "made in the thread that uses it"
-)
-
-RESCUED_BATCHES = 3
-"""Batches with rows that failed in lanes and passed in the worker's thread, before all rows stay
-there: what they ask may be out of order for a while."""
-
-RESCUED_SHARE = 0.05
-"""Of all rows meanwhile. If they are rarer, it is chance."""
-
-ONE_ROW_BATCHES = 2
-"""Batches in which every call on several rows fails and each row alone passes."""
-
 CALM_BATCHES = 3
-"""Whole batches without a change of state before batches are cut, where reading the class leaves
-doubts, or state has changed: what is loaded at the first request changes once."""
+"""Whole batches without a change of state before batches are cut, if reading the class leaves
+doubts or state has changed. What is loaded at the first request changes once."""
 
 MOST_CHANGES = 3
-"""Batches in which one attribute has changed before batches stay whole; of batches that are not
-cut, two are enough."""
+"""Cut batches in which one attribute changes before batches stay whole; two of whole ones."""
 
 QUIET_BATCHES = 100
-"""Batches without a change after which the earlier ones are forgotten: something is refreshed."""
-
-FAILED_BATCHES = 3
-"""Batches in a row that were cut and failed, with calls not repeated, before one is not cut."""
+"""Batches without a change after which earlier changes are forgotten: something was refreshed."""
 
 
 class Splitting:
-    """What is known of one handler.
+    """The switch of one handler.
 
     Args:
         name: of the handler, for the log.
         watch: sees changes of its state; None where no state can matter.
         one_row: whether no call may have more than one row.
-        doubtful: whether its first batches must stay whole, until its state is seen to be calm.
+        doubtful: whether its first batches stay whole, until some of them change no state.
+        scratch: for each stage, the attributes that a call sets and reads again.
     """
 
     def __init__(
@@ -87,22 +70,22 @@ class Splitting:
         self._name = name
         self._watch = watch
         self.why_whole = ""
-        """What forbids to cut batches; nothing if they may be cut."""
+        """Why batches stay whole; empty while they may be cut."""
         self._scratch = scratch or {}
         self._keeps_state = False
         self.never_again = False
         """Whether no call may be made again for some rows of a batch."""
         self._undoes = False
-        self.one_row = one_row
-        """Whether no call may have more than one row."""
-        self._one_row_batches = 0
-        self._rows = 0
-        self._rescued: deque[tuple[int, int]] = deque(maxlen=RESCUED_BATCHES)
-        self._failed_batches = 0
+        self._failures = FailureHistory(one_row=one_row)
         self._changes: Counter[str] = Counter()
         self._changed_now: set[str] = set()
         self._quiet = 0
         self._calm = 0 if doubtful else CALM_BATCHES
+
+    @property
+    def one_row(self) -> bool:
+        """Whether no call may have more than one row."""
+        return self._failures.one_row
 
     @property
     def shares_state(self) -> bool:
@@ -139,22 +122,22 @@ class Splitting:
         return PerStage(**lanes)
 
     def groups(self, rows: int) -> list[range]:
-        """The rows that pass all stages together, one group after the other; none if all is free.
+        """The rows of each call of a batch that stays whole; empty if the batch may be cut.
 
         Called once for each batch.
         """
-        self._rows += rows
-        calm = self._calm >= CALM_BATCHES and self._failed_batches < FAILED_BATCHES
-        return [] if calm and not self.why_whole else self.whole(rows)
+        self._failures.count(rows)
+        may_cut = self._calm >= CALM_BATCHES and not self._failures.try_whole
+        return [] if may_cut and not self.why_whole else self.whole(rows)
 
     def whole(self, rows: int) -> list[range]:
-        """The groups of a batch that is not cut."""
+        """The rows of each call of a batch that is not cut."""
         return [range(*limit) for limit in bounds(rows, 1 if self.one_row else rows)]
 
     def begin(self, *, split: bool) -> bool:
-        """A batch begins; whether to look for changes of state after each of its calls.
+        """A batch begins; returns whether to look for changes of state after each of its calls.
 
-        After many batches without any, looking when the batch has ended is enough.
+        After many batches without a change, looking when the batch has ended is enough.
         """
         watched = self._keeps_state or (not self.why_whole and (split or self._calm < CALM_BATCHES))
         self._undoes = watched and not split
@@ -169,7 +152,7 @@ class Splitting:
         return not (self._keeps_state or (split and self._quiet > QUIET_BATCHES))
 
     def failed(self) -> None:
-        """A call has failed, and what it has left in the handler's state is not for the next."""
+        """A call has failed: what it added to the handler's lists and dicts is taken out again."""
         if self._watch is not None and self._undoes:
             self._watch.restore()
 
@@ -177,9 +160,9 @@ class Splitting:
         """Batches stay whole from now on, since the handler keeps state between its stages.
 
         Args:
-            why: what it keeps.
-            of_batch: whether that is made before the stages, for all rows: then no call may be
-                made again for some of them.
+            why: names that state.
+            of_batch: whether it is stored before the stages, for all rows. No call is made again
+                for some of the rows then.
         """
         self._keeps_state = True
         self.never_again = of_batch
@@ -206,61 +189,15 @@ class Splitting:
     def learn(
         self, record: BatchRecord, *, split: bool, probe: bool = False, unread: bool = False
     ) -> None:
-        """A batch has ended.
-
-        Args:
-            record: of it.
-            split: whether other calls ran beside each of its calls.
-            probe: whether its calls had more rows than they are to have.
-            unread: whether it has shown that payloads are no rows; sizes after it need none.
-        """
-        outcomes = record.outcomes
-        if not (outcomes.retried or outcomes.rescued or self._failed_batches or outcomes.stopped):
-            return  # nothing has failed
-        misread = [f for f in outcomes.rescued if is_misread(f.error)]
-        # Else it was not the cut that made a call fail: each row alone is a cut, too.
-        uncut = any(
-            call.stage == STAGES[-1] and not call.failed and len(call.indices) > 1
-            for call in outcomes.calls
-        )
-        if misread and not unread and (uncut or all(len(f.indices) == 1 for f in misread)):
-            self.forbid(
-                f"{misread[0].error}; uncut, such batches are answered. Return one row for each "
-                f"request, or override cut_payload and join_payloads"
-            )
-        rescued = [
-            failure
-            for failure in outcomes.rescued
-            if failure not in misread and not is_out_of_memory(failure.error)
-        ]
-        self._rescue(record.rows, sum(len(failure.indices) for failure in rescued))
-        if not rescued and not probe:  # else calls have failed because of the lanes, or of us
-            self._learn_one_row(outcomes)
-        if not split and not outcomes.failures and self._failed_batches >= FAILED_BATCHES:
-            self.forbid(THREAD_BOUND % record.rows)
-        self._failed_batches = self._failed_batches + 1 if split and outcomes.stopped else 0
-
-    def _rescue(self, rows: int, rescued: int) -> None:
-        if not rescued:
-            return
-        self._rescued.append((self._rows - rows, rescued))
-        since, most = self._rescued[0][0], sum(count for _, count in self._rescued)
-        if len(self._rescued) == RESCUED_BATCHES and most >= RESCUED_SHARE * (self._rows - since):
-            self.forbid(THREAD_BOUND % most)
-
-    def _learn_one_row(self, outcomes: Outcomes) -> None:
-        if self.one_row or outcomes.failures or not any(call.failed for call in outcomes.calls):
-            return
-        several = [call for call in outcomes.calls if len(call.indices) > 1]
-        good = {call.stage for call in several if not call.failed}
-        bad = Counter(call.stage for call in several if call.failed)
-        fail = any(calls > 1 and stage not in good for stage, calls in bad.items())
-        self._one_row_batches = self._one_row_batches + 1 if fail else 0
-        if self._one_row_batches == ONE_ROW_BATCHES:
-            self.one_row = True
+        """A batch has ended; see `FailureHistory.learn`."""
+        before = self.one_row
+        why = self._failures.learn(record, split=split, probe=probe, unread=unread)
+        if self.one_row and not before:
             logger.warning(
                 "%s fails whenever a call has several rows, and answers each row alone: it is "
                 "called with one row at a time from now on. Let it take all rows of its argument, "
                 "and calls are shared",
                 self._name,
             )
+        if why:
+            self.forbid(why)
