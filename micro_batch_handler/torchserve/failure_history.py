@@ -1,9 +1,11 @@
 """What the failures of past batches show about cutting a handler's batches.
 
-rows fail in lanes and pass in the worker's thread      it works in one thread only
-cut batches fail, and a whole one passes                the same, where calls are not repeated
-a call returns a wrong number of rows, and passes uncut its payloads are no rows
-calls on several rows fail, and each row alone passes   it stands one row a call
+    rows fail in lanes and pass in the worker's thread          it works in one thread only
+    cut batches fail, and a whole one passes                    the same, if no call is repeated
+    calls return a wrong number of rows, and all is well uncut  its payloads are no rows
+    calls on several rows fail, and each row alone passes       it stands one row a call
+
+The last is cut into single rows; of the others, whole batches are served from then on.
 """
 
 from __future__ import annotations
