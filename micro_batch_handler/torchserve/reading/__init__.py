@@ -1,1 +1,1 @@
-"""The reader: what a handler's source shows, without running it; imports neither torch nor ts."""
+"""Reads a handler's source, without running it; imports neither torch nor TorchServe."""

@@ -1,4 +1,4 @@
-"""What one stage does, with all that it calls: what it stores, what it loads, and where."""
+"""All that one stage stores and loads, itself and in the functions that it calls."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ __all__ = [
 HANDLE = "handle"
 
 NOT_OF_USERS = ("ts.", "micro_batch_handler.")
-"""Modules whose `handle` only calls the stages."""
+"""Packages whose `handle` only calls the stages."""
 
 NOT_FOLLOWED = {"initialize", "__init__"}
-"""What they store is there before the first batch."""
+"""They store before the first batch."""
 
 MOST_CALLS = 3000
-"""That are followed from one stage: no handler has them."""
+"""Functions that are read for one stage, at most: no handler calls so many."""
 
 
 class Place(NamedTuple):
-    """What an expression stands for: something that outlives the call.
+    """Something that outlives the call, for which an expression stands.
 
     Attributes:
-        key: `.x` for `self.x`, of whichever class; `module:N` for a name of a module.
-        shown: as in the source.
+        key: `.x` for `self.x`, whichever class has it; `module:N` for a name of a module.
+        shown: as it stands in the source.
     """
 
     key: str
@@ -49,24 +49,24 @@ class Place(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether it is an attribute or a name of the module."""
+        """Whether it is an attribute or a name of a module."""
         return self.key not in ("self", "class", "context", "wrapped")
 
 
 WRAPPED = Place("wrapped", "")
-"""What a decorator was given, such as the method under it."""
+"""An argument of a decorator, such as the method under it."""
 
 SELF = Place("self", "self")
 CONTEXT = Place("context", "context")
 CONTEXTS = frozenset({"context", ".context", "._context", ".ctx", "._ctx"})
-"""All stages read the context; what one stores there another must read by its name."""
+"""All stages read the context. What a stage stores there is shared only if read by its name."""
 
 How = Literal["bound", "changed", "index", "slice", "result"]
-"""How a store writes: it gives a new value, or changes the old one, in place at an index, in place
-at a slice or as a whole, or in place to what is the value of the expression."""
+"""How a store writes: it binds a new value or changes the old one, which it may do in place: at an
+index, at a slice or as a whole, or as a whole with the result as the expression's value."""
 
 Guard = tuple[str, int]
-"""The key of what an `if` found missing, and which `if`."""
+"""The key of what an `if` found missing, and the id of that `if`."""
 
 
 class Store(NamedTuple):
@@ -74,12 +74,11 @@ class Store(NamedTuple):
 
     Attributes:
         place: the attribute, or the name of the module.
-        spot: its name; of an attribute of what it holds, the name of that: `self.helper.x`.
+        spot: its full name; for an attribute of the object there, that name: `self.helper.x`.
         line: in its file.
-        guards: around it.
+        guards: of the `if`s around it.
         how: it is written.
-        is_figure: whether what is stored is about no row: the context, a clock or a count in
-            `handle`.
+        is_figure: whether the value is about no row: the context, or in `handle` a clock or count.
     """
 
     place: Place
@@ -91,7 +90,7 @@ class Store(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A function to read, what its arguments are known to stand for, what guards its call."""
+    """A function to read, the places that its arguments stand for, and the guards of its call."""
 
     function: Function
     given: Mapping[str, Place]
@@ -99,17 +98,17 @@ class Task(NamedTuple):
 
 
 class Accesses:
-    """What a stage does.
+    """The stores and loads of a stage, and the functions that are still to be read for it.
 
     Args:
         stage: its name, or `handle`.
 
     Attributes:
-        stores: all of them.
-        loads: the line of the first, by key.
-        gives: keys of what is loaded, and not only to be changed.
+        stores: in the order of reading.
+        loads: the line of the first load, by key.
+        gives: keys whose value is used, not only changed.
         escapes: whether `self` is handed to something that cannot be read.
-        tasks: what is still to be read.
+        tasks: functions that are still to be read.
     """
 
     def __init__(self, stage: str) -> None:
@@ -119,7 +118,7 @@ class Accesses:
         self.gives: set[str] = set()
         self.escapes = False
         self.tasks: list[Task] = []
-        # Stages are stages, also where `handle` calls them.
+        # A stage that `handle` calls is read as a stage, not as a part of `handle`.
         self._passed = NOT_FOLLOWED | (set(STAGES) if stage == HANDLE else {HANDLE})
         self._seen: set[Any] = set()
 
@@ -130,12 +129,12 @@ class Accesses:
             self.gives.add(place.key)
 
     def follow(self, task: Task, name: str) -> None:
-        """Read a function, known by a name, later, unless it is no part of the stage."""
+        """Read a function later that the source calls `name`, unless it is no part of the stage."""
         if task.function.at < 0 or name not in self._passed:
             self.begin(task)
 
     def begin(self, task: Task) -> None:
-        """Read a function later, once."""
+        """Read a function later; for the same arguments and guards only once."""
         function, given, guards = task
         is_theirs = f"{function.module.name}.".startswith(NOT_OF_USERS)
         call = (id(function.node), function.at, frozenset(given.items()), guards)

@@ -1,4 +1,4 @@
-"""What calls do to what they are called on, and to their arguments."""
+"""Reads calls: what they change, what they hand on, which functions they follow."""
 
 from __future__ import annotations
 
@@ -21,43 +21,34 @@ from micro_batch_handler.torchserve.reading.source import Function, arguments_of
 __all__ = ["CallReader"]
 
 TAKERS = frozenset({"pop", "popleft", "popitem", "setdefault"})
-"""Methods that change what they are called on, and give some of it."""
+"""Methods that change what they are called on and return some of it."""
 
 MUTATORS = TAKERS.union(
     ("append", "appendleft", "add", "clear", "discard", "extend", "extendleft", "insert"),
-    (
-        "move_to_end",
-        "put",
-        "put_nowait",
-        "remove",
-        "reverse",
-        "rotate",
-        "seek",
-        "sort",
-        "update",
-        "write",
-    ),
+    ("move_to_end", "put", "put_nowait", "remove", "reverse", "rotate", "seek", "sort"),
+    ("update", "write"),
 )
+"""Methods that change what they are called on."""
 
 CHANGE_FIRST = frozenset({"heapify", "heappop", "heappush", "heapreplace", "insort", "shuffle"})
 """Functions that change their first argument."""
 
 NOT_IN_PLACE = frozenset({"requires_grad_", "share_memory_"})
-"""End in an underscore as PyTorch's in-place methods do, and leave the values as they are."""
+"""Methods with the underscore of PyTorch's in-place methods that leave the values as they are."""
 
 HARMLESS = frozenset(
     {"bool", "callable", "hash", "id", "isinstance", "len", "print", "repr", "str", "super", "type"}
 )
-"""May be given `self`."""
+"""Functions that get `self` and store nothing."""
 
 
 class CallReader(ast.NodeVisitor):
-    """The calls in a function.
+    """Reads the calls in a function.
 
     Args:
         accesses: takes what is found.
-        scope: the names of the function.
-        guards: around its call.
+        scope: of the function.
+        guards: of the call that led to it.
     """
 
     def __init__(self, accesses: Accesses, scope: Scope, guards: frozenset[Guard]) -> None:
@@ -65,10 +56,10 @@ class CallReader(ast.NodeVisitor):
         self._scope = scope
         self._guards = guards
         self._statement: ast.expr | None = None
-        """The expression whose value nobody takes."""
+        """The expression of the statement at hand, whose value is not used."""
 
     def _store(self, node: ast.AST, how: How = "changed", *, is_figure: bool = False) -> None:
-        """What an expression stands for gets a value, or is changed."""
+        """Note that the place of an expression gets a value or is changed."""
         place = self._scope.holding(node)
         if place is not None:
             spot, line = self._scope.spot(node, place), getattr(node, "lineno", 0)
@@ -76,7 +67,7 @@ class CallReader(ast.NodeVisitor):
             self._accesses.stores.append(store)
 
     def visit_Call(self, node: ast.Call) -> None:
-        """A call, with all that it does."""
+        """Read a call."""
         func, name = node.func, ast.unparse(node.func).rpartition(".")[2]
         outs = [keyword.value for keyword in node.keywords if keyword.arg == "out"]
         outs += node.args[:1] if name == "copyto" else []
@@ -102,7 +93,7 @@ class CallReader(ast.NodeVisitor):
         return "slice" if call is self._statement else "result"
 
     def _names(self, node: ast.Call) -> bool:
-        """Whether a call is `getattr(self, "x")` or the like, which is read here."""
+        """Read `getattr(self, "x")` and the like; returns whether the call is one."""
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         is_named = name in ("getattr", "hasattr", "setattr", "delattr", "vars") and node.args
         place = self._scope.place(node.args[0]) if is_named else None
@@ -122,7 +113,7 @@ class CallReader(ast.NodeVisitor):
         return True
 
     def _changes(self, node: ast.Call, func: ast.Attribute) -> bool:
-        """Whether a call is of a method that changes a place, which is noted."""
+        """Read a call of a method that changes a place; returns whether the call is one."""
         place, name = self._scope.holding(func.value), func.attr
         in_place = name.endswith("_") and not name.endswith("__") and name not in NOT_IN_PLACE
         if place is None or not (in_place or name in MUTATORS):
@@ -136,7 +127,7 @@ class CallReader(ast.NodeVisitor):
         return True
 
     def _beneath(self, node: ast.expr) -> None:
-        """Indices and arguments on the way to something that is changed, and so not loaded."""
+        """Read the indices and arguments in an expression whose place is changed, not loaded."""
         if isinstance(node, ast.Call):
             for argument in _arguments(node):
                 if self._scope.place(argument) != SELF:
@@ -148,7 +139,7 @@ class CallReader(ast.NodeVisitor):
             self._beneath(node.value)
 
     def _callee(self, func: ast.expr) -> tuple[Function, Place | None] | None:
-        """The function that an expression is, and what it is bound to."""
+        """The function that an expression stands for, and the place that it is bound to."""
         scope = self._scope
         if isinstance(func, ast.Name):
             helper = scope.helper(func.id)
@@ -170,7 +161,7 @@ class CallReader(ast.NodeVisitor):
     def _follow(
         self, function: Function, name: str, bound: Place | None, call: ast.Call
     ) -> list[ast.expr]:
-        """Read a function later, and return the arguments that are read there."""
+        """Read a function later; returns the arguments that are `self`, which are read there."""
         names, taken = arguments_of(function.node), []
         given = {names[0]: bound} if bound is not None and names else {}
         names = names[len(given) :]

@@ -1,4 +1,4 @@
-"""Following a stage through all that it calls, one function after the other."""
+"""Reads a stage and all that it calls, one function after the other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from micro_batch_handler.torchserve.reading.accesses import (
     Task,
 )
 from micro_batch_handler.torchserve.reading.calls import CallReader
-from micro_batch_handler.torchserve.reading.figures import is_figure
-from micro_batch_handler.torchserve.reading.guards import kept, leaves, missing
+from micro_batch_handler.torchserve.reading.expressions import is_figure, kept, leaves, missing
 from micro_batch_handler.torchserve.reading.scope import Scope
 from micro_batch_handler.torchserve.reading.source import Def, Source
 
@@ -22,7 +21,7 @@ __all__ = ["accesses_of"]
 
 
 def accesses_of(source: Source, stage: str) -> Accesses:
-    """What a stage does; nothing if the source has none of that name."""
+    """All that a stage stores and loads; nothing if the source has no such stage."""
     accesses, entry = Accesses(stage), source.find(stage)
     if entry is not None:
         arguments = [arg.arg for arg in entry.node.args.args]
@@ -33,27 +32,27 @@ def accesses_of(source: Source, stage: str) -> Accesses:
         try:
             scope = Scope(source, task.function, task.given)
             _Reader(accesses, scope, task.guards).read()
-        except Exception:  # too deep, or syntax that is newer than this file
+        except Exception:  # it is nested too deeply, or has syntax newer than this file
             accesses.escapes = True
     return accesses
 
 
 class _Reader(CallReader, ast.NodeVisitor):
-    """One function of a stage."""
+    """Reads one function of a stage: here its statements and names, in `CallReader` its calls."""
 
     _figures: frozenset[str] = frozenset()
-    """Names and attributes that stand for figures where a value is assigned."""
+    """Names and attributes that stand for figures."""
 
     _how: How = "bound"
-    """What an assignment does to its target."""
+    """How the assignment at hand writes to its target."""
 
     _is_figure = False
-    """Whether it gives it a value that is about no row."""
+    """Whether it assigns a value that is about no row."""
 
     def read(self) -> None:
         self._block(self._scope.function.node.body)
 
-    # What statements do.
+    # Statements.
 
     def _block(self, statements: list[ast.stmt]) -> None:
         before = self._guards
@@ -85,7 +84,7 @@ class _Reader(CallReader, ast.NodeVisitor):
             self._guards = before
 
     def _inner(self, node: Def | ast.Lambda) -> None:
-        """A function in the function: called, sooner or later."""
+        """A function in the function: read as if it were called here."""
         outer, self._scope = self._scope, self._scope.within(node)
         self.generic_visit(node)
         self._scope = outer
@@ -143,7 +142,7 @@ class _Reader(CallReader, ast.NodeVisitor):
         self.visit(target)
         self._how, self._is_figure = "bound", False
 
-    # What expressions do.
+    # Names, attributes and items.
 
     def visit_Name(self, node: ast.Name) -> None:
         place, helper = self._scope.place(node), self._scope.helper(node.id)
@@ -189,7 +188,7 @@ class _Reader(CallReader, ast.NodeVisitor):
 
 
 def _at(index: ast.expr) -> How:
-    """What a store at an index does: nothing in place if the index is a key of a dict."""
+    """How a store at an index writes; an index that is text is a key, and nothing is in place."""
     if any(isinstance(part, ast.Slice) for part in ast.walk(index)):
         return "slice"
     is_text = isinstance(index, ast.Constant) and isinstance(index.value, (str, bytes))

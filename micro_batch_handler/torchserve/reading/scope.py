@@ -1,4 +1,4 @@
-"""What the expressions in a function stand for, as far as they outlive its call."""
+"""What the expressions in a function stand for, if that outlives the function's call."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Scope:
 
     Args:
         source: of the handler.
-        function: whose.
-        given: what its arguments are known to stand for.
+        function: its names are meant.
+        given: the places that its arguments stand for.
 
     Attributes:
-        known: what names stand for.
+        known: the places that names stand for.
         once: names that get a value once.
-        globals: names that it assigns in its module.
-        locals: names that stand for nothing outside.
+        globals: names that the function declares global.
+        locals: names that belong to the function.
     """
 
     def __init__(self, source: Source, function: Function, given: Mapping[str, Place]) -> None:
@@ -46,20 +46,20 @@ class Scope:
         self.known = {name: CONTEXT for name in arguments if f".{name}" in CONTEXTS}
         if function.takes and arguments:
             self.known[arguments[0]] = SELF if function.takes == "self" else self.class_()
-        # An argument that gets another value is no longer what was given.
+        # An argument that gets another value no longer stands for what was given.
         self.known.update(
             (name, place) for name, place in given.items() if place == SELF or name not in bound
         )
 
     def within(self, node: Def | ast.Lambda) -> Scope:
-        """The names of a function in the function."""
+        """The scope of a function in the function."""
         inner, arguments = copy(self), set(arguments_of(node))
         inner.known = {name: it for name, it in self.known.items() if name not in arguments}
         inner.locals = self.locals | arguments
         return inner
 
     def alias(self, name: str, place: Place) -> bool:
-        """Let a name stand for a place, unless it stands for others; whether that is all."""
+        """Let a name stand for a place that it alone gets; returns whether that is all it does."""
         if name in self.globals:
             return False
         if place == SELF or (name in self.once and name not in self.known):
@@ -67,18 +67,18 @@ class Scope:
         return place == SELF
 
     def helper(self, name: str) -> Function | None:
-        """The function of the module that a name is."""
+        """The function of the module for which a name stands."""
         functions = self.function.module.functions
         if name in self.locals or name in self.known or name not in functions:
             return None
         return Function(functions[name], self.function.module)
 
     def class_(self, name: str = "") -> Place:
-        """A class of the handler; its own, if no other is named."""
+        """The place of a class of the handler; of the handler's own if `name` is empty."""
         return Place("class", name or self.source.classes[0].name)
 
     def place(self, node: ast.AST) -> Place | None:
-        """What an expression is, or is part of."""
+        """The place that an expression is, or is a part of."""
         if isinstance(node, ast.Name):
             return self.known.get(node.id) or self._outside(node.id)
         if isinstance(node, ast.Attribute):
@@ -88,7 +88,7 @@ class Scope:
         return self._result(node) if isinstance(node, ast.Call) else None
 
     def holding(self, node: ast.AST) -> Place | None:
-        """The same, if it is an attribute or a name of the module."""
+        """The same, but only an attribute or a name of a module."""
         place = self.place(node)
         return place if place is not None and place.holds else None
 
@@ -98,7 +98,7 @@ class Scope:
         return place is not None and place.key == "class"
 
     def direct(self, node: ast.expr) -> str:
-        """The key of a place that an expression is, rather than part of."""
+        """The key of the place that an expression is; empty if it is only a part of one."""
         named = as_attribute(node) if isinstance(node, ast.Call) else node
         if isinstance(named, ast.Attribute):
             base = self.place(named.value)
@@ -110,7 +110,7 @@ class Scope:
         return place.key if place is not None else ""
 
     def spot(self, node: ast.AST, place: Place) -> str:
-        """The name of what is stored: the place, or an attribute of the object there."""
+        """The full name of what is stored: of the place, or of an attribute of the object there."""
         while isinstance(node, (ast.Attribute, ast.Subscript)):
             if isinstance(node, ast.Attribute) and self.direct(node.value) == place.key:
                 return f"{place.shown}.{node.attr}"
@@ -143,7 +143,7 @@ class Scope:
         return Place(f".{node.attr}", f"{base.shown}.{node.attr}")
 
     def _of_class(self, node: ast.Attribute) -> Place | None:
-        """An attribute of another class of the file; or a base, by its dotted name."""
+        """An attribute of another class of the file, or a base by its dotted name."""
         module = self.function.module
         if isinstance(node.value, ast.Name) and node.value.id in module.classes:
             name = f"{node.value.id}.{node.attr}"
@@ -173,7 +173,7 @@ def as_attribute(call: ast.Call) -> ast.Attribute | None:
 
 
 def _defined(node: Def) -> set[str]:
-    """The names of functions and classes that a function makes, and of what it imports."""
+    """The names that a function defines by def, class, import and except."""
     kinds = (*DEFS, ast.ClassDef, ast.ExceptHandler)
     inner = [it for it in ast.walk(node) if it is not node]
     return {it.name for it in inner if isinstance(it, kinds) and it.name} | {

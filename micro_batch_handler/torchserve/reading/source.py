@@ -1,15 +1,10 @@
-"""A class and its module in one form, from files or from loaded classes."""
+"""A handler's classes and their modules in the form that is read: functions, names, methods."""
 
 from __future__ import annotations
 
 import ast
-import inspect
-import sys
-import textwrap
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal, Union
 
 __all__ = [
@@ -20,8 +15,6 @@ __all__ = [
     "Module",
     "Source",
     "arguments_of",
-    "source_in_file",
-    "source_of_class",
     "wrappers",
 ]
 
@@ -33,18 +26,18 @@ METHODS_OF_DICTS = frozenset({"get", "items", "keys", "setdefault"})
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """What a file makes: functions, classes, and other names."""
+    """The functions, classes and other names of a file."""
 
     name: str
     functions: dict[str, Def] = field(default_factory=dict)
     classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     values: dict[str, ast.expr | None] = field(default_factory=dict)
     loaded: dict[str, Class] = field(default_factory=dict)
-    """Those of its classes that were read, by their qualified names."""
+    """Its classes that were read already, by qualified name."""
 
     @classmethod
     def of(cls, tree: ast.Module | ast.ClassDef, name: str) -> Module:
-        """From a file, or from the body of a class."""
+        """The names of a file, or of the body of a class."""
         module = cls(name)
         for statement in _statements(tree):
             if isinstance(statement, DEFS):
@@ -61,20 +54,20 @@ class Module:
         return module
 
     def dicts(self) -> set[str]:
-        """The names of dicts."""
+        """The names that stand for dicts."""
         return {name for name, value in self.values.items() if _is_dict(value)}
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function that can be read, and what its first argument is.
+    """A function that can be read.
 
     Attributes:
         node: its source.
-        module: what is around it.
-        at: the place of its class in the MRO; negative where it has none.
-        takes: what its first argument is; nothing where it may be anything.
-        is_property: whether naming it calls it.
+        module: of its file.
+        at: the place of its class in the MRO; negative if it is no method.
+        takes: what its first argument stands for; empty if that may be anything.
+        is_property: whether reading the attribute calls it.
     """
 
     node: Def
@@ -86,7 +79,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Class:
-    """A class: its methods, the setters of its properties, its attributes, and which are dicts."""
+    """A class: methods, setters of properties, names of its body, attributes that are dicts."""
 
     name: str
     methods: dict[str, tuple[Def, Module]] = field(default_factory=dict)
@@ -96,7 +89,7 @@ class Class:
 
     @classmethod
     def of(cls, node: ast.ClassDef, module: Module) -> Class:
-        """From its source."""
+        """The class that this source defines."""
         kind, body = cls(node.name), Module.of(node, "")
         for statement in _statements(node):
             if isinstance(statement, DEFS):
@@ -123,15 +116,15 @@ class Source:
     """All that can be read of a handler.
 
     Attributes:
-        classes: by the MRO.
-        bases: names of classes that are known by name only, and of those.
+        classes: in the order of the MRO.
+        bases: names of its classes, of those too that are known by name only.
     """
 
     classes: list[Class]
     bases: Collection[str]
 
     def find(self, name: str, start: int = 0, *, setter: bool = False) -> Function | None:
-        """The method that `self.name` is, or `super().name` in the class before `start`."""
+        """The method `self.name`; from `start` in the MRO on, as `super().name` finds it."""
         for at, kind in enumerate(self.classes[start:], start):
             found = (kind.setters if setter else kind.methods).get(name)
             if found is not None:
@@ -144,30 +137,11 @@ class Source:
         return None
 
     def at(self, name: str) -> int | None:
-        """Where in the MRO a class is; behind all of them if it is known by name only."""
+        """The place of a class in the MRO; behind all classes if it is known by name only."""
         for at, kind in enumerate(self.classes):
             if kind.name == name:
                 return at
         return len(self.classes) if name in self.bases else None
-
-
-def source_of_class(kind: type) -> Source:
-    """The source of a class that is there, with all its bases whose source is."""
-    bases = [base for base in kind.__mro__ if base is not object]
-    classes = [
-        _loaded(base)
-        for base in bases
-        if not f"{base.__module__}.".startswith("micro_batch_handler.")
-    ]
-    return Source(classes, {base.__name__ for base in bases})
-
-
-def source_in_file(tree: ast.Module, class_name: str) -> Source:
-    """The source of a class in a file that is not imported, with its bases in the same file."""
-    module = Module.of(tree, "")
-    names = _linear(module, class_name, ())
-    bases = {ast.unparse(base) for name in names for base in module.classes[name].bases}
-    return Source([Class.of(module.classes[name], module) for name in names], bases)
 
 
 def arguments_of(node: Def | ast.Lambda) -> list[str]:
@@ -176,7 +150,7 @@ def arguments_of(node: Def | ast.Lambda) -> list[str]:
 
 
 def wrappers(function: Function) -> Iterator[tuple[Def, set[str]]]:
-    """What decorators of the same file put around a method, and names of what they were given."""
+    """The functions that decorators of the same file put around a method, and their free names."""
     for mark in function.node.decorator_list:
         called = ast.unparse(mark).split("(")[0]
         decorator = function.module.functions.get(called)
@@ -188,7 +162,7 @@ def wrappers(function: Function) -> Iterator[tuple[Def, set[str]]]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """Those that run when a module or class is made, also under if, try, with."""
+    """The statements that run when a module or class is made, also under if, try and with."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield child
@@ -196,45 +170,8 @@ def _statements(node: ast.AST) -> Iterator[ast.stmt]:
             yield from _statements(child)
 
 
-def _linear(module: Module, name: str, behind: tuple[str, ...]) -> list[str]:
-    """The MRO of a class, as far as its file makes it."""
-    if name in behind or name not in module.classes:
-        return []
-    bases = [ast.unparse(base) for base in module.classes[name].bases]
-    found = [it for base in bases for it in _linear(module, base, (*behind, name))]
-    return [name, *(it for at, it in enumerate(found) if it not in found[at + 1 :])]
-
-
-def _loaded(kind: type) -> Class:
-    """A class as its file has it; an empty one where there is none."""
-    read = Class(kind.__name__)
-    with suppress(Exception):
-        name = kind.__module__
-        module = _module(inspect.getsource(sys.modules[name]), name)
-        if kind.__qualname__ not in module.loaded:
-            module.loaded[kind.__qualname__] = read  # if it is not in its file
-            module.loaded[kind.__qualname__] = _class(kind, module) or read
-        read = module.loaded[kind.__qualname__]
-    return read
-
-
-# Kept, since many handlers have the same bases, and `tune` begins anew with each setting.
-@lru_cache(maxsize=32)
-def _module(text: str, name: str) -> Module:
-    return Module.of(ast.parse(text), name)
-
-
-def _class(kind: type, module: Module) -> Class | None:
-    lines, first = inspect.getsourcelines(kind)
-    (node,) = ast.parse(textwrap.dedent("".join(lines))).body
-    if not isinstance(node, ast.ClassDef):
-        return None
-    ast.increment_lineno(node, first - 1)
-    return Class.of(node, module)
-
-
 def _targets(node: ast.AST) -> list[ast.expr]:
-    """What an assignment gives a value; nothing if it is none."""
+    """The targets of an assignment; none for any other statement."""
     if isinstance(node, ast.Assign):
         return node.targets
     return [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -245,7 +182,7 @@ def _value(node: ast.AST) -> ast.expr | None:
 
 
 def _is_dict(value: ast.expr | None) -> bool:
-    """Whether a value is a dict, or made by something called so."""
+    """Whether a value is a dict, or a call of something with a dict's or a cache's name."""
     if isinstance(value, ast.Call):
         called = ast.unparse(value.func).rpartition(".")[2].lower()
         return called.startswith("lru") or called.endswith(("dict", "cache", "counter", "map"))

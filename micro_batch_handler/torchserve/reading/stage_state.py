@@ -1,8 +1,8 @@
-"""What the stages of a handler keep outside their payloads, as the source of its class shows.
+"""The state that a handler's stages keep outside their payloads, as its source shows.
 
-A stage that stores something on `self` for another one is right where a batch passes the stages as
-a whole. In micro-batches the other stage may find what belongs to other rows. Imports neither
-torch nor TorchServe, so that the packing tools can read a handler anywhere.
+A stage may store something on `self` for another stage as long as batches stay whole. With
+micro-batches the other stage may find what belongs to other rows. This room imports neither torch
+nor TorchServe, so that the packing tools can read a handler anywhere.
 """
 
 from __future__ import annotations
@@ -14,19 +14,16 @@ from typing import Literal
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.torchserve.reading.accesses import HANDLE, Accesses, Store
+from micro_batch_handler.torchserve.reading.find_source import source_in_file, source_of_class
 from micro_batch_handler.torchserve.reading.reader import accesses_of
-from micro_batch_handler.torchserve.reading.source import (
-    Source,
-    source_in_file,
-    source_of_class,
-)
+from micro_batch_handler.torchserve.reading.source import Source
 
 __all__ = ["Shared", "StageState", "state_in_file", "state_of_class"]
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Something that one stage stores and another reads, or a buffer that calls of one share.
+    """Something that one stage stores and another reads, or a buffer that calls of a stage share.
 
     Attributes:
         name: as in the source: `self.is_dogs`, `LENGTHS` (of the module), `Handler.sizes`.
@@ -58,15 +55,15 @@ class Shared:
 
 @dataclass(frozen=True)
 class StageState:
-    """What a handler's stages keep outside their payloads.
+    """The state that a handler's stages keep outside their payloads.
 
     Attributes:
-        shared: by line, one for each name.
-        harmless: full names of all else that is stored: counters, caches, what is filled in once
-            where it was missing. `self.x`; of what is bound in the body of a class, or stored
-            there, also `ClassName.x`; of what `self.helper` holds, `self.helper.x`.
-        scratch: of each stage, the attributes (`self.x`) that it gives another value and reads:
-            calls of its lanes would take each other's.
+        shared: in the order of lines, one for each name.
+        harmless: full names of all else that stages store: counters, caches, what is filled in once
+            where it was missing. `self.x`; also `ClassName.x` if a class binds it; `self.helper.x`
+            for an attribute of `self.helper`.
+        scratch: for each stage, the attributes (`self.x`) that a call sets and reads again. Calls
+            in several lanes would read each other's.
         escapes: whether `self` is handed to something that cannot be read.
     """
 
@@ -77,15 +74,12 @@ class StageState:
 
 
 def state_of_class(kind: type) -> StageState:
-    """The state of a class that is there, with all its bases whose source is.
-
-    Never raises: what cannot be read is passed over.
-    """
+    """The state of a loaded class. Never raises: what cannot be read is passed over."""
     return _state(source_of_class(kind))
 
 
 def state_in_file(tree: ast.Module, class_name: str) -> StageState:
-    """The state of a class in a file that is not imported, with its bases in the same file.
+    """The state of a class in a file that is not imported, and of its bases in the same file.
 
     Never raises: what cannot be read is passed over.
     """
@@ -93,7 +87,6 @@ def state_in_file(tree: ast.Module, class_name: str) -> StageState:
 
 
 def _state(source: Source) -> StageState:
-    """What the stages of a class keep, from all that they do."""
     accesses = {stage: accesses_of(source, stage) for stage in (*STAGES, HANDLE)}
     kept = _Kept(source, accesses)
     shared = {key: found for key in kept.keys for found in [kept.shared(key)] if found is not None}
@@ -106,11 +99,11 @@ def _state(source: Source) -> StageState:
 
 
 class _Kept:
-    """What stages store.
+    """All that the stages of a handler store.
 
     Attributes:
-        stores: all of them, by key.
-        keys: of what is stored other than once and for all.
+        stores: the stores of all stages, by key.
+        keys: what is stored more often than once.
     """
 
     def __init__(self, source: Source, accesses: Mapping[str, Accesses]) -> None:
@@ -125,7 +118,7 @@ class _Kept:
         self.stores: dict[str, list[Store]] = {}
         for store in (store for it in accesses.values() for store in it.stores):
             self.stores.setdefault(store.place.key, []).append(store)
-        # What is stored where a flag was missing that is set there, too, is stored once as well.
+        # A flag that is set where it was missing: what is stored beside it is stored once, too.
         self._once = {
             guard
             for stores in self.stores.values()
@@ -142,7 +135,7 @@ class _Kept:
         return _is_guarded(store) or store.is_figure or not self._once.isdisjoint(store.guards)
 
     def shared(self, key: str) -> Shared | None:
-        """How a stage meets what another stored, or a call what another wrote."""
+        """How stages share what a key stands for, or calls of one stage do; None if they do not."""
         stages = list(self._accesses)
         for at, stage in enumerate(stages):
             stores = [it for it in self._stores(stage, key) if not it.is_figure]
@@ -163,14 +156,14 @@ class _Kept:
         return [it for it in self._accesses[stage].stores if it.place.key == key]
 
     def names(self, key: str) -> set[str]:
-        """Full names of what a key stands for."""
+        """All full names of what a key stands for."""
         names = {it.spot for it in self.stores[key]}
         names |= {it.place.shown for it in self.stores[key] if it.how != "bound"}
         bound = [it for it in self._source.classes if key[:1] == "." and key[1:] in it.values]
         return names | {f"{name}{key}" for it in bound for name in ("self", it.name)}
 
     def scratch(self, stage: Stage) -> frozenset[str]:
-        """What a stage gives another value, and reads."""
+        """The attributes that a stage sets in each call and reads."""
         accesses = self._accesses[stage]
         return frozenset(
             it.spot
