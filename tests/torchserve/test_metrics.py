@@ -15,7 +15,7 @@ from micro_batch_handler.pipeline.outcomes import BatchRecord, Failure, Outcomes
 from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS, BatchMetrics
 from micro_batch_handler.torchserve.metrics.lines import Metric, MetricLines
-from micro_batch_handler.torchserve.metrics.paced import Paced
+from micro_batch_handler.torchserve.metrics.throttle import Throttle
 from tests.fakes import Plain, fake_context, plan
 from tests.torchserve.emitted import OURS, THEIRS, cache_of, figures, writes
 
@@ -179,12 +179,15 @@ def test_a_batch_is_one_write_of_as_many_lines_however_it_is_cut(metrics, caplog
     assert [len(lines) for lines in writes(caplog)] == [LINES]
 
 
-def test_batches_that_come_at_once_share_a_write(metrics, caplog):
+def test_batches_that_come_at_once_share_a_write(caplog):
     """Under load a batch adds two lines, which go into buckets; the rest is added up."""
     later = []
-    metrics._soon = Paced(
-        metrics._lines.write, 1.0, now_s=lambda: 0.0, later=lambda _, write: later.append(write)
-    )
+
+    def throttle(write, every_s):
+        return Throttle(write, every_s, lambda: 0.0, lambda _, catch_up: later.append(catch_up))
+
+    lines = MetricLines(cache_of(), METRICS, undeclared=False)
+    metrics = BatchMetrics(lines, PerStage(2, 1, 1), 8, throttle)
     for _ in range(3):
         metrics.add(record(8, (2,)))
     (write,) = later

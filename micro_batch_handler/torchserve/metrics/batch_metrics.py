@@ -1,19 +1,19 @@
-"""What each batch adds to the metrics: where its time went, how full it was, what failed.
+"""The metrics of each batch: where its time went, how full it was, what failed.
 
     work     calls of a stage
     wait     micro-batches that were ready and had no lane, in the stage's queue
     idle     lanes without a call, while the batch was under way
 
-Counters, wherever a sum makes sense: the frontend owns them, so that they add up over all workers
-of a model and outlive a worker. What is written for a batch does not grow with the number of its
-micro-batches, and under load many batches share a write: see `EVERY_S`.
+Where a sum makes sense, a metric is a counter. The frontend keeps counters, so that they add up
+over all workers of a model and outlive a worker. A batch adds the same number of lines, however
+many micro-batches it has, and under load many batches share a write; see `EVERY_S`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ts.context import Context
 from ts.metrics.metric_cache_abstract import MetricCacheAbstract
@@ -22,7 +22,7 @@ from micro_batch_handler.config import AUTO, STAGES, Metrics, PerStage, Stage
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.torchserve.faults import REASONS, reason_of
 from micro_batch_handler.torchserve.metrics.lines import Figure, Metric, MetricLines
-from micro_batch_handler.torchserve.metrics.paced import Paced
+from micro_batch_handler.torchserve.metrics.throttle import Throttle
 
 __all__ = ["METRICS", "BatchMetrics", "batch_metrics"]
 
@@ -37,44 +37,50 @@ SIZE = Metric("mbh_micro_batch_size", "gauge", "Count", ("Stage",))
 """Rows of the largest micro-batch that was planned for the latest batch."""
 CALLS = Metric("mbh_stage_calls_total", "counter", "Count", ("Stage",))
 WORK = Metric("mbh_stage_work_seconds_total", "counter", "Seconds", ("Stage",))
-"""Of a call on a GPU, its time there if that is longer than Python's."""
+"""For a call on a GPU, the time of its work there if that is longer than the call itself."""
 WAIT = Metric("mbh_stage_wait_seconds_total", "counter", "Seconds", ("Stage",))
 IDLE = Metric("mbh_stage_idle_seconds_total", "counter", "Seconds", ("Stage",))
-"""Lanes times the batch's duration, without the work; so work / (work + idle) is how busy they are.
-"""
+"""Lanes times the batch's duration, minus the work: work / (work + idle) is how busy they are."""
 FAILED = Metric("mbh_failed_requests_total", "counter", "Count", ("Stage", "Reason"))
 RETRIED = Metric("mbh_retried_calls_total", "counter", "Count", ("Stage", "Reason"))
-"""Planned calls that failed and were made again in parts."""
+"""Calls of the plan that failed and were made again in parts."""
 
-# In the order in which they are written. Requests last: who sees them counted has seen what else
-# their batch adds. A gauge first: where a handler prints meanwhile, the first line may end up
-# behind its text and be lost, and a gauge comes again.
+# In the order in which they are written. Requests come last: whoever sees them counted has seen all
+# else that their batch adds. A gauge comes first: if the handler prints meanwhile, the first line
+# may end up behind its text and be lost, and a gauge is written again.
 METRICS = (SIZE, FILL, DURATION, CALLS, WORK, WAIT, IDLE, FAILED, RETRIED, REQUESTS)
 
 EVERY_S = 0.25
-"""From one write to the next under load. Prometheus asks every few seconds; a worker that is killed
-takes along what its last quarter of a second has added."""
+"""From one write to the next under load. Prometheus asks every few seconds. A worker that is killed
+loses what its last quarter of a second added."""
 
 
 class BatchMetrics:
     """The metrics of one handler.
 
     Args:
-        lines: where the figures go.
+        lines: takes the figures.
         lanes: of each stage.
         batch_size: the most requests of one batch.
+        throttle: makes what keeps writes `EVERY_S` apart.
     """
 
-    def __init__(self, lines: MetricLines, lanes: PerStage[int], batch_size: int) -> None:
+    def __init__(
+        self,
+        lines: MetricLines,
+        lanes: PerStage[int],
+        batch_size: int,
+        throttle: Callable[[Callable[[], None], float], Throttle] = Throttle,
+    ) -> None:
         self._lines = lines
         self._lanes = lanes
         self._batch_size = batch_size
         self._observed: deque[tuple[Stage, float]] = deque()
-        self._soon = Paced(lines.write, EVERY_S)
+        self._soon = throttle(lines.write, EVERY_S)
 
     def start(self) -> None:
-        """Begin to count. Counters are written as 0, or nobody would see them go from 0 to 1."""
-        self._observed.clear()  # calls that warm up are for no request
+        """Begin to count. Counters are written as 0, so that dashboards see them rise."""
+        self._observed.clear()  # of calls that warmed up, which belong to no request
         by_stage = [
             (metric, 0, (stage,)) for metric in (CALLS, WORK, WAIT, IDLE) for stage in STAGES
         ]
@@ -88,13 +94,13 @@ class BatchMetrics:
         self._lines.write()
 
     def observe(self, stage: Stage, _rows: int, seconds: float) -> None:
-        """A call succeeded and took so long, on the device too; may be called from any thread."""
+        """A call succeeded and took so long, its work on the device included; from any thread."""
         self._observed.append((stage, seconds))
 
     def add(self, record: BatchRecord) -> None:
-        """Count a batch; TorchServe gets the figures now or soon."""
+        """Count a batch. TorchServe gets the figures now or soon."""
         self._lines.add(self._figures(record))
-        if record.outcomes.fatal:  # there may be no soon
+        if record.outcomes.fatal:  # the worker is about to end
             self._lines.write()
         else:
             self._soon.ask()
@@ -122,9 +128,9 @@ class BatchMetrics:
     def _totals(
         self, record: BatchRecord
     ) -> tuple[Counter[Stage], dict[Stage, float], dict[Stage, float]]:
-        """Calls, seconds at work and seconds in the queue, of each stage.
+        """Calls, seconds of work and seconds in the queue, for each stage.
 
-        A call that was given up counts until then, and should it ever return, in a later batch.
+        A call that was given up counts up to that moment, and in a later batch if it returns.
         """
         calls: Counter[Stage] = Counter()
         work_s, wait_s = dict.fromkeys(STAGES, 0.0), dict.fromkeys(STAGES, 0.0)
@@ -142,7 +148,7 @@ class BatchMetrics:
 def batch_metrics(
     wanted: Metrics, context: Context, lanes: PerStage[int], batch_size: int
 ) -> BatchMetrics | None:
-    """The metrics of a handler; None if there are none to write.
+    """The metrics of a handler; None if nothing is to be written.
 
     Args:
         wanted: `micro_batching.metrics`.

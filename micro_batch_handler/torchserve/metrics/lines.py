@@ -1,11 +1,11 @@
-"""Metrics as the lines that TorchServe's frontend reads from a worker, as few as can be.
+"""Metrics as the lines that TorchServe's frontend reads from a worker, as few as possible.
 
-TorchServe's cache of metrics prints each figure as a log record of its own, with the ids of all
-requests, and its frontend takes each line apart by regular expressions. So figures are added up
-here, and written many at once (`python -m benchmarks.metric_lines` has what that saves). The cache
-is asked what the server's metrics.yaml declares, and the lines go to its logger.
+TorchServe's cache of metrics writes a log record for each figure, with the ids of all requests, and
+its frontend parses each line by regular expressions. So figures are added up here and many are
+written at once (`python -m benchmarks.metric_lines` measures what that saves). The cache knows what
+the server's metrics.yaml declares, and the lines go to its logger.
 
-    counter      one line, the sum of what came since the last write
+    counter      one line, the sum since the last write
     gauge        one line, the latest figure
     histogram    a line for each figure, since the frontend sorts them into buckets
 """
@@ -30,7 +30,7 @@ __all__ = ["Figure", "Metric", "MetricLines"]
 logger = logging.getLogger(__name__)
 
 metrics_logger = logging.getLogger(caching_metric.__name__)
-"""Where TorchServe's own metrics go, so that whoever redirects them has these, too."""
+"""The logger of TorchServe's own metrics: whoever redirects them redirects these, too."""
 
 ALWAYS = ("ModelName", "Level")
 """The dimensions of every metric of a model, last; the frontend adds the name of the host."""
@@ -38,28 +38,28 @@ ALWAYS = ("ModelName", "Level")
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """What metrics.yaml says of one metric."""
+    """A metric as metrics.yaml declares it."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     unit: str
     dimensions: tuple[str, ...] = ()
-    """Besides those that every metric has."""
+    """Its own; all metrics have `ALWAYS`, too."""
 
 
 Figure: TypeAlias = "tuple[Metric, float, tuple[str, ...]]"
-"""A figure of a metric, for these values of the metric's own dimensions."""
+"""A metric, a figure, and the values of the metric's own dimensions."""
 
 
 class MetricLines:
-    """Collects figures, and writes all there are at once. Any thread may use it.
+    """Collects figures, and writes all of them at once. Any thread may use it.
 
     Args:
-        cache: TorchServe's, of this worker: what the server's metrics.yaml declares, and the name
-            of the model.
-        metrics: that may be added to; lines are written in this order.
-        undeclared: whether to write those that metrics.yaml does not declare, too; a frontend with
-            `model_metrics_auto_detect=true` takes them.
+        cache: TorchServe's cache of metrics in this worker. It knows what the server's metrics.yaml
+            declares, and the model's name.
+        metrics: all that there may be figures of; lines are written in this order.
+        undeclared: whether to write metrics that metrics.yaml does not declare, too. A frontend
+            with `model_metrics_auto_detect=true` takes them.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class MetricLines:
 
     @property
     def names(self) -> list[str]:
-        """What will be written."""
+        """The names of the metrics that are written."""
         return [metric.name for metric in self._declared]
 
     def add(self, figures: Iterable[Figure]) -> None:
-        """Take these figures, all into the same write."""
+        """Take figures; all of them go into the same write."""
         with self._lock:
             for metric, value, dimensions in figures:
                 found = self._figures.get(metric)
@@ -95,7 +95,7 @@ class MetricLines:
                     values[0] = value + values[0] if metric.kind == "counter" else value
 
     def write(self) -> None:
-        """Hand all figures to the frontend."""
+        """Write all figures for the frontend."""
         with self._lock:
             now_s = int(time.time())
             lines = [
@@ -106,7 +106,7 @@ class MetricLines:
                 for value in values
             ]
             self._figures = self._none()
-            # Not after the lock: a later write may not overtake it.
+            # Inside the lock, so that a later write cannot overtake this one.
             if lines:
                 metrics_logger.info("\n".join(lines))
 
@@ -114,7 +114,7 @@ class MetricLines:
         return {metric: {} for metric in self._declared}
 
     def _around(self, metric: Metric, dimensions: tuple[str, ...]) -> tuple[str, str]:
-        """What stands before the value, and between it and the time."""
+        """The text of a line before the value, and the text between it and the time."""
         known = self._ends.get((metric, dimensions))
         if known is not None:
             return known
@@ -131,14 +131,14 @@ class MetricLines:
 
 
 def _shown(value: float) -> str:
-    """Without an exponent: the frontend's pattern for values has no plus sign."""
+    """A value without exponent, since the frontend's pattern for values has no plus sign."""
     return str(value) if isinstance(value, int) else f"{value:.6f}"
 
 
 def _declared(
     cache: MetricCacheAbstract, metric: Metric, *, undeclared: bool
 ) -> CachingMetric | None:
-    """The metric as metrics.yaml has it; as it ought to be, if it may be missing there."""
+    """The metric as metrics.yaml declares it; or else as it should, if `undeclared` are written."""
     kind, known = MetricTypes(metric.kind), [*metric.dimensions, *ALWAYS]
     try:
         found = cache.get_metric(metric.name, kind)
@@ -146,7 +146,7 @@ def _declared(
         return CachingMetric(metric.name, metric.unit, known, kind) if undeclared else None
     unknown = [name for name in found.dimension_names if name not in known]
     if unknown:
-        # The frontend takes values by their place, and refuses a line that has too few.
+        # The frontend reads values by their place, and refuses a line that has too few.
         logger.warning(
             "metrics.yaml declares %s with dimension %s; it has %s. It is not written",
             metric.name,

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from micro_batch_handler.torchserve.metrics.paced import Paced
+from micro_batch_handler.torchserve.metrics.throttle import Throttle
 
 
 class Stage:
@@ -16,12 +16,18 @@ class Stage:
         self.now_s = 100.0
         self.done_at: list[float] = []
         self.later: list[tuple[float, object]] = []
-        self.paced = Paced(
+        self.no_threads = False
+        self.throttle = Throttle(
             lambda: self.done_at.append(self.now_s),
             every_s=2.0,
             now_s=lambda: self.now_s,
-            later=lambda seconds, do: self.later.append((self.now_s + seconds, do)),
+            later=self._call_later,
         )
+
+    def _call_later(self, seconds, do) -> None:
+        if self.no_threads:
+            raise RuntimeError("can't start new thread")
+        self.later.append((self.now_s + seconds, do))
 
     def at(self, now_s: float, asks: int = 1) -> None:
         """Let the time come, call what is due, and ask."""
@@ -30,7 +36,7 @@ class Stage:
             do()
         self.now_s = now_s
         for _ in range(asks):
-            self.paced.ask()
+            self.throttle.ask()
 
 
 @pytest.fixture
@@ -68,11 +74,7 @@ def test_after_a_late_one_the_next_waits_as_long(stage):
 
 def test_where_no_thread_can_be_started_it_is_done_at_once(stage):
     """Who asks gets no error of it, and nothing stays undone."""
-
-    def later(seconds, do):
-        raise RuntimeError("can't start new thread")
-
-    stage.paced._later = later
+    stage.no_threads = True
     stage.at(100, asks=3)
 
     assert stage.done_at == [100, 100, 100]
@@ -87,9 +89,9 @@ def test_what_is_late_is_done_in_a_thread_that_holds_nobody_up():
         if len(threads) > 1:
             done.set()
 
-    paced = Paced(do, every_s=0.01)
-    paced.ask()
-    paced.ask()
+    throttle = Throttle(do, every_s=0.01)
+    throttle.ask()
+    throttle.ask()
 
     assert done.wait(30)
     assert threads[0] is threading.current_thread()

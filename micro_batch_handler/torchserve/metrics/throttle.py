@@ -1,4 +1,4 @@
-"""Doing something when it is asked for, but not more often than every so often."""
+"""A throttle: something is done when asked for, but not more often than its interval allows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["Paced"]
+__all__ = ["Throttle"]
 
 
 def _later(seconds: float, do: Callable[[], None]) -> None:
@@ -16,15 +16,15 @@ def _later(seconds: float, do: Callable[[], None]) -> None:
     timer.start()
 
 
-class Paced:
-    """Does something at once if that is long enough ago, and otherwise as soon as it is.
+class Throttle:
+    """Calls `do` at once if the last call began long enough ago, and else once that is so.
 
-    However often it is asked for meanwhile, it is then done once, in a thread of its own.
+    However often it is asked for meanwhile, `do` is called once then, in a thread of its own.
 
     Args:
-        do: what; nobody hears what it raises in that thread but `threading.excepthook`.
-        every_s: the least time from one begin to the next.
-        now_s: the time.
+        do: what it raises in that thread only reaches `threading.excepthook`.
+        every_s: the least time from the begin of one call to the next.
+        now_s: the clock.
         later: calls a function after so many seconds, in another thread.
     """
 
@@ -44,7 +44,7 @@ class Paced:
         self._waits = False
 
     def ask(self) -> None:
-        """Have it done, now or soon; from any thread."""
+        """Have `do` called, now or soon; from any thread."""
         with self._lock:
             self._waits = self._waits or self._can_wait()
             if self._waits:
@@ -53,13 +53,13 @@ class Paced:
         self._do()
 
     def _can_wait(self) -> bool:
-        """Whether it is too early, and somebody will do it later."""
+        """Whether it is too early now, and a later call is arranged."""
         early_s = self._next_s - self._now_s()
         if early_s <= 0:
             return False
         try:
             self._later(early_s, self._catch_up)
-        except RuntimeError:  # there is no thread to be had
+        except RuntimeError:  # no thread can be started
             return False
         return True
 
