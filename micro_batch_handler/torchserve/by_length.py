@@ -1,9 +1,9 @@
-"""Requests in the order of their length, so that those of like length share calls.
+"""Requests in the order of their length, so that those of similar length share calls.
 
-A model that pads its rows computes the longest of each call for all of them. Cut as they came,
-nearly every micro-batch has a long one; cut by length, short ones cost what short ones cost. So
-sentence-transformers encodes (https://sbert.net, `SentenceTransformer.encode`), and so Hugging
-Face's Trainer trains (`group_by_length`).
+A model that pads its rows computes as if each were as long as the longest of the call. In the order
+of arrival nearly every micro-batch has a long row. In the order of length most have none. The
+method is that of sentence-transformers (https://sbert.net, `SentenceTransformer.encode`) and of
+Hugging Face's Trainer (`group_by_length`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ __all__ = ["by_length", "length"]
 
 
 def by_length(data: Sequence[Any]) -> list[int]:
-    """The places of a batch's rows, the shortest row first; equal ones as they came."""
+    """The indices of a batch's rows, the shortest row first; equal ones as they came."""
     lengths = [length(row) for row in data]
     return sorted(range(len(data)), key=lengths.__getitem__)
 
 
 def length(row: Any) -> int:
-    """Bytes of a row's bodies as they came; of decoded ones, the characters and numbers in them.
+    """The length of a row: bytes of its bodies, or characters and numbers in decoded ones.
 
-    Of bodies of one kind the larger is the longer, whatever kind that is.
+    Among bodies of one kind, the larger one is longer.
     """
     found = 0
-    todo = [row]  # not by recursion, which a deeply nested body would end
+    todo = [row]  # no recursion, since a body may be nested deeply
     while todo:
         value = todo.pop()
         if isinstance(value, (bytes, bytearray, str)):

@@ -1,4 +1,4 @@
-"""How long each request is still worth computing, as its client says in a header."""
+"""Deadlines of requests, from a header by which clients say how long they wait."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ __all__ = ["deadlines_s"]
 def deadlines_s(
     context: Context, requests: int, header: str | None, now_s: float
 ) -> list[float | None] | None:
-    """When each request's deadline passes, on the clock of `now_s`; None where no request has one.
+    """When each request's deadline passes, on the clock of `now_s`; None if no request has one.
 
-    A header that is no number is ignored: a deadline is a hint, and the request is good without.
+    A header that is no number is ignored: a deadline is a hint, and a request needs none.
+
+    Args:
+        context: of the batch.
+        requests: how many there are.
+        header: the name of the header, whose value is in milliseconds; None to have no deadlines.
+        now_s: the time at which the milliseconds begin.
     """
     processors = context.request_processor
     if header is None or processors is None:
@@ -40,7 +46,7 @@ def _deadline_s(headers: dict[str, Any], header: str, now_s: float) -> float | N
 
 
 def _header(headers: dict[str, Any], name: str) -> Any:
-    """Names of headers come in the client's own spelling, and mean the same in any case."""
+    """A header by its name, which clients may write in upper or lower case."""
     if name in headers:
         return headers[name]
     spelling = _spelling(tuple(headers), name)
@@ -49,6 +55,6 @@ def _header(headers: dict[str, Any], name: str) -> Any:
 
 @lru_cache(maxsize=256)
 def _spelling(names: tuple[str, ...], wanted: str) -> str | None:
-    """Clients send the same headers again and again; so this is asked once for each kind."""
+    """The name as `names` spells it. Cached: clients send the same headers again and again."""
     wanted = wanted.lower()
     return next((name for name in names if name.lower() == wanted), None)

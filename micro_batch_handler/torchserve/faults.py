@@ -1,4 +1,4 @@
-"""What the client of a failed request is told; the log has more (fault_log.py).
+"""The answers to failed requests: status and body. The log says more; see fault_log.py.
 
     the request's error                      status                body's message
     PredictionException(message, code)       its code              its message
@@ -11,7 +11,7 @@
     its deadline passed                      504                   before which stage
     the worker's device is lost              507                   "Out of resources"
 
-The body has the status too, because gRPC drops it, and the type of the exception.
+The body repeats the status, because gRPC drops it, and names the type of the exception.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SERVER_ERROR = 500
 TIMED_OUT = 504
 OUT_OF_RESOURCES = 507
 Reason = Literal["refused", "error", "body", "timeout", "deadline", "out_of_memory", "device_lost"]
-"""`refused`: the handler said so, with a status of its own; `body`: it could not be decoded."""
+"""`refused`: the handler raised a PredictionException; `body`: it could not be decoded."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -62,7 +62,7 @@ def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
     """The batch's answers, with an error body and status for each request that failed."""
     for index, failure in outcomes.failures.items():
         code, message = status_of(failure)
-        # What its stages have set was meant for an answer; but a stream that has begun must end.
+        # Its stages set headers for an answer; but a stream that has begun must be ended.
         headers = context.get_response_headers(index)
         streams = STREAM_NEXT in headers
         headers.clear()
@@ -79,10 +79,9 @@ def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
 
 
 def raise_first(outcomes: Outcomes) -> None:
-    """Raise what the first failed request ended with, for TorchServe to map by its type.
+    """Raise the error of the first failed request, for TorchServe to map by its type.
 
-    A request whose deadline has passed or whose body cannot be read fails alone, whatever the
-    setting.
+    A request whose deadline has passed or whose body cannot be read fails alone in any case.
     """
     for _, failure in sorted(outcomes.failures.items()):
         if not isinstance(failure.error, (BodyError, DeadlinePassed)):
@@ -90,7 +89,7 @@ def raise_first(outcomes: Outcomes) -> None:
 
 
 def reason_of(error: BaseException) -> Reason:
-    """Why a request failed, in one word."""
+    """Why a request failed."""
     if isinstance(error, PredictionException):
         return "refused"
     if is_out_of_memory(error):
@@ -124,7 +123,7 @@ def status_of(failure: Failure) -> tuple[int, str]:
 
 
 def _attribute(error: BaseException, name: str) -> Any:
-    """What PredictionException has, and a subclass may have left out or hidden."""
+    """An attribute of PredictionException, which a subclass may lack or hide."""
     try:
         return getattr(error, name)
     except BaseException:

@@ -1,7 +1,7 @@
-"""Handlers that answer the first row of what they get and forget the others.
+"""Handlers that read only the first row of a batch: they are called with one row at a time.
 
-TorchServe's text classifier is one (https://github.com/pytorch/serve/issues/2121), and many were
-written after it. They serve right where each call has one row.
+TorchServe's text classifier is one (https://github.com/pytorch/serve/issues/2121), and many
+handlers were written after it. Their answers are right if each call has one row.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ ONE = PerStage[Size].of(1)
 def one_row_at_a_time(
     handler: Any, config: MicroBatchingConfig, ops: PayloadOps
 ) -> tuple[MicroBatchingConfig, PayloadOps]:
-    """The settings and payloads of a handler, made fit for one that takes the first row only.
+    """The settings and payload operations of a handler, changed if it reads the first row only.
 
-    Beside a size of 1 for preprocess, those of inference and postprocess stay: whoever wrote it
-    knows the handler.
+    If the settings give preprocess a size of 1, the sizes of inference and postprocess stay:
+    whoever wrote them knows the handler.
     """
-    # A function in place of stages says so; see brought.py.
+    # A handler without stages names the method that it has instead; see brought.py.
     name = getattr(handler, "_micro_batch_one_stage", "preprocess")
     first = getattr(handler, name, None)
     if first is None or not takes_first_row_only(first, name):
@@ -49,17 +49,19 @@ def one_row_at_a_time(
         sizes.postprocess,
     )
     if sizes == ONE:
-        # What it makes of one row may look like any number of rows: tokens, in a flat tensor.
+        # Its payload of one row may look like any number of rows: tokens in a flat tensor.
         ops = replace(ops, count=lambda _: None, rows_of=lambda _: None)
     return replace(config, micro_batch_size=sizes), ops
 
 
 def takes_first_row_only(function: Callable[..., Any], name: str) -> bool:
-    """Whether the source of a method, or function, has its first argument as `data[0]` only.
+    """Whether a method or function uses its first argument as `data[0]` only, by its source.
 
-    Under decorators that hide it, a method is looked for by its name.
+    False if there is no source, or if the source does not show it.
 
-    False where there is no source, or where it cannot be told.
+    Args:
+        function: may be decorated.
+        name: by which it is found under decorators that hide it.
     """
     takes_self = inspect.ismethod(function)
     try:
@@ -74,7 +76,7 @@ def takes_first_row_only(function: Callable[..., Any], name: str) -> bool:
 
 
 def _undecorated(function: Any, name: str) -> Any:
-    """The function under decorators: TorchServe's `timed` keeps it in its closure only."""
+    """The function under its decorators; TorchServe's `timed` has it in its closure only."""
     function = inspect.unwrap(getattr(function, "__func__", function))
     while True:
         cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
@@ -92,7 +94,7 @@ def _only_first(definition: ast.FunctionDef, name: str) -> bool:
         and isinstance(node.slice, ast.Constant)
         and node.slice.value == 0
     }
-    looked_at = {  # data is None: as functions ask whether the model is only to be loaded
+    looked_at = {  # `data is None`, by which functions tell that the model is only loaded
         node.left
         for node in ast.walk(definition)
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Is, ast.IsNot))

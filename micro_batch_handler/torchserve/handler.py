@@ -1,8 +1,8 @@
 """The handler: TorchServe's BaseHandler with its three stages run at the same time.
 
 class Handler(MicroBatchHandler)       or class Handler(MicroBatchMixin, ImageClassifier)
-  initialize(context)                  the class's own, then settings are checked, lanes start
-  handle(data, context)                TorchServe's worker thread; see engine.py
+  initialize(context)                  the class's own; then settings are checked and lanes start
+  handle(data, context)                in TorchServe's worker thread; see engine.py
     preprocess, inference, postprocess   in lanes, on some rows of the batch at a time
 """
 
@@ -95,7 +95,7 @@ class MicroBatchMixin:
             # `context = None` in a class would hide the property, and with it the views.
             del cls.context
         for hook in (*HOOKS, "close"):
-            # A class beside the mixin may have it too, although the mixin comes first.
+            # The hook of a class beside the mixin counts, although the mixin comes first.
             ours = vars(MicroBatchMixin)[hook]
             theirs = [vars(kind)[hook] for kind in bases if hook in vars(kind)]
             if getattr(cls, hook) is ours and len(theirs) > 1:
@@ -138,7 +138,7 @@ class MicroBatchMixin:
     def _micro_batch_answers(
         self, data: list[Any], context: Context, *, encoded: bool
     ) -> list[Any]:
-        """What `handle` answers; `encoded` as TorchServe sends it, because nobody else reads it."""
+        """The answers of `handle`; `encoded` as TorchServe sends them if nobody else reads them."""
         started = time.time()
         route(context)
         self.context = context
@@ -177,16 +177,16 @@ class MicroBatchMixin:
         return join(payloads)
 
     def group_by(self, payload: Payload) -> Sequence[Hashable] | None:  # noqa: ARG002
-        """A key for each row of what `preprocess` returned, its shape for example; None for none.
+        """A key for each row of what `preprocess` returned, such as its shape; None for no keys.
 
-        Override it where rows differ so that they cannot share a call: inference and postprocess
-        are then called apart for each key. Which rows share a call is fixed by the plan and the
-        keys. Payloads must be such that they can be cut and joined.
+        Override it if some rows cannot share a call: inference and postprocess are then called
+        apart for each key. The plan and the keys decide which rows share a call. Payloads must be
+        such that they can be cut and joined.
         """
         return None
 
     def example_row(self) -> Any:
-        """One request as `preprocess` gets it, `{"body": …}`; None for none.
+        """One request as `preprocess` gets it, `{"body": …}`; None if there is no example.
 
         Override it together with `allowed_sizes`: every size is then called when the model
         loads, so that no request waits for a compiler.
@@ -225,8 +225,8 @@ class MicroBatchHandler(MicroBatchMixin, BaseHandler):  # type: ignore[misc]  # 
 
 
 def engine_of(handler: MicroBatchMixin, context: Context) -> Engine:
-    """The engine that serves a handler; made for the settings in `context` where there is none.
+    """The engine that serves a handler; if it has none, one is made for the settings in `context`.
 
-    A function, since each method of ours could hide one of the user's.
+    This is a function, since a method could hide one of the user's.
     """
     return handler._micro_batch_engine_for(context)  # noqa: SLF001

@@ -7,7 +7,7 @@
             super().__init__()
             self.handle = MicroBatching(self)
 
-What it sets is kept here; the work is the mixin's, which goes in front of the handler's class.
+The settings are kept here. The work is the mixin's, which is put in front of the handler's class.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ Sizes = Union[Size, Mapping[str, Size]]
 
 
 class MicroBatching:
-    """What a handler sets as its `handle`, as with TorchServe's class of this name.
+    """The object that a handler sets as its `handle`, as with TorchServe's class of this name.
 
-    `MicroBatchMixin` goes in front of the handler's class, for this object only: so `self.context`
-    in a stage is the micro-batch's view, and hooks like `join_payloads` can be overridden.
+    `MicroBatchMixin` is put in front of the handler's class, for this handler only. So
+    `self.context` in a stage is the micro-batch's view, and hooks like `join_payloads` can be
+    overridden.
 
-    What is set here, now or later, beats the `micro_batching:` section of model-config.yaml. Keys
-    that neither sets have this package's defaults, except that sizes and lanes are 1, as they are
-    in TorchServe. What is set while the handler serves counts from the next batch on.
+    Settings made here beat the `micro_batching:` section of model-config.yaml. Keys that neither
+    sets have this package's defaults, except that sizes and lanes are 1, as in TorchServe. A
+    setting that is changed while the handler serves counts from the next batch on.
 
     Args:
         parent_handler: has the three stages.
         micro_batch_size: the most rows of one call; None for model-config.yaml's, or 1.
-        parallelism: lanes by stage; what is left out is model-config.yaml's, or 1.
+        parallelism: lanes by stage; stages that are left out have model-config.yaml's, or 1.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -62,7 +63,7 @@ class MicroBatching:
         if micro_batch_size is not None:
             self.micro_batch_size = micro_batch_size
         self.parallelism = parallelism or {}
-        if not isinstance(parent_handler, _Front):  # it may have had another one of these
+        if not isinstance(parent_handler, _Front):  # it may have had another MicroBatching
             parent_handler.__class__ = _fronted(type(parent_handler))
         vars(parent_handler)["_micro_batching"] = self
 
@@ -79,7 +80,7 @@ class MicroBatching:
 
     @property
     def parallelism(self) -> dict[str, Lanes]:
-        """The lanes of the stages for which they were set here: a copy."""
+        """A copy of the lanes that were set here, by stage."""
         return dict(self._parallelism)
 
     @parallelism.setter
@@ -94,12 +95,12 @@ class MicroBatching:
         MicroBatchMixin.close(self.handler)
 
     def get_micro_batch_idx(self) -> int | None:
-        """Which micro-batch of its batch the calling stage works on; None outside of a stage.
+        """The number of the micro-batch that the calling stage works on; None outside of a stage.
 
-        Handlers find their requests by it, from `index * micro_batch_size` on. So the rows of
-        `self.context` are counted from there for the rest of the call, whichever they are: after a
-        fault, fewer rows than a micro-batch are called again. With a size that is no number, it is
-        the place of the first row.
+        Handlers find their requests by it, from `index * micro_batch_size` on. So for the rest of
+        the call the rows of `self.context` are counted from there, whichever they are: after a
+        fault, fewer rows than a micro-batch are called again. If `micro_batch_size` is no number,
+        the result is the index of the first row.
         """
         view = current_view(self.handler)
         if view is None:
@@ -119,16 +120,16 @@ class MicroBatching:
         return MicroBatchMixin._micro_batch_answers(self.handler, data, context, encoded=encoded)  # noqa: SLF001
 
     def _take_change(self) -> bool:
-        """Whether anything was set since the last time."""
+        """Whether a setting was changed since this was last asked."""
         changed, self._changed = self._changed, False
         return changed
 
     def _settings(self, context: Context) -> Context:
-        """The load's context with the settings that are in force."""
+        """The load's context with the settings in force in its model_yaml_config."""
         model_yaml = getattr(context, "model_yaml_config", None) or {}
         section = model_yaml.get(SECTION) or {} if isinstance(model_yaml, Mapping) else None
         if not isinstance(section, Mapping):
-            return context  # refused where it is read
+            return context  # is refused where settings are read
         lanes = _by_stage(1) | _by_stage(section.get("parallelism", {})) | self._parallelism
         size = section.get("micro_batch_size", 1) if self._size is None else self._size
         settings = copy.copy(context)
@@ -138,11 +139,11 @@ class MicroBatching:
 
 
 class _Front(MicroBatchMixin):
-    """Goes in front of the class of a handler that has a `MicroBatching`."""
+    """Stands in front of the class of a handler that has a `MicroBatching`."""
 
     def _micro_batch_engine_for(self, context: Context) -> Engine:
         batching: MicroBatching = vars(self)["_micro_batching"]
-        # Here, since no batch is under way: only this thread calls the handler.
+        # No batch is under way here, since only this thread calls the handler.
         if batching._take_change():  # noqa: SLF001  (of this file)
             MicroBatchMixin.close(self)
         if "_micro_batch_engine" not in vars(self):
@@ -151,10 +152,10 @@ class _Front(MicroBatchMixin):
 
 
 def _fronted(kind: type) -> type:
-    """The class with `_Front` in front, which an object of the class can be given.
+    """A class for objects of `kind`, in which `_Front` is in front.
 
-    An object takes only a class of the same layout, that is one whose first base is its own. So
-    `_Front` comes second among the bases, and first in the order in which methods are looked up.
+    An object can be given only a class of the same layout, whose first base is the object's class.
+    So `_Front` comes second among the bases, and first in the order in which methods are found.
     """
     front = [_Front] if issubclass(kind, MicroBatchMixin) else [_Front, MicroBatchMixin]
 

@@ -1,4 +1,4 @@
-"""A worker's first batches, written to a file: what the key `trace` asks for."""
+"""Writes a worker's first batches to a file, as the key `trace` says."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 class TraceFile:
-    """Listens to so many batches, writes them, and listens no more.
+    """Listens to some batches, writes them, and leaves.
 
     Args:
-        path: of the file, which is replaced; of several workers, the last to write keeps it.
-        batches: to wait for.
-        setup: what they run with.
-        leave: is given this listener when nothing is left to do.
+        path: of the file, which is replaced. If several workers write it, the last one's stays.
+        batches: how many to wait for.
+        setup: the lanes, threads and sizes that they run with.
+        leave: is called with this listener when it has heard enough.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TraceFile:
         self._batches: list[TracedBatch] = []
 
     def __call__(self, record: BatchRecord) -> None:
-        """Keep what a trace keeps of it; a file that cannot be written costs a line in the log."""
+        """Keep a batch; the last one is followed by the write, whose failure is only logged."""
         self._batches.append(TracedBatch.of(record))
         self._left -= 1
         if self._left > 0:
@@ -44,16 +44,16 @@ class TraceFile:
         self._leave(self)
         try:
             self._write()
-        except Exception as error:  # of any kind: a trace may not cost an answer
+        except Exception as error:  # of any kind, since a trace may not cost an answer
             logger.warning("micro_batching.trace.file %s cannot be written: %r", self._path, error)
         else:
             logger.info("a trace of %d batches is in %s", len(self._batches), self._path)
 
     def _write(self) -> None:
-        # Whole or not at all: somebody may be waiting for it, and another worker write it too.
+        # Moved into place: somebody may wait for the file, and another worker may write it, too.
         part = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             part.write_text(to_json(Trace(self._setup, self._batches)), encoding="utf-8")
             part.replace(self._path)
         finally:
-            part.unlink(missing_ok=True)  # where it could not be moved
+            part.unlink(missing_ok=True)  # it is there if it could not be moved

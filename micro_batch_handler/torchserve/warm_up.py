@@ -1,7 +1,7 @@
-"""Calling inference with every allowed size when the model loads, so that no request has to wait.
+"""Calls inference with every allowed size when the model loads, so that no request has to wait.
 
 A compiler, a CUDA graph and cuDNN's search prepare each size when it first comes, for seconds or
-minutes, and a CUDA graph belongs to the thread that made it: so the calls go through the lanes.
+minutes. A CUDA graph belongs to the thread that made it, so the calls go through the lanes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["warm_up"]
 logger = logging.getLogger(__name__)
 
 CALLS = 3
-"""Of each size. With graphs of `torch.compile` the first call warms up, the second records, and
-those from the third on replay (torch/_inductor/cudagraph_trees.py)."""
+"""Of each size. With graphs of `torch.compile` the first call warms up, the second records, and the
+third replays, as all later ones do (torch/_inductor/cudagraph_trees.py)."""
 
 
 def warm_up(
@@ -35,6 +35,13 @@ def warm_up(
     context: Context,
 ) -> None:
     """Answer the handler's `example_row()` in batches of each size, three times, the largest first.
+
+    Args:
+        example_row: the handler's hook; None if it has none.
+        pipeline: has the lanes.
+        sizes: the allowed ones, in ascending order; none if all are allowed.
+        batch_of: makes the batch that calls belong to, from its context.
+        context: of the load.
 
     Raises:
         ConfigError: the handler cannot answer its own example.
@@ -68,7 +75,7 @@ def _answer(pipeline: Pipeline, rows: list[Any], batch: Any) -> None:
 
 
 def _context_of_requests(context: Context, rows: int) -> Context:
-    """The load's context with requests that have no headers."""
+    """The load's context, with so many requests without headers."""
     batch = copy.copy(context)
     batch.request_ids = dict.fromkeys(range(rows), "example_row")
     batch.request_processor = [RequestProcessor({}) for _ in range(rows)]

@@ -1,12 +1,12 @@
-"""Ending a worker that cannot serve any more, so that TorchServe starts a fresh one.
+"""Ends a worker that cannot serve any more, so that TorchServe starts a fresh one.
 
-When the worker ends matters to the frontend, which tells its clients only while it waits for an
-answer: requests that it is just collecting into a batch are dropped without a word. So
+The frontend tells clients that their worker died only while it waits for an answer. Requests that
+it is collecting into a batch are dropped without a word. So the moment matters:
 
     under load      the worker ends when the next batch comes: its clients get "Worker died."
-    when idle       it stops listening, and TorchServe's loop ends in good order
+    when idle       the worker stops listening, and TorchServe's loop ends in good order
 
-Either way the process ends before the interpreter frees what it holds: freeing what is on a lost
+In both cases the process ends before the interpreter frees its objects: freeing memory of a lost
 device aborts, and lanes that hang may be inside PyTorch.
 """
 
@@ -27,17 +27,17 @@ __all__ = ["end_at_next_batch", "end_now"]
 logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0
-"""How long to wait for another batch, beyond the time that TorchServe collects one."""
+"""How long to wait for another batch, on top of the time in which TorchServe collects one."""
 
 GRACE_S = 10.0
-"""How long the interpreter may take to end by itself; threads that are not ours may hang."""
+"""How long the interpreter may take to end by itself; threads of the handler may hang."""
 
 _ends = threading.Event()
-"""Whether this process cannot serve any more."""
+"""Set once this process cannot serve any more."""
 
 
 def end_at_next_batch(context: Context) -> bool:
-    """Let this process end after the answers of the current batch; False where it is no worker."""
+    """Let this process end after the answers of the current batch; False if it is no worker."""
     connection = getattr(context, "cl_socket", None)
     if connection is None:
         logger.error("no connection to TorchServe: this process must be restarted by hand")
@@ -53,7 +53,7 @@ def end_at_next_batch(context: Context) -> bool:
 
 
 def end_now() -> None:
-    """End this process at once, while TorchServe waits for a batch's answers perhaps."""
+    """End this process at once, even if TorchServe waits for the answers of a batch."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
@@ -63,7 +63,7 @@ def end_now() -> None:
 
 @atexit.register
 def _end_before_freeing() -> None:
-    """Registered before a handler's own exit handlers are, so called after them."""
+    """Registered before a handler's own exit handlers, and so called after them."""
     if _ends.is_set():
         end_now()
 

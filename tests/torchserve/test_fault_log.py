@@ -136,11 +136,15 @@ def test_what_was_counted_is_told_at_the_end(told):
 
 
 def test_few_kinds_are_remembered(told):
-    """Code that is made anew for each request fills no memory."""
-    for number in range(2 * MOST_KINDS):
-        told.failed(type(f"Error{number}", (Exception,), {})())
+    """Code that is made anew for each request fills no memory: its first kinds are forgotten."""
+    kinds = [type(f"Error{number}", (Exception,), {}) for number in range(MOST_KINDS + 1)]
+    told.failed(*(kind() for kind in kinds))
+    assert len(told.lines) == len(kinds)
 
-    assert len(told.log._kinds) == MOST_KINDS
+    told.failed(kinds[-1]())
+    assert told.lines == []
+    told.failed(kinds[0]())
+    assert len(told.lines) == 1
 
 
 def test_no_line_of_the_log_can_be_taken_for_a_metric(told):

@@ -1,20 +1,20 @@
 """Bodies of requests, decoded in the preprocess lanes where the server leaves them as they came.
 
 With `decode_input_request=false` in config.properties, TorchServe's worker does not decode bodies
-in its one thread; else only those are bytes here that it could not decode. Decoded here, they are
-what it would have made of them (ts/protocol/otf_message_handler.py, `_retrieve_input_data`):
+in its one thread. Otherwise bodies are bytes here only if the worker could not decode them. The
+lanes decode as the worker does (ts/protocol/otf_message_handler.py, `_retrieve_input_data`):
 
     content type             the handler finds
     application/json         the value; a body that is not JSON ends its request (see below)
     text/..., text...        text, if it is UTF-8; else the bytes
-    any other, or none       the bytes; so it is for everything that comes by gRPC
+    any other, or none       the bytes; all that comes by gRPC has none
 
-The content type is the frontend's: of a body without its parameters, of a part of a form as its
-client wrote it, and only for parts with a file name.
+The content type is the frontend's: a body's without its parameters; a part's of a form as the
+client wrote it, and only if the part has a file name.
 
-One thing differs: a body that is not JSON is a `BodyError`, and the stages are not called with it.
+One thing differs. A body that is not JSON is a `BodyError`, and no stage is called with it.
 TorchServe logs a traceback and hands over the bytes, on which most handlers fail with their whole
-batch. An empty body is handed over as it is: its client may have nothing to say.
+batch. An empty body is handed over as it is, since a client may have nothing to say.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ except ImportError:  # an archive may run on a server without it
 __all__ = ["Decode", "decode_row", "decode_rows", "decoder", "loads", "server_decodes"]
 
 Decode: TypeAlias = Callable[[int, Any], Any]
-"""(place of the request in the batch, its row as it came) -> its row, decoded"""
+"""(index of the request, its row as it came) -> its row, decoded"""
 
 JSON = "application/json"
 
 
 def server_decodes() -> bool:
-    """Whether TorchServe's worker decodes bodies itself; it looks there at each of them."""
+    """Whether TorchServe's worker decodes bodies; it reads this variable for each of them."""
     return os.environ.get("TS_DECODE_INPUT_REQUEST") in {None, "true"}
 
 
 def decoder(context: Context, rows: int) -> Decode | None:
-    """What decodes the rows of a batch, in any thread; None where an envelope has made them.
+    """A function that decodes the rows of a batch in any thread; None if an envelope made the rows.
+
+    It raises what `decode_row` raises.
 
     Args:
-        context: the batch's; what it says now is what counts, even if a lane comes late.
-        rows: their number; if requests are more or fewer, an envelope has made the rows.
-
-    The result raises what `decode_row` raises.
+        context: of the batch. Its headers of now count, even if a lane calls late.
+        rows: how many there are. If requests are more or fewer, an envelope made the rows.
     """
     processors = context.request_processor
     if processors is None or len(processors) != rows:
@@ -63,9 +63,9 @@ def decoder(context: Context, rows: int) -> Decode | None:
 
 
 def decode_rows(data: Sequence[Any], context: Context) -> list[Any]:
-    """All rows of a batch for a handler that knows no micro-batches, so that none fails alone.
+    """All rows of a batch, decoded for a handler that knows no micro-batches.
 
-    A body that is not JSON stays as it came, as with TorchServe.
+    As with TorchServe, a body that is not JSON stays as it came.
     """
     decode = decoder(context, len(data))
     return list(data) if decode is None else [_or_raw(decode, *each) for each in enumerate(data)]
@@ -75,8 +75,8 @@ def decode_row(row: Any, headers: Mapping[str, Any]) -> Any:
     """The row with its bodies decoded, in place.
 
     Args:
-        row: of one request, `{name: bytearray}`; values of other types stay, and so do other rows.
-        headers: of the request, as `ts.service.Service` gives them: with `{"content-type": …}`
+        row: of one request, `{name: bytearray}`. Values of other types stay, and so do other rows.
+        headers: of the request as `ts.service.Service` makes them: with `{"content-type": …}`
             under the name of each body.
 
     Raises:
@@ -96,10 +96,11 @@ def decode_row(row: Any, headers: Mapping[str, Any]) -> Any:
 
 
 def loads(body: bytearray) -> Any:
-    """What `json.loads` makes of the body's UTF-8 text, faster where orjson is installed.
+    """The value that `json.loads` reads in the body's UTF-8 text, faster if orjson is installed.
 
-    orjson refuses some of what `json.loads` takes (NaN, lone surrogates), which is then asked. It
-    also takes a few hundred more levels of nesting than Python's stack may have room for.
+    orjson refuses some bodies that `json.loads` takes (NaN, lone surrogates); these go to
+    `json.loads`. It takes a few hundred more levels of nesting than Python's stack may have room
+    for.
 
     Raises:
         ValueError: it is not UTF-8, not JSON, or has an integer that Python does not convert.
@@ -118,14 +119,14 @@ DIGITS = bytes(
     for code in range(256)
 )
 LONG = b"0" * 19
-"""From 2**63 on, integers have 19 digits or more; of a fraction, a point stands before them."""
+"""Integers from 2**63 on have 19 digits or more. In a fraction, a point stands before them."""
 
 
 def _may_have_long_integers(body: bytearray) -> bool:
-    """Whether orjson could make a float of an integer, which it does beyond 64 bits.
+    """Whether there may be an integer of more than 64 bits, of which orjson would make a float.
 
-    Far cheaper than a regular expression: a quarter of the time of decoding itself. `rfind`, since
-    CPython's `find` takes three times as long for such a pattern.
+    This takes a quarter of the time of decoding, far less than a regular expression. CPython's
+    `find` would take three times as long as `rfind` for such a pattern.
     """
     digits = body.translate(DIGITS)
     return digits.rfind(b" " + LONG) >= 0 or digits.startswith(LONG)
@@ -135,7 +136,7 @@ def _value(body: bytearray) -> Any:
     try:
         return loads(body)
     except (ValueError, RecursionError) as error:
-        # Not from it: a JSONDecodeError holds the whole body.
+        # Without a cause, since a JSONDecodeError holds the whole body.
         raise BodyError("preprocess", f"the body is not valid JSON: {error}") from None
 
 
@@ -158,13 +159,13 @@ def _content_type(name: str, headers: Mapping[str, Any]) -> str:
     described = headers.get(name)
     if type(described) is dict:
         return str(described.get("content-type", ""))
-    # The client has sent a header of that name, which has taken the place of the content type. A
-    # request that is no form has one body, and the same type; what a form's part had is lost.
+    # The client sent a header of that name, which replaced the content type. A request that is no
+    # form has one body, whose type is the request's; the type of a form's part is lost.
     return _mime_type(headers) if name == "body" else ""
 
 
 def _mime_type(headers: Mapping[str, Any]) -> str:
-    """The request's content type without parameters, as Netty's HttpUtil.getMimeType has it."""
+    """The request's content type without parameters, as Netty's HttpUtil.getMimeType returns it."""
     for name, value in headers.items():
         if name.lower() == "content-type" and type(value) is str:
             return value.split(";", 1)[0]

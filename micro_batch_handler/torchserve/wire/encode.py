@@ -1,8 +1,8 @@
 """Answers, encoded in the postprocess lanes.
 
-TorchServe encodes answers after the handler has returned, in the worker's one thread, where an
-answer that cannot be encoded fails the whole batch (a TypeError) or ends the worker (anything else:
-a lone surrogate, a circular list). Encoded here, it fails alone.
+TorchServe encodes answers after the handler has returned, in the worker's one thread. There, an
+answer that cannot be encoded fails the whole batch (a TypeError) or ends the worker (any other
+error: a lone surrogate, a circular list). Here it fails alone.
 
     answer                   sent (ts/protocol/otf_message_handler.py, `create_predict_response`)
     bytes, bytearray         as it is
@@ -11,13 +11,13 @@ a lone surrogate, a circular list). Encoded here, it fails alone.
     NumPy array or scalar    JSON of its `tolist()`; TorchServe refuses it
     anything else            JSON
 
-The JSON is compact, where TorchServe indents by 2; parsed, it is the same. orjson writes it where
-it is installed and would change nothing:
+The JSON is compact, where TorchServe indents by 2; parsed, it is the same. If orjson is installed,
+it writes all answers of which it makes what `json` would:
 
-    orjson                             so
-    writes null for NaN, Infinity      an answer with null in it is looked through
-    takes enums, UUIDs, dataclasses    only plain types reach it, which marshal tells at C speed
-    refuses keys that are no text,     json.dumps is asked, whose verdict counts
+    orjson                             therefore
+    writes null for NaN, Infinity      an answer with null in it is searched for them
+    takes enums, UUIDs, dataclasses    only plain types reach it, as marshal finds out at C speed
+    refuses keys that are no text,     json.dumps writes such an answer, or refuses it
     long integers, lone surrogates
 """
 
@@ -42,7 +42,7 @@ __all__ = ["encode", "is_json"]
 
 
 def encode(answer: Any) -> Any:
-    """The answer as it is sent.
+    """The answer as TorchServe sends it.
 
     Raises:
         TypeError: JSON has no such value.
@@ -62,7 +62,7 @@ def encode(answer: Any) -> Any:
 
 
 def is_json(answer: Any) -> bool:
-    """Whether the answer is sent as JSON; text and bytes may hold anything."""
+    """Whether the answer is sent as JSON. Text and bytes may be anything."""
     return not isinstance(answer, (bytes, bytearray, str, torch.Tensor))
 
 
@@ -73,7 +73,7 @@ def _json(answer: Any) -> bytes:
         except TypeError:
             pass
         else:
-            # One byte is found much faster than four.
+            # Searching for one byte is much faster than for four.
             if b"n" not in data or b"null" not in data or _is_finite(answer):
                 return data
     return EVERYTHING.encode(answer).encode("utf-8")
@@ -82,7 +82,7 @@ def _json(answer: Any) -> bytes:
 def _is_plain(answer: Any) -> bool:
     """Whether the answer is made of Python's own types and NumPy's: no subclass, no enum."""
     try:
-        # It takes exact types, and what shows its memory as NumPy does.
+        # It takes exact types only, and objects with a buffer, as NumPy's are.
         marshal.dumps(answer)
     except ValueError:
         return False
@@ -103,7 +103,7 @@ def _is_finite(answer: Any) -> bool:
 
 
 NUMPY_KINDS = "biufUO"
-"""Booleans, integers, floats, text, and objects, of which each must be sendable itself."""
+"""Booleans, integers, floats, text, and objects, each of which is encoded by itself."""
 
 DOUBLE_BYTES = 8
 
@@ -112,7 +112,8 @@ def _numpy(value: Any) -> Any:
     """A NumPy value as Python's own, every float with all its digits.
 
     Raises:
-        TypeError: it is none, or one of dates, complex numbers, bytes, records or long doubles.
+        TypeError: it is not NumPy's, or it holds dates, complex numbers, bytes, records or long
+            doubles.
     """
     if not isinstance(value, (np.ndarray, np.generic)):
         raise TypeError(f"an answer cannot hold {type(value).__name__}: JSON has no such value")
