@@ -18,7 +18,7 @@ from ts.context import Context
 
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.pipeline.recovery import inspectable
-from micro_batch_handler.torchserve.context import MicroBatchContext, answer_part
+from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures
 from micro_batch_handler.torchserve.views import viewed_by
@@ -61,19 +61,21 @@ def answer_apart(
     log: FaultLog,
 ) -> list[Any]:
     """The answers of a batch: of each request in `asking` by `beside`, of the others by `usual`."""
+
+    def alone(data: list[Any], view: Context) -> list[Any]:
+        with viewed_by(None, view):
+            return beside(data, view)
+
     answers: dict[int, Any] = {}
+    failures: dict[int, Failure] = {}
     for index in asking:
-        view = MicroBatchContext(context, [index])
         try:
-            with viewed_by(None, view):
-                (answers[index],) = beside([data[index]], view)
-            view.keep()
-        except BaseException as error:
-            failure = Failure("inference", inspectable(error), [0])
-            log.failed([failure], view)
-            (answers[index],) = answer_failures(Outcomes([None], {0: failure}, []), view)
-            view.keep()
+            answers.update(answer_part(alone, data, context, [index]))
+        except BaseException as error:  # noqa: PERF203  (few requests ask)
+            failures[index] = Failure("inference", inspectable(error), [index])
+    log.failed(failures.values(), context)
     others = [index for index in range(len(data)) if index not in asking]
     if others:
         answers.update(answer_part(usual, data, context, others))
-    return [answers[index] for index in range(len(data))]
+    outcomes = Outcomes([answers.get(index) for index in range(len(data))], failures, [])
+    return answer_failures(outcomes, context)

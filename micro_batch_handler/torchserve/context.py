@@ -108,19 +108,10 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
                 self._batch_processors[index].add_response_property(STREAM_NEXT, "true")
         return raw_value(self._batch, "cl_socket")
 
-    def only_whole(self, why: str) -> None:
-        """Batches stay whole from now on, since the handler does what needs whole batches.
-
-        Raises:
-            SplitError: this call has a part of a batch.
-        """
+    def only_whole(self, why: str, *, too_late: bool = False) -> None:
+        """Batches stay whole from now on; see `ServedBatch.only_whole`."""
         if self._served is not None:
-            self._served.only_whole(why)
-
-    def spoil(self, why: str) -> None:
-        """The same, for a caller that cannot raise an error."""
-        if self._served is not None:
-            self._served.spoil(why)
+            self._served.only_whole(why, too_late=too_late)
 
     @property
     def first(self) -> int:

@@ -16,7 +16,7 @@ The body repeats the status, because gRPC drops it, and names the type of the ex
 
 from __future__ import annotations
 
-from http import HTTPStatus
+from http.client import responses as PHRASES  # noqa: N812  (a constant)
 from typing import Any, Literal, get_args
 
 from ts.context import Context
@@ -68,7 +68,7 @@ def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
         headers.clear()
         if streams:
             headers[STREAM_NEXT] = "true"
-        context.set_response_status(code, _phrase(code), index)
+        context.set_response_status(code, PHRASES.get(code, "Error"), index)
         context.set_response_content_type(index, "application/json")
         outcomes.answers[index] = {
             "code": code,
@@ -135,10 +135,3 @@ def _text(message: object) -> str:
         return str(message)
     except BaseException:
         return "the error has no readable message"
-
-
-def _phrase(code: int) -> str:
-    try:
-        return HTTPStatus(code).phrase
-    except ValueError:
-        return "Error"

@@ -75,12 +75,10 @@ def payload_ops(handler: Any, ours: type) -> PayloadOps:
 
 
 def _takes(method: Any, arguments: tuple[str, ...]) -> bool:
-    if not callable(method):
-        return False
     try:
         inspect.signature(method).bind(*arguments)
-    except TypeError:
+    except TypeError:  # of other arguments, or no method at all
         return False
     except ValueError:  # it has no signature, since it is written in C
-        return True
+        pass
     return True

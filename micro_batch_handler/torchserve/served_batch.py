@@ -76,19 +76,19 @@ class ServedBatch:
         if not self.over:
             self._splitting.failed()
 
-    def only_whole(self, why: str) -> None:
+    def only_whole(self, why: str, *, too_late: bool = False) -> None:
         """Batches stay whole from now on, since the handler does what needs whole batches.
 
+        Args:
+            why: for the log.
+            too_late: whether the caller is no stage, which an error would stop.
+
         Raises:
-            SplitError: this one is cut.
+            SplitError: this batch is cut, and it is not too late.
         """
         self._splitting.forbid(why)
-        if self.split:
+        if self.split and not too_late:
             raise SplitError(why)
-
-    def spoil(self, why: str) -> None:
-        """The same, for a caller that cannot raise an error."""
-        self._splitting.forbid(why)
 
     def streams(self, indices: Sequence[int]) -> None:
         """The handler may send parts of these requests' answers now."""

@@ -94,8 +94,9 @@ def view_in(routes: Routes) -> Any:
     if len(views) == 1:
         return views[0]
     if views:
-        views[0].spoil(
+        views[0].only_whole(
             "the context is read in a thread that the handler started, where nobody can tell "
-            "whose requests it means. Read it in the stage and hand on what it says"
+            "whose requests it means. Read it in the stage and hand on what it says",
+            too_late=True,
         )
     return None

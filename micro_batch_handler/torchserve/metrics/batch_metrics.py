@@ -148,14 +148,7 @@ class BatchMetrics:
 def batch_metrics(
     wanted: Metrics, context: Context, lanes: PerStage[int], batch_size: int
 ) -> BatchMetrics | None:
-    """The metrics of a handler; None if nothing is to be written.
-
-    Args:
-        wanted: `micro_batching.metrics`.
-        context: of the load.
-        lanes: of each stage.
-        batch_size: the most requests of one batch.
-    """
+    """The metrics of a handler; None if the setting or metrics.yaml does not want any."""
     cache = getattr(context, "metrics", None)
     if not wanted or not isinstance(cache, MetricCacheAbstract):
         return None
