@@ -1,4 +1,4 @@
-"""Hostile requests, exceptions, results, settings and payloads: only clean outcomes.
+"""Hostile requests, exceptions and results: only clean outcomes.
 
 Every batch passes through TorchServe's own code on the way in and out (benchmarks/soak/wire.py),
 and the response is taken apart by a parser that believes no length.
@@ -7,18 +7,13 @@ and the response is taken apart by a parser that believes no length.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import gc
 import json
 import math
 import os
 import re
 import string
-from collections import OrderedDict, UserDict, namedtuple
-from itertools import pairwise
-from types import MappingProxyType
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -29,12 +24,10 @@ from benchmarks.soak.handlers import service_of
 from benchmarks.soak.run import quiet
 from benchmarks.soak.settings import DEADLINE_HEADER
 from benchmarks.soak.wire import Request, Wrong, parse, predict
-from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.payloads.operations import Uncuttable, count, cut, join, rows_of
-from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.planning.plans import Plan
-from tests.fakes import FakeMetrics, Plain, plan, stages
+from micro_batch_handler.config import STAGES
+from micro_batch_handler.pipeline.payloads.operations import count
+from tests.fakes import FakeMetrics, Plain
+from tests.odd_values import ANY_TEXT, NUMBERS, OBJECTS, SCALARS
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
@@ -225,13 +218,6 @@ def check(answer, codes, body):
 # -- requests --------------------------------------------------------------------------------------
 
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1)
-ANY_TEXT = st.text(st.characters(exclude_categories=()))  # with lone surrogates
-NUMBERS = st.one_of(
-    st.integers(),
-    st.floats(),
-    st.sampled_from([10**400, -(10**4000), 2**63, 1e308, -0.0, True]),
-)
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, ANY_TEXT)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ANY_TEXT, inner, max_size=4),
@@ -582,49 +568,7 @@ def test_an_exception_that_resists_inspection_fails_its_own_request(error, sizes
     check_that_only_the_second_failed(answers, {409, 422, 500})
 
 
-def test_a_fault_that_does_not_repeat_beside_a_guilty_neighbour_is_forgiven():
-    """A request that fails once is answered, although its neighbour fails always."""
-    failed = []
-
-    def inference(batch):
-        if 1 in batch:
-            raise ValueError
-        if not failed:
-            failed.append(batch)
-            raise ValueError
-        return batch
-
-    with Pipeline(stages(inference=inference), PerStage(1, 1, 1)) as pipeline:
-        outcomes = pipeline.run([0, 1], plan(2))
-
-    assert {1} == outcomes.failures.keys()
-
-
 # -- results ---------------------------------------------------------------------------------------
-
-OBJECTS = st.recursive(
-    st.one_of(
-        SCALARS,
-        st.binary(),
-        st.builds(object),
-        st.just(...),
-        st.builds(lambda: (x for x in range(3))),
-        st.builds(lambda: map(str, range(3))),
-        st.sampled_from([int, len, Pipeline]),
-        st.builds(torch.zeros, st.integers(0, 3), st.integers(0, 2)),
-        st.builds(torch.tensor, st.integers(0, 3)),
-        st.builds(np.zeros, st.tuples(st.integers(0, 3)) | st.just(())),
-        st.builds(complex),
-        st.dates(),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.lists(inner, max_size=4).map(tuple),
-        st.dictionaries(SCALARS, inner, max_size=4),
-        st.dictionaries(st.text(max_size=3), inner, max_size=4).map(UserDict),
-    ),
-    max_leaves=6,
-)
 
 
 class Returning(Raising):
@@ -663,36 +607,6 @@ def test_any_result_of_a_stage_costs_its_own_request(sizes, stage, result):
     assert {200} == {answer.code for answer in answers[:1] + answers[2:]}
     if answers[1].code != 200:
         check(answers[1], {400, 500}, ERROR)
-
-
-def test_a_result_of_inference_that_cannot_be_cut_costs_its_own_request():
-    """Inference returns None for the rows of one micro-batch because of one request."""
-
-    def inference(batch):
-        return None if 1 in batch else batch
-
-    with Pipeline(stages(inference=inference), PerStage(1, 1, 1)) as pipeline:
-        outcomes = pipeline.run([0, 1, 2, 3], plan(4, 2, 3))
-
-    assert {1} == outcomes.failures.keys()
-
-
-def test_inference_never_sees_the_rows_of_the_requests():
-    """After a fault inference is called with what preprocess returned, be it None."""
-    seen = []
-
-    def inference(batch):
-        seen.append(batch)
-        if batch is None:
-            raise ValueError
-        return batch
-
-    functions = stages(lambda _rows: None, inference)
-    with Pipeline(functions, PerStage(1, 1, 1)) as pipeline:
-        outcomes = pipeline.run(["a secret"], plan(1))
-
-    assert ["a secret"] not in seen
-    assert {0} == outcomes.failures.keys()
 
 
 def test_a_body_that_preprocess_takes_apart_can_start_again():
@@ -748,76 +662,6 @@ def test_a_phrase_that_cannot_be_read_leaves_no_trace_on_a_neighbour():
 
 # -- settings --------------------------------------------------------------------------------------
 
-YAML_SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(10**12), 10**12),
-    st.integers(-3, 40),
-    st.floats(),
-    st.text(),
-    st.binary(),
-    st.dates(),
-    st.just(dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)),
-    st.sampled_from(["auto", "isolate", "fail_batch", "AUTO", "pp", "Tp", 30, 0.5]),
-)
-YAML_KEYS = st.one_of(
-    st.sampled_from(
-        [
-            *("micro_batch_size", "parallelism", "on_error", "stage_timeout", "deadline_header"),
-            *("preprocess", "inference", "postprocess", "micro_batching", "responseTimeout"),
-            *("asyncCommunication", "continuousBatching", "parallelType", "handler"),
-            *("allowed_sizes", "intra_op_threads"),
-        ]
-    ),
-    YAML_SCALARS.filter(lambda key: key == key),  # noqa: PLR0124  (not NaN)
-)
-YAML = st.recursive(
-    YAML_SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(YAML_KEYS, inner, max_size=4),
-    max_leaves=6,
-)
-
-
-def check_config(model_yaml):
-    """The settings are refused, or the config is sound."""
-    try:
-        config = MicroBatchingConfig.from_model_yaml(model_yaml)
-    except ConfigError:
-        return
-    sizes = [config.micro_batch_size[stage] for stage in STAGES]
-    assert all(size == "auto" or (type(size) is int and size >= 1) for size in sizes)
-    lanes = [config.parallelism[stage] for stage in STAGES]
-    assert all(count == "auto" or count >= 1 for count in lanes)
-    assert config.allowed_sizes is None or config.allowed_sizes[0] >= 1
-    assert config.stage_timeout is None or config.stage_timeout > 0
-    assert config.on_error in {"isolate", "fail_batch"}
-
-
-@given(
-    YAML
-    | st.fixed_dictionaries({"micro_batching": st.dictionaries(YAML_KEYS, YAML, max_size=3)})
-    | st.fixed_dictionaries({"responseTimeout": YAML_SCALARS, "micro_batching": YAML})
-)
-@settings(MANY, max_examples=300)
-def test_settings_are_legal_or_refused(model_yaml):
-    """Any model-config.yaml gives a config or a ConfigError."""
-    check_config(model_yaml)
-
-
-@pytest.mark.parametrize(
-    "model_yaml",
-    [
-        {"micro_batching": {"stage_timeout": 16**5000}},
-        {"micro_batching": {"micro_batch_size": -(16**5000)}},
-        {"responseTimeout": 10**400},
-        {"responseTimeout": math.inf, "micro_batching": {"stage_timeout": 10**400}},
-    ],
-    ids=["stage_timeout", "micro_batch_size", "responseTimeout", "endless responseTimeout"],
-)
-def test_huge_numbers_in_settings_are_refused(model_yaml):
-    """A number that no float holds and no text shows is refused like any other."""
-    check_config(model_yaml)
-
 
 def test_a_handler_section_of_another_kind_is_not_ours_to_read():
     """The section `handler:` belongs to the user's class, which may keep a text there."""
@@ -826,143 +670,3 @@ def test_a_handler_section_of_another_kind_is_not_ours_to_read():
     service_of(handler, {"handler": "text"}, FakeMetrics())
 
     handler.close()
-
-
-# -- payloads --------------------------------------------------------------------------------------
-
-Pair = namedtuple("Pair", ["ids", "mask"])
-
-DTYPES = [torch.float32, torch.float16, torch.int64, torch.uint8, torch.bool, torch.complex64]
-ARRAY_DTYPES = ["f8", "i2", "?", "U3", "S2", "O", "M8[s]", "c16", [("a", "i4"), ("b", "f8")]]
-
-
-@st.composite
-def columns_of(draw, rows):
-    """A payload of `rows` rows that is not made of others."""
-    shape = (rows, *draw(st.lists(st.integers(0, 3), max_size=2)))
-    kind = draw(st.sampled_from(["tensor", "array", "list", "strided"]))
-    if kind == "tensor":
-        return (torch.rand(shape) * 5).to(draw(st.sampled_from(DTYPES)))
-    if kind == "strided":
-        return torch.arange(rows * 6.0).reshape(3, rows, 2).transpose(0, 1)
-    if kind == "array":
-        return np.zeros(shape, dtype=draw(st.sampled_from(ARRAY_DTYPES)))
-    return draw(st.lists(OBJECTS, min_size=rows, max_size=rows))
-
-
-@st.composite
-def payloads(draw):
-    """Payloads most of which are made of rows."""
-    rows = draw(st.integers(0, 6))
-    wrong = draw(st.sampled_from([False, False, False, True]))
-    leaves = columns_of(rows) | (OBJECTS if wrong else st.none())
-    payload = st.recursive(
-        leaves,
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=3).map(tuple),
-            st.builds(Pair, inner, inner),
-            st.dictionaries(st.text(max_size=2) | st.integers(), inner, max_size=3),
-            st.dictionaries(st.text(max_size=2), inner, max_size=3).map(OrderedDict),
-            st.dictionaries(st.text(max_size=2), inner, max_size=3).map(UserDict),
-            st.dictionaries(st.text(max_size=2), inner, max_size=3).map(MappingProxyType),
-        ),
-        max_leaves=5,
-    )
-    return draw(payload)
-
-
-def same(left, right):
-    """Whether two payloads are alike in type, kind and content."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, (torch.Tensor, np.ndarray)):
-        alike = (left.dtype, left.shape) == (right.dtype, right.shape)
-        if isinstance(left, torch.Tensor):
-            return alike and torch.equal(left, right)
-        return alike and str(left) == str(right) and left.tobytes() == right.tobytes()
-    if isinstance(left, (dict, UserDict, MappingProxyType)):
-        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, (tuple, list)):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left is right
-
-
-def check_payload(payload, places):
-    """It can be cut anywhere and joined again to what it was; or it is said to be uncuttable."""
-    try:
-        rows = rows_of(payload)
-    except Uncuttable:
-        assert count(payload) is None
-        for act in (lambda: cut(payload, 0, 1), lambda: join([payload])):
-            with pytest.raises(Uncuttable):
-                act()
-        return
-    assert count(payload) == rows
-    bounds = [0, *sorted({place for place in places if place < rows}), rows]
-    pieces = [cut(payload, a, b) for a, b in pairwise(bounds)]
-    assert [b - a for a, b in pairwise(bounds)] == [rows_of(piece) for piece in pieces]
-    assert same(payload, join(pieces))
-
-
-@given(payload=payloads() | OBJECTS, places=st.sets(st.integers(1, 5)))
-@settings(MANY, max_examples=200)
-def test_a_payload_is_cut_and_joined_to_itself_or_uncuttable(payload, places):
-    """Any payload: the identity, or `Uncuttable`, and nothing else."""
-    check_payload(payload, places)
-
-
-@st.composite
-def plans_and_rows(draw):
-    """Sizes for the three stages, and a number of rows."""
-    sizes = [draw(st.integers(1, 12)) for _ in STAGES]
-    return Plan(PerStage(*sizes)), draw(st.integers(0, 24))
-
-
-def nested_columns():
-    payload = torch.zeros(2)
-    for _ in range(5_000):
-        payload = {"a": payload}
-    return payload
-
-
-def quantized(scale):
-    return torch.quantize_per_tensor(torch.tensor([scale, 2 * scale]), scale, 0, torch.quint8)
-
-
-ODD_PAYLOADS = {
-    "masked array": lambda: np.ma.array([1, 2, 3, 4], mask=[0, 1, 0, 0]),
-    "record array": lambda: np.rec.array([(1, 2.0), (3, 4.0)], dtype=[("a", "i4"), ("b", "f8")]),
-    "sparse columns": lambda: torch.eye(4).to_sparse_csc(),
-    "sparse blocks": lambda: torch.eye(4).to_sparse_bsr((2, 2)),
-    "nested tensor": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
-    "deep columns": nested_columns,
-}
-
-
-@pytest.mark.parametrize("make", ODD_PAYLOADS.values(), ids=ODD_PAYLOADS.keys())
-@pytest.mark.filterwarnings("ignore:.*prototype:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*beta state:UserWarning")
-def test_kinds_of_tensors_that_cannot_be_cut_are_uncuttable(make):
-    """A payload that torch or numpy cannot slice or join without loss is refused, not harmed."""
-    check_payload(make(), {1})
-
-
-@pytest.mark.filterwarnings("ignore:.*quantize.*")
-def test_quantized_rows_of_another_scale_are_not_squeezed_into_the_first():
-    """Joining does not change the numbers of any request."""
-    small, large = quantized(0.1), quantized(1.0)
-
-    with pytest.raises(Uncuttable):
-        join([small, large])
-
-
-@given(plans_and_rows())
-@FEW
-def test_any_plan_gives_each_row_its_own_answer(case):
-    """Sizes and rows of any number, none included."""
-    sizes, rows = case
-
-    with Pipeline(stages(), PerStage(1, 2, 1)) as pipeline:
-        outcomes = pipeline.run(list(range(rows)), sizes)
-
-    assert (list(range(rows)), {}) == (outcomes.answers, outcomes.failures)
