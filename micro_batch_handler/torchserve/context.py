@@ -11,7 +11,6 @@ from typing import Any
 
 from ts.context import Context, RequestProcessor
 
-from micro_batch_handler.torchserve.metrics.per_call import ViewMetrics
 from micro_batch_handler.torchserve.responses import (
     STREAM_NEXT,
     checked,
@@ -21,6 +20,7 @@ from micro_batch_handler.torchserve.responses import (
 )
 from micro_batch_handler.torchserve.routed import KEPT_ON_CONTEXT, ROUTED, raw_value
 from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.view_metrics import ViewMetrics
 from micro_batch_handler.torchserve.views import ROUTES, Routes, routes_of
 
 __all__ = ["MicroBatchContext", "answer_part"]

@@ -38,9 +38,9 @@ from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
-from micro_batch_handler.torchserve.first_row import one_row_at_a_time
 from micro_batch_handler.torchserve.loading import (
     is_one_stage,
+    one_row_at_a_time,
     refuse_async,
     report_settings,
     splitting_of,

@@ -22,7 +22,8 @@ from ts.context import Context
 
 from micro_batch_handler.errors import StageError
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
-from micro_batch_handler.torchserve.faults import SERVER_ERROR, reason_of, status_of
+from micro_batch_handler.torchserve.faults import SERVER_ERROR, status_of
+from micro_batch_handler.torchserve.metrics.reasons import reason_of
 
 __all__ = ["FaultLog"]
 

@@ -17,10 +17,9 @@ The body repeats the status, because gRPC drops it, and names the type of the ex
 from __future__ import annotations
 
 from http.client import responses as PHRASES  # noqa: N812  (a constant)
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ts.context import Context
-from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import (
     BodyError,
@@ -30,32 +29,17 @@ from micro_batch_handler.errors import (
     StageTimeout,
 )
 from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
+from micro_batch_handler.errors import BodyError, DeadlinePassed, MicroBatchError
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
+from micro_batch_handler.torchserve.metrics.reasons import reason_of
 from micro_batch_handler.torchserve.responses import STATUSES, STREAM_NEXT
 
-__all__ = [
-    "REASONS",
-    "Reason",
-    "answer_failures",
-    "raise_first",
-    "reason_of",
-    "status_of",
-]
+__all__ = ["answer_failures", "raise_first", "status_of"]
 
 CLIENT_ERROR = 400
 SERVER_ERROR = 500
 TIMED_OUT = 504
 OUT_OF_RESOURCES = 507
-Reason = Literal["refused", "error", "body", "timeout", "deadline", "out_of_memory", "device_lost"]
-"""`refused`: the handler raised a PredictionException; `body`: it could not be decoded."""
-
-REASONS: tuple[Reason, ...] = get_args(Reason)
-
-REASONS_OF_OURS: tuple[tuple[type[StageError], Reason], ...] = (
-    (StageTimeout, "timeout"),
-    (DeadlinePassed, "deadline"),
-    (BodyError, "body"),
-)
 
 
 def answer_failures(outcomes: Outcomes, context: Context) -> list[Any]:
@@ -86,20 +70,6 @@ def raise_first(outcomes: Outcomes) -> None:
     for _, failure in sorted(outcomes.failures.items()):
         if not isinstance(failure.error, (BodyError, DeadlinePassed)):
             raise failure.error
-
-
-def reason_of(error: BaseException) -> Reason:
-    """Why a request failed."""
-    if isinstance(error, PredictionException):
-        return "refused"
-    if is_out_of_memory(error):
-        return "out_of_memory"
-    if device_is_lost(error):
-        return "device_lost"
-    for kind, reason in REASONS_OF_OURS:
-        if isinstance(error, kind):
-            return reason
-    return "error"
 
 
 def status_of(failure: Failure) -> tuple[int, str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import logging
+from dataclasses import replace
 from typing import Any
 
-from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.pipeline.payloads.operations import PayloadOps
+from micro_batch_handler.torchserve.reading.first_row import takes_first_row_only
 from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.splitting import Splitting
 from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
 
-__all__ = ["is_one_stage", "refuse_async", "report_settings", "splitting_of"]
+__all__ = ["is_one_stage", "one_row_at_a_time", "refuse_async", "report_settings", "splitting_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,36 @@ def refuse_async(handler: Any) -> None:
                 f"{method.__qualname__} is async, and nobody would await it; write "
                 f"'def {method.__name__}', and asyncio.run(...) in it around what must be awaited"
             )
+
+
+def one_row_at_a_time(
+    handler: Any, config: MicroBatchingConfig, ops: PayloadOps
+) -> tuple[MicroBatchingConfig, PayloadOps]:
+    """The settings and payload operations of a handler, changed if it reads the first row only.
+
+    If the settings give preprocess a size of 1, the sizes of inference and postprocess stay:
+    whoever wrote them knows the handler.
+    """
+    # A handler without stages names the method that it has instead; see brought.py.
+    name = getattr(handler, "_micro_batch_one_stage", "preprocess")
+    first = getattr(handler, name, None)
+    if first is None or not takes_first_row_only(first, name):
+        return config, ops
+    sizes = config.micro_batch_size
+    later = (sizes.inference, sizes.postprocess) if sizes.preprocess == 1 else (1, 1)
+    sizes = PerStage(1, *(1 if size == AUTO else size for size in later))
+    logger.warning(
+        "%s takes the first row that it gets and no other, so it is called with one at a time, "
+        "and the stages after it with %s and %s. Let it take all rows of its argument, and calls "
+        "are shared",
+        first.__qualname__,
+        sizes.inference,
+        sizes.postprocess,
+    )
+    if sizes == PerStage.of(1):
+        # Its payload of one row may look like any number of rows: tokens in a flat tensor.
+        ops = replace(ops, count=lambda _: None, rows_of=lambda _: None)
+    return replace(config, micro_batch_size=sizes), ops
 
 
 def report_settings(

@@ -12,7 +12,7 @@ from typing import Any
 
 from ts.context import Context
 
-from micro_batch_handler.torchserve.metrics.per_call import route_metrics
+from micro_batch_handler.torchserve.view_metrics import route_metrics
 from micro_batch_handler.torchserve.views import ROUTES, Routes, own_view, routes_of, view_in
 
 __all__ = ["KEPT_ON_CONTEXT", "ROUTED", "raw_value", "route"]

@@ -12,7 +12,7 @@ from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler import MicroBatchMixin
 from micro_batch_handler.torchserve.brought import BroughtFunction
-from micro_batch_handler.torchserve.first_row import takes_first_row_only
+from micro_batch_handler.torchserve.reading.first_row import takes_first_row_only
 from tests.fakes import fake_context
 
 

@@ -20,8 +20,8 @@ from ts.metrics.metric_cache_abstract import MetricCacheAbstract
 
 from micro_batch_handler.config import AUTO, STAGES, Metrics, PerStage, Stage
 from micro_batch_handler.pipeline.outcomes import BatchRecord
-from micro_batch_handler.torchserve.faults import REASONS, reason_of
 from micro_batch_handler.torchserve.metrics.lines import Figure, Metric, MetricLines
+from micro_batch_handler.torchserve.metrics.reasons import REASONS, reason_of
 from micro_batch_handler.torchserve.metrics.throttle import Throttle
 
 __all__ = ["METRICS", "BatchMetrics", "batch_metrics"]

@@ -1,57 +1,18 @@
-"""Handlers that read only the first row of a batch: they are called with one row at a time.
+"""Whether a stage reads only the first row of its batch, as its source shows.
 
-TorchServe's text classifier is one (https://github.com/pytorch/serve/issues/2121), and many
-handlers were written after it. Their answers are right if each call has one row.
+TorchServe's text classifier does (https://github.com/pytorch/serve/issues/2121), and many handlers
+were written after it. Their answers are right if each call has one row.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import logging
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
-from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage, Size
-from micro_batch_handler.pipeline.payloads.operations import PayloadOps
-
-__all__ = ["one_row_at_a_time", "takes_first_row_only"]
-
-logger = logging.getLogger(__name__)
-
-ONE = PerStage[Size].of(1)
-
-
-def one_row_at_a_time(
-    handler: Any, config: MicroBatchingConfig, ops: PayloadOps
-) -> tuple[MicroBatchingConfig, PayloadOps]:
-    """The settings and payload operations of a handler, changed if it reads the first row only.
-
-    If the settings give preprocess a size of 1, the sizes of inference and postprocess stay:
-    whoever wrote them knows the handler.
-    """
-    # A handler without stages names the method that it has instead; see brought.py.
-    name = getattr(handler, "_micro_batch_one_stage", "preprocess")
-    first = getattr(handler, name, None)
-    if first is None or not takes_first_row_only(first, name):
-        return config, ops
-    sizes = config.micro_batch_size
-    later = (sizes.inference, sizes.postprocess) if sizes.preprocess == 1 else (1, 1)
-    sizes = PerStage(1, *(1 if size == AUTO else size for size in later))
-    logger.warning(
-        "%s takes the first row that it gets and no other, so it is called with one at a time, "
-        "and the stages after it with %s and %s. Let it take all rows of its argument, and calls "
-        "are shared",
-        first.__qualname__,
-        sizes.inference,
-        sizes.postprocess,
-    )
-    if sizes == ONE:
-        # Its payload of one row may look like any number of rows: tokens in a flat tensor.
-        ops = replace(ops, count=lambda _: None, rows_of=lambda _: None)
-    return replace(config, micro_batch_size=sizes), ops
+__all__ = ["takes_first_row_only"]
 
 
 def takes_first_row_only(function: Callable[..., Any], name: str) -> bool:

@@ -1,0 +1,38 @@
+"""Why requests fail, as the metrics count it and as statuses go by."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from ts.utils.util import PredictionException
+
+from micro_batch_handler.errors import BodyError, DeadlinePassed, StageError, StageTimeout
+from micro_batch_handler.pipeline.device.lost_device import device_is_lost
+from micro_batch_handler.pipeline.memory import is_out_of_memory
+
+__all__ = ["REASONS", "reason_of"]
+
+Reason = Literal["refused", "error", "body", "timeout", "deadline", "out_of_memory", "device_lost"]
+"""`refused`: the handler raised a PredictionException; `body`: it could not be decoded."""
+
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+REASONS_OF_OURS: tuple[tuple[type[StageError], Reason], ...] = (
+    (StageTimeout, "timeout"),
+    (DeadlinePassed, "deadline"),
+    (BodyError, "body"),
+)
+
+
+def reason_of(error: BaseException) -> Reason:
+    """Why a request failed."""
+    if isinstance(error, PredictionException):
+        return "refused"
+    if is_out_of_memory(error):
+        return "out_of_memory"
+    if device_is_lost(error):
+        return "device_lost"
+    for kind, reason in REASONS_OF_OURS:
+        if isinstance(error, kind):
+            return reason
+    return "error"
