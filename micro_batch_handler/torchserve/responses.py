@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 STATUSES = range(200, 600)
-"""What may be sent; below lie interim answers, which end no request."""
+"""Statuses that may be sent. Those below 200 are interim and end no request."""
 
 STREAM_NEXT = "ts_stream_next"
 """The response header by which a worker tells the frontend that more of an answer follows. The
@@ -35,7 +35,7 @@ LONGEST_PHRASE = 128
 
 
 class Response(NamedTuple):
-    """What is set for the answer to one request; the defaults are TorchServe's."""
+    """The status, phrase and headers of one answer; the defaults are TorchServe's."""
 
     status: int = 200
     phrase: str | None = None
@@ -43,7 +43,7 @@ class Response(NamedTuple):
 
 
 def response_of(processor: RequestProcessor) -> Response:
-    """What is set now."""
+    """The response that is set now."""
     return Response(
         processor.get_response_status_code(),
         processor.get_response_status_phrase(),
@@ -52,7 +52,7 @@ def response_of(processor: RequestProcessor) -> Response:
 
 
 def set_response(processor: RequestProcessor, response: Response) -> None:
-    """Set all of it, and nothing else."""
+    """Set this response in place of what is set."""
     processor.report_status(response.status, response.phrase)
     headers = processor.get_response_headers()
     headers.clear()

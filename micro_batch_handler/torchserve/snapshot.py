@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping
-from itertools import chain
 from operator import is_
 from typing import Any
 
@@ -42,11 +41,10 @@ class Snapshot:
             if type(value) is torch.Tensor and not value.is_inference()
         ]
         self._held = [
-            (key, each) for key, value in self._then.items() for each in _containers(value)
+            (key, each, len(each), tuple(_view(each)) if len(each) <= MOST_ITEMS else ())
+            for key, value in self._then.items()
+            for each in _containers(value)
         ]
-        self._lengths = [len(each) for _, each in self._held]
-        self._views = [_view(each) for _, each in self._held if len(each) <= MOST_ITEMS]
-        self._items = tuple(chain.from_iterable(self._views))
 
     def changed(self, *, loading: bool = True) -> str:
         """The name whose value has changed; empty if none has.
@@ -77,23 +75,14 @@ class Snapshot:
         for name, tensor, version in self._tensors:
             if tensor._version != version:  # noqa: SLF001
                 return name
-        lengths = [len(each) for _, each in self._held]
-        if lengths == self._lengths:
-            items = tuple(chain.from_iterable(self._views))
-            if len(items) == len(self._items) and all(map(is_, items, self._items)):
-                return ""
-        return next(
-            (
-                name
-                for (name, _), now, before in zip(self._held, lengths, self._lengths, strict=True)
-                if now != before
-            ),
-            self._held[0][0] if self._held else "",
-        )
+        for name, held, length, items in self._held:
+            if len(held) != length or not all(map(is_, items, _view(held))):
+                return name
+        return ""
 
     def restore(self) -> None:
         """Take out of containers what was added. What was taken out stays out."""
-        for (_, held), length in zip(self._held, self._lengths, strict=True):
+        for _, held, length, _ in self._held:
             if len(held) <= length or length > MOST_ITEMS:
                 continue
             if isinstance(held, (list, deque, bytearray)):

@@ -1,16 +1,16 @@
 """Which rows of the batch each thread sees in the one Context that a worker has.
 
-who asks                         what it sees
-a call of a stage                the requests of its micro-batch
-the worker's thread              the batch
-a thread that a stage started    the requests of the one call that runs; if several run, nobody
-                                 can tell which, and batches stay whole from then on
+    who asks                         what it sees
+    a call of a stage                the requests of its micro-batch
+    the worker's thread              the batch
+    a thread that a stage started    the requests of the one call that runs
+
+If several calls run, nobody can tell which one such a thread belongs to, and batches stay whole.
 """
 
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 from typing import Any
 
 from ts.context import Context
@@ -59,12 +59,7 @@ class viewed_by:  # noqa: N801  (a context manager reads as a verb)
         if self._running is not None:
             self._running[id(self)] = self._mine[1]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _here.view = self._outer
         if self._running is not None:
             del self._running[id(self)]
