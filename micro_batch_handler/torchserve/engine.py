@@ -39,8 +39,8 @@ from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.loading import (
-    is_one_stage,
     one_row_at_a_time,
+    one_stage,
     refuse_async,
     report_settings,
     splitting_of,
@@ -84,7 +84,7 @@ class Engine:
         refuse_async(handler)
         model_yaml = getattr(context, "model_yaml_config", None)
         config = MicroBatchingConfig.from_model_yaml(model_yaml)
-        if is_one_stage(handler):
+        if one_stage(handler):
             ops = replace(ops, rows_of=lambda _: None)  # requests, and answers
         given_ops = ops
         self._config, ops = one_row_at_a_time(handler, config, ops)

@@ -1,4 +1,4 @@
-"""What is found out about a handler and its settings when the model loads."""
+"""Checks of a handler and its settings when the model loads, and what follows from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.splitting import Splitting
 from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
 
-__all__ = ["is_one_stage", "one_row_at_a_time", "refuse_async", "report_settings", "splitting_of"]
+__all__ = ["one_row_at_a_time", "one_stage", "refuse_async", "report_settings", "splitting_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,9 @@ BROUGHT = "micro_batch_handler.torchserve.brought"
 """A class that derives from one of these stands in front of the handler that users know."""
 
 
-def is_one_stage(handler: Any) -> bool:
-    """Whether one method does it all, so that nothing passes between stages; see brought.py."""
-    return hasattr(handler, "_micro_batch_one_stage")
+def one_stage(handler: Any) -> str:
+    """The method that a handler has in place of stages; empty if it has stages. See brought.py."""
+    return getattr(handler, "_micro_batch_one_stage", "")
 
 
 def refuse_async(handler: Any) -> None:
@@ -34,8 +34,7 @@ def refuse_async(handler: Any) -> None:
     Raises:
         ConfigError: a stage or `handle` is `async`; it says which.
     """
-    only = (handler._micro_batch_one_stage,) if is_one_stage(handler) else ()  # noqa: SLF001 (ours)
-    for name in (*only, *STAGES, "handle"):
+    for name in (one_stage(handler), *STAGES, "handle"):
         method = getattr(handler, name, None)
         if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
             raise ConfigError(
@@ -52,8 +51,7 @@ def one_row_at_a_time(
     If the settings give preprocess a size of 1, the sizes of inference and postprocess stay:
     whoever wrote them knows the handler.
     """
-    # A handler without stages names the method that it has instead; see brought.py.
-    name = getattr(handler, "_micro_batch_one_stage", "preprocess")
+    name = one_stage(handler) or STAGES[0]
     first = getattr(handler, name, None)
     if first is None or not takes_first_row_only(first, name):
         return config, ops
@@ -97,9 +95,8 @@ def splitting_of(handler: Any, *, one_row: bool) -> Splitting:
         one_row: whether its source shows that it takes one row a call.
     """
     kind = type(handler)
-    if is_one_stage(handler):
-        method = getattr(handler, handler._micro_batch_one_stage)  # noqa: SLF001  (ours)
-        return Splitting(method.__qualname__, one_row=one_row)
+    if one_stage(handler):
+        return Splitting(getattr(handler, one_stage(handler)).__qualname__, one_row=one_row)
     kinds = own_classes(kind) or [kind]
     behind = [each for each in kinds if each.__bases__[0].__module__ != BROUGHT]
     name = (behind or kinds)[0].__name__

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def lanes_of(config: MicroBatchingConfig, cores: int) -> PerStage[int]:
-    """The lanes of each stage on a machine with so many cores; says where they are fewer."""
+    """The lanes of each stage on so many cores; warns if they are fewer than the setting says."""
     lanes = lanes_for(config.parallelism, cores)
     for stage in STAGES:
         wanted = config.parallelism[stage]
@@ -40,20 +40,20 @@ def lanes_of(config: MicroBatchingConfig, cores: int) -> PerStage[int]:
 
 
 def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) -> IntraOpThreads:
-    """The threads of PyTorch; a handler that has asked for fewer than all cores gets fewer."""
+    """PyTorch's threads inside a call: no more than the handler has set, if it has set them."""
     most = min(torch.get_num_threads(), cores)
     return IntraOpThreads.of(config.intra_op_threads, lanes, cores, most)
 
 
 def lane_setup(threads: IntraOpThreads, device: TorchAccelerator | None) -> Callable[[Stage], None]:
-    """What each lane begins with; sets the threads of this one, too, where small batches run."""
+    """A function that prepares a lane's thread. This thread, which runs whole batches, is set now."""
     state = ThreadState.capture(device.device.type if device else None)
     torch.set_num_threads(threads.unsplit)
     logger.info("threads of PyTorch in each lane %s, unsplit %d", threads.lanes, threads.unsplit)
 
     def setup(stage: Stage) -> None:
         state.apply()
-        # Here, since it counts for the thread that says it.
+        # In the lane, since PyTorch keeps this number for each thread.
         torch.set_num_threads(threads.lanes[stage])
 
     return setup
