@@ -97,7 +97,7 @@ class ServedBatch:
 
     def repeats(self, indices: Sequence[int]) -> bool:
         """Whether calls may be made again for these requests: nothing was sent to their clients."""
-        return not (self._splitting.never_again or self.streamed.intersection(indices))
+        return not (self._splitting.no_repeats or self.streamed.intersection(indices))
 
     def forget(self) -> None:
         """Set statuses and headers back, since the answers of these calls are not sent."""

@@ -36,14 +36,14 @@ HAND_ON = (
     "stages may share it, say thread_safe = True in the class"
 )
 
-CALM_BATCHES = 3
+UNCHANGED_BATCHES = 3
 """Whole batches without a change of state before batches are cut, if reading the class leaves
 doubts or state has changed. What is loaded at the first request changes once."""
 
 MOST_CHANGES = 3
 """Cut batches in which one attribute changes before batches stay whole; two of whole ones."""
 
-QUIET_BATCHES = 100
+FORGOTTEN_AFTER = 100
 """Batches without a change after which earlier changes are forgotten: something was refreshed."""
 
 
@@ -73,14 +73,14 @@ class Splitting:
         """Why batches stay whole; empty while they may be cut."""
         self._scratch = scratch or {}
         self._keeps_state = False
-        self.never_again = False
+        self.no_repeats = False
         """Whether no call may be made again for some rows of a batch."""
         self._undoes = False
         self._failures = FailureHistory(one_row=one_row)
         self._changes: Counter[str] = Counter()
         self._changed_now: set[str] = set()
-        self._quiet = 0
-        self._calm = 0 if doubtful else CALM_BATCHES
+        self._unchanged = 0
+        self._unchanged_whole = 0 if doubtful else UNCHANGED_BATCHES
 
     @property
     def one_row(self) -> bool:
@@ -127,7 +127,7 @@ class Splitting:
         Called once for each batch.
         """
         self._failures.count(rows)
-        may_cut = self._calm >= CALM_BATCHES and not self._failures.try_whole
+        may_cut = self._unchanged_whole >= UNCHANGED_BATCHES and not self._failures.try_whole
         return [] if may_cut and not self.why_whole else self.whole(rows)
 
     def whole(self, rows: int) -> list[range]:
@@ -139,17 +139,19 @@ class Splitting:
 
         After many batches without a change, looking when the batch has ended is enough.
         """
-        watched = self._keeps_state or (not self.why_whole and (split or self._calm < CALM_BATCHES))
+        watched = self._keeps_state or (
+            not self.why_whole and (split or self._unchanged_whole < UNCHANGED_BATCHES)
+        )
         self._undoes = watched and not split
         self._changed_now.clear()
-        self._quiet += 1
-        if self._quiet > QUIET_BATCHES:
+        self._unchanged += 1
+        if self._unchanged > FORGOTTEN_AFTER:
             self._changes.clear()
         if self._watch is None or not watched:
             return False
         self._watch.begin()
-        self._calm += not split
-        return not (self._keeps_state or (split and self._quiet > QUIET_BATCHES))
+        self._unchanged_whole += not split
+        return not (self._keeps_state or (split and self._unchanged > FORGOTTEN_AFTER))
 
     def failed(self) -> None:
         """A call has failed: what it added to the handler's lists and dicts is taken out again."""
@@ -165,7 +167,7 @@ class Splitting:
                 for some of the rows then.
         """
         self._keeps_state = True
-        self.never_again = of_batch
+        self.no_repeats = of_batch
         self.forbid(f"{why}, {HAND_ON}")
 
     def look(self, stage: str, *, split: bool, all_calls: bool = False) -> None:
@@ -177,7 +179,7 @@ class Splitting:
         name = "" if self._watch is None else self._watch.changed(loading=not all_calls)
         if not name:
             return
-        self._calm = self._quiet = 0
+        self._unchanged_whole = self._unchanged = 0
         self._changes[name] += name not in self._changed_now
         self._changed_now.add(name)
         why = f"{name} changed while {stage} ran"

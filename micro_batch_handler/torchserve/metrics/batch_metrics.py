@@ -20,7 +20,7 @@ from ts.metrics.metric_cache_abstract import MetricCacheAbstract
 
 from micro_batch_handler.config import AUTO, STAGES, Metrics, PerStage, Stage
 from micro_batch_handler.pipeline.outcomes import BatchRecord
-from micro_batch_handler.torchserve.metrics.lines import Figure, Metric, MetricLines
+from micro_batch_handler.torchserve.metrics.lines import Metric, MetricLines, Sample
 from micro_batch_handler.torchserve.metrics.reasons import REASONS, reason_of
 from micro_batch_handler.torchserve.metrics.throttle import Throttle
 
@@ -59,7 +59,7 @@ class BatchMetrics:
     """The metrics of one handler.
 
     Args:
-        lines: takes the figures.
+        lines: takes the samples.
         lanes: of each stage.
         batch_size: the most requests of one batch.
         throttle: makes what keeps writes `EVERY_S` apart.
@@ -98,14 +98,14 @@ class BatchMetrics:
         self._observed.append((stage, seconds))
 
     def add(self, record: BatchRecord) -> None:
-        """Count a batch. TorchServe gets the figures now or soon."""
-        self._lines.add(self._figures(record))
+        """Count a batch. TorchServe gets the samples now or soon."""
+        self._lines.add(self._samples(record))
         if record.outcomes.fatal:  # the worker is about to end
             self._lines.write()
         else:
             self._soon.ask()
 
-    def _figures(self, record: BatchRecord) -> Iterator[Figure]:
+    def _samples(self, record: BatchRecord) -> Iterator[Sample]:
         outcomes, plan = record.outcomes, record.plan
         lasted_s = record.ended_s - record.began_s
         yield FILL, record.rows / self._batch_size, ()

@@ -1,13 +1,13 @@
 """Metrics as the lines that TorchServe's frontend reads from a worker, as few as possible.
 
-TorchServe's cache of metrics writes a log record for each figure, with the ids of all requests, and
-its frontend parses each line by regular expressions. So figures are added up here and many are
+TorchServe's cache of metrics writes a log record for each sample, with the ids of all requests, and
+its frontend parses each line by regular expressions. So samples are added up here and many are
 written at once (`python -m benchmarks.metric_lines` measures what that saves). The cache knows what
 the server's metrics.yaml declares, and the lines go to its logger.
 
     counter      one line, the sum since the last write
-    gauge        one line, the latest figure
-    histogram    a line for each figure, since the frontend sorts them into buckets
+    gauge        one line, the latest sample
+    histogram    a line for each sample, since the frontend sorts them into buckets
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.metric_cache_abstract import MetricCacheAbstract
 from ts.metrics.metric_type_enum import MetricTypes
 
-__all__ = ["Figure", "Metric", "MetricLines"]
+__all__ = ["Metric", "MetricLines", "Sample"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +47,17 @@ class Metric:
     """Its own; all metrics have `ALWAYS`, too."""
 
 
-Figure: TypeAlias = "tuple[Metric, float, tuple[str, ...]]"
-"""A metric, a figure, and the values of the metric's own dimensions."""
+Sample: TypeAlias = "tuple[Metric, float, tuple[str, ...]]"
+"""A metric, a value of it, and the values of the metric's own dimensions."""
 
 
 class MetricLines:
-    """Collects figures, and writes all of them at once. Any thread may use it.
+    """Collects samples, and writes all of them at once. Any thread may use it.
 
     Args:
         cache: TorchServe's cache of metrics in this worker. It knows what the server's metrics.yaml
             declares, and the model's name.
-        metrics: all that there may be figures of; lines are written in this order.
+        metrics: all that there may be samples of; lines are written in this order.
         undeclared: whether to write metrics that metrics.yaml does not declare, too. A frontend
             with `model_metrics_auto_detect=true` takes them.
     """
@@ -74,18 +74,18 @@ class MetricLines:
         }
         self._ends: dict[tuple[Metric, tuple[str, ...]], tuple[str, str]] = {}
         self._lock = threading.Lock()
-        self._figures = self._none()
+        self._samples = self._none()
 
     @property
     def names(self) -> list[str]:
         """The names of the metrics that are written."""
         return [metric.name for metric in self._declared]
 
-    def add(self, figures: Iterable[Figure]) -> None:
-        """Take figures; all of them go into the same write."""
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Take samples; all of them go into the same write."""
         with self._lock:
-            for metric, value, dimensions in figures:
-                found = self._figures.get(metric)
+            for metric, value, dimensions in samples:
+                found = self._samples.get(metric)
                 if found is None:
                     continue
                 values = found.setdefault(dimensions, [])
@@ -95,17 +95,17 @@ class MetricLines:
                     values[0] = value + values[0] if metric.kind == "counter" else value
 
     def write(self) -> None:
-        """Write all figures for the frontend."""
+        """Write all samples for the frontend."""
         with self._lock:
             now_s = int(time.time())
             lines = [
                 f"{begin}{_shown(value)}{end}{now_s}"
-                for metric, found in self._figures.items()
+                for metric, found in self._samples.items()
                 for dimensions, values in found.items()
                 for begin, end in [self._around(metric, dimensions)]
                 for value in values
             ]
-            self._figures = self._none()
+            self._samples = self._none()
             # Inside the lock, so that a later write cannot overtake this one.
             if lines:
                 metrics_logger.info("\n".join(lines))

@@ -78,7 +78,7 @@ class Store(NamedTuple):
         line: in its file.
         guards: of the `if`s around it.
         how: it is written.
-        is_figure: whether the value is about no row: the context, or in `handle` a clock or count.
+        is_common: whether all rows have the value: the context, or in `handle` a clock or count.
     """
 
     place: Place
@@ -86,7 +86,7 @@ class Store(NamedTuple):
     line: int
     guards: frozenset[Guard]
     how: How
-    is_figure: bool
+    is_common: bool
 
 
 class Task(NamedTuple):

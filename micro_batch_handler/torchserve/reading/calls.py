@@ -58,12 +58,12 @@ class CallReader(ast.NodeVisitor):
         self._statement: ast.expr | None = None
         """The expression of the statement at hand, whose value is not used."""
 
-    def _store(self, node: ast.AST, how: How = "changed", *, is_figure: bool = False) -> None:
+    def _store(self, node: ast.AST, how: How = "changed", *, is_common: bool = False) -> None:
         """Note that the place of an expression gets a value or is changed."""
         place = self._scope.holding(node)
         if place is not None:
             spot, line = self._scope.spot(node, place), getattr(node, "lineno", 0)
-            store = Store(place, spot, line, self._guards, how, is_figure)
+            store = Store(place, spot, line, self._guards, how, is_common)
             self._accesses.stores.append(store)
 
     def visit_Call(self, node: ast.Call) -> None:

@@ -1,4 +1,4 @@
-"""What a single expression says: whether a value is about no row, whether something is missing."""
+"""What a single expression says: whether a value is common to all rows, or something is missing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Collection
 
 from micro_batch_handler.torchserve.reading.scope import Scope
 
-__all__ = ["is_figure", "kept", "leaves", "missing"]
+__all__ = ["is_common", "kept", "leaves", "missing"]
 
 COUNTS = frozenset({"len", "int", "float", "bool", "round", "min", "max", "abs"})
 CLOCKS = frozenset({"monotonic", "now", "perf_counter", "time", "utcnow"})
 """Names of functions, which may end in `_ns`."""
 
 
-def is_figure(value: ast.expr, names: Collection[str] = ()) -> bool:
-    """Whether a value is about no single row: a constant, a clock, or how many rows there are.
+def is_common(value: ast.expr, names: Collection[str] = ()) -> bool:
+    """Whether a value is common to all rows: a constant, a clock, or how many rows there are.
 
     Args:
         value: an expression.
         names: that stand for such values.
 
-    >>> is_figure(ast.parse("time.time() - 2 * len(data)", mode="eval").body)
+    >>> is_common(ast.parse("time.time() - 2 * len(data)", mode="eval").body)
     True
-    >>> is_figure(ast.parse("[len(row) for row in data]", mode="eval").body)
+    >>> is_common(ast.parse("[len(row) for row in data]", mode="eval").body)
     False
     """
     if isinstance(value, ast.Call):
@@ -34,12 +34,12 @@ def is_figure(value: ast.expr, names: Collection[str] = ()) -> bool:
             or name.rpartition(".")[2].removesuffix("_ns") in CLOCKS
         ):
             return True
-        return name in COUNTS and all(is_figure(it, names) for it in value.args)
+        return name in COUNTS and all(is_common(it, names) for it in value.args)
     if isinstance(value, (ast.Name, ast.Attribute)):
         return ast.unparse(value) in names
     if isinstance(value, (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp)):
         parts = [it for it in ast.iter_child_nodes(value) if isinstance(it, ast.expr)]
-        return all(is_figure(it, names) for it in parts)
+        return all(is_common(it, names) for it in parts)
     return isinstance(value, ast.Constant)
 
 

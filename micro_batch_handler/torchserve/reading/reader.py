@@ -13,7 +13,7 @@ from micro_batch_handler.torchserve.reading.accesses import (
     Task,
 )
 from micro_batch_handler.torchserve.reading.calls import CallReader
-from micro_batch_handler.torchserve.reading.expressions import is_figure, kept, leaves, missing
+from micro_batch_handler.torchserve.reading.expressions import is_common, kept, leaves, missing
 from micro_batch_handler.torchserve.reading.scope import Scope
 from micro_batch_handler.torchserve.reading.source import Def, Source
 
@@ -40,14 +40,14 @@ def accesses_of(source: Source, stage: str) -> Accesses:
 class _Reader(CallReader, ast.NodeVisitor):
     """Reads one function of a stage: here its statements and names, in `CallReader` its calls."""
 
-    _figures: frozenset[str] = frozenset()
-    """Names and attributes that stand for figures."""
+    _common_names: frozenset[str] = frozenset()
+    """Names and attributes that stand for common values; see `is_common`."""
 
     _how: How = "bound"
     """How the assignment at hand writes to its target."""
 
-    _is_figure = False
-    """Whether it assigns a value that is about no row."""
+    _is_common = False
+    """Whether it assigns a value that is common to all rows."""
 
     def read(self) -> None:
         self._block(self._scope.function.node.body)
@@ -113,7 +113,7 @@ class _Reader(CallReader, ast.NodeVisitor):
         place = self._scope.holding(node.target)
         if place is not None:
             self._accesses.load(place, node, gives=False)
-        self._give(node.target, "changed", figure=is_figure(node.value, self._figures))
+        self._give(node.target, "changed", common=is_common(node.value, self._common_names))
 
     def _assign(self, target: ast.expr, value: ast.expr, node: ast.AST) -> None:
         pair = (ast.Tuple, ast.List)
@@ -128,19 +128,19 @@ class _Reader(CallReader, ast.NodeVisitor):
         self.visit(value)
         self._guard(kept(scope, value), node)
         own = {ast.unparse(target)} if scope.direct(target) else set()
-        figure = is_figure(value, self._figures | own)
-        if isinstance(target, ast.Name) and figure and target.id in scope.once:
-            self._figures |= {target.id}
+        common = is_common(value, self._common_names | own)
+        if isinstance(target, ast.Name) and common and target.id in scope.once:
+            self._common_names |= {target.id}
         is_context = place == CONTEXT and bool(scope.direct(target))
         adds = isinstance(value, ast.BinOp) and ast.unparse(value.left) in own  # as += does
-        self._give(target, "changed" if adds else "bound", figure=figure, is_context=is_context)
+        self._give(target, "changed" if adds else "bound", common=common, is_context=is_context)
         self._guards = before
 
-    def _give(self, target: ast.expr, how: How, *, figure: bool, is_context: bool = False) -> None:
+    def _give(self, target: ast.expr, how: How, *, common: bool, is_context: bool = False) -> None:
         self._how = how
-        self._is_figure = is_context or (figure and self._accesses.stage == HANDLE)
+        self._is_common = is_context or (common and self._accesses.stage == HANDLE)
         self.visit(target)
-        self._how, self._is_figure = "bound", False
+        self._how, self._is_common = "bound", False
 
     # Names, attributes and items.
 
@@ -148,7 +148,7 @@ class _Reader(CallReader, ast.NodeVisitor):
         place, helper = self._scope.place(node), self._scope.helper(node.id)
         if isinstance(node.ctx, (ast.Store, ast.Del)):
             if node.id in self._scope.globals:
-                self._store(node, self._how, is_figure=self._is_figure)
+                self._store(node, self._how, is_common=self._is_common)
         elif place == SELF:
             self._accesses.escapes = True
         elif place is not None and place.holds:
@@ -168,14 +168,14 @@ class _Reader(CallReader, ast.NodeVisitor):
             if place is not None and is_load:
                 self._accesses.load(place, node)
             elif method is None:
-                self._store(node, how, is_figure=self._is_figure)
+                self._store(node, how, is_common=self._is_common)
             return
         if place is not None and is_load and place != base:
             self._accesses.load(place, node)
         if is_load or place is None:
             self.visit(node.value)
         else:
-            self._store(node, how, is_figure=self._is_figure)
+            self._store(node, how, is_common=self._is_common)
             self._beneath(node.value)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
@@ -183,7 +183,7 @@ class _Reader(CallReader, ast.NodeVisitor):
             self.generic_visit(node)
             return
         how = _at(node.slice) if isinstance(node.ctx, ast.Store) else "changed"
-        self._store(node, how, is_figure=self._is_figure and how == "changed")
+        self._store(node, how, is_common=self._is_common and how == "changed")
         self._beneath(node)
 
 

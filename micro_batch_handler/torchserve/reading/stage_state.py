@@ -132,13 +132,13 @@ class _Kept:
         ]
 
     def _is_settled(self, store: Store) -> bool:
-        return _is_guarded(store) or store.is_figure or not self._once.isdisjoint(store.guards)
+        return _is_guarded(store) or store.is_common or not self._once.isdisjoint(store.guards)
 
     def shared(self, key: str) -> Shared | None:
         """How stages share what a key stands for, or calls of one stage do; None if they do not."""
         stages = list(self._accesses)
         for at, stage in enumerate(stages):
-            stores = [it for it in self._stores(stage, key) if not it.is_figure]
+            stores = [it for it in self._stores(stage, key) if not it.is_common]
             for other in (*stages[at + 1 :], *stages[:at]):
                 if stores and key in self._accesses[other].loads:
                     first = min(stores, key=lambda it: it.line)
