@@ -21,7 +21,7 @@ from micro_batch_handler.torchserve.responses import (
 from micro_batch_handler.torchserve.routed import KEPT_ON_CONTEXT, ROUTED, raw_value
 from micro_batch_handler.torchserve.served_batch import ServedBatch
 from micro_batch_handler.torchserve.view_metrics import ViewMetrics
-from micro_batch_handler.torchserve.views import ROUTES, Routes, routes_of
+from micro_batch_handler.torchserve.views import ROUTES, routes_of
 
 __all__ = ["MicroBatchContext", "answer_part"]
 
@@ -53,20 +53,16 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         self.__dict__[ROUTES] = routes_of(batch)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_request_processor":
-            return self._first_made(name, self._own_processors())
-        if name == "request_ids":
-            return self._first_made(name, self._own_request_ids())
-        if name == "_metrics":
-            return self._first_made(
-                name, ViewMetrics(raw_value(self._batch, "_metrics"), self._indices)
-            )
         if name.startswith("__") or "_batch" not in self.__dict__:
             raise AttributeError(name)  # as copy and pickle expect of a bare object
-        return getattr(self._batch, name)
+        make = MADE_AT_FIRST_USE.get(name)
+        if make is None:
+            return getattr(self._batch, name)
+        # Several lanes may ask a view of a view at once: all get the value of the first.
+        return self.__dict__.setdefault(name, make(self))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ROUTED or name == "_metrics":
+        if name in ROUTED or name in MADE_AT_FIRST_USE:
             self.__dict__[name] = value
             return
         # Where nothing is cut, a stage may leave something on the context for the next one.
@@ -87,11 +83,6 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         if self._batch_processors is not None:
             for place in self._json_places:
                 declare_json(self._batch_processors[self._indices[place]])
-
-    @property
-    def routes(self) -> Routes | None:
-        """Which views of the worker's context are in use."""
-        return routes_of(self)
 
     @property
     def cl_socket(self) -> Any:
@@ -142,25 +133,30 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         for index, response in zip(self._indices, responses, strict=True):
             set_response(self._batch_processors[index], response)
 
-    def _first_made(self, name: str, value: Any) -> Any:
-        """The value that the first thread made: several lanes may ask a view of a view at once."""
-        return self.__dict__.setdefault(name, value)
-
     def _own_processors(self) -> list[RequestProcessor] | None:
-        theirs = self._batch_processors
-        if theirs is None:
+        if self._batch_processors is None:
             return None
         processors = []
-        for index in self._indices:
-            processors.append(RequestProcessor(theirs[index].get_request_properties()))
-            set_response(processors[-1], response_of(theirs[index]))
+        for theirs in (self._batch_processors[index] for index in self._indices):
+            processors.append(RequestProcessor(theirs.get_request_properties()))
+            set_response(processors[-1], response_of(theirs))
         return processors
 
     def _own_request_ids(self) -> dict[int, str] | None:
-        theirs = self._batch_ids
-        if theirs is None:
+        if self._batch_ids is None:
             return None
-        return {place: theirs[index] for place, index in enumerate(self._indices)}
+        return {place: self._batch_ids[index] for place, index in enumerate(self._indices)}
+
+    def _own_metrics(self) -> ViewMetrics:
+        return ViewMetrics(raw_value(self._batch, "_metrics"), self._indices)
+
+
+MADE_AT_FIRST_USE: dict[str, Callable[[MicroBatchContext], Any]] = {
+    "_request_processor": MicroBatchContext._own_processors,  # noqa: SLF001  (of this file)
+    "request_ids": MicroBatchContext._own_request_ids,  # noqa: SLF001
+    "_metrics": MicroBatchContext._own_metrics,  # noqa: SLF001
+}
+"""The attributes that a view has of its own, and what makes them."""
 
 
 def answer_part(

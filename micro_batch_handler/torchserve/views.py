@@ -51,7 +51,8 @@ class viewed_by:  # noqa: N801  (a context manager reads as a verb)
     def __init__(self, handler: object, view: Any) -> None:
         self._mine = (handler, view)
         # Of this batch: a call that is given up must not be taken for one of the next.
-        self._running = None if view.routes is None else view.routes.running
+        routes = routes_of(view)
+        self._running = None if routes is None else routes.running
 
     def __enter__(self) -> None:
         self._outer = getattr(_here, "view", _NOBODY)
@@ -74,7 +75,7 @@ def routes_of(context: Context) -> Routes | None:
 def own_view(routes: Routes) -> Any:
     """The view of the call that runs in this thread; None if there is none."""
     _, view = getattr(_here, "view", _NOBODY)
-    return view if view is not None and view.routes is routes else None
+    return view if view is not None and routes_of(view) is routes else None
 
 
 def view_in(routes: Routes) -> Any:
