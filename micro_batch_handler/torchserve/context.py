@@ -18,9 +18,8 @@ from micro_batch_handler.torchserve.responses import (
     response_of,
     set_response,
 )
-from micro_batch_handler.torchserve.routed import KEPT_ON_CONTEXT, ROUTED, raw_value
+from micro_batch_handler.torchserve.routed import KEPT_ON_CONTEXT, ROUTED, ViewMetrics, raw_value
 from micro_batch_handler.torchserve.served_batch import ServedBatch
-from micro_batch_handler.torchserve.view_metrics import ViewMetrics
 from micro_batch_handler.torchserve.views import ROUTES, routes_of
 
 __all__ = ["MicroBatchContext", "answer_part"]
