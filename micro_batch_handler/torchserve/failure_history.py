@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.memory import is_out_of_memory
+from micro_batch_handler.pipeline.device.device_errors import is_out_of_memory
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Failure, Outcomes
 from micro_batch_handler.pipeline.recovery import is_misread
 

@@ -25,11 +25,7 @@ from micro_batch_handler.errors import (
     BodyError,
     DeadlinePassed,
     MicroBatchError,
-    StageError,
-    StageTimeout,
 )
-from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
-from micro_batch_handler.errors import BodyError, DeadlinePassed, MicroBatchError
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.torchserve.metrics.reasons import reason_of
 from micro_batch_handler.torchserve.responses import STATUSES, STREAM_NEXT

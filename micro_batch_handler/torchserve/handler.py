@@ -21,16 +21,11 @@ from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.payloads.constants import difference
 from micro_batch_handler.pipeline.payloads.operations import (
     Payload,
-    PayloadOps,
-    count,
     cut,
     join,
-    rows_of,
 )
-from micro_batch_handler.pipeline.payloads.operations import Payload, cut, join
 from micro_batch_handler.torchserve.beside import answer_apart, asking_beside, is_all_beside
 from micro_batch_handler.torchserve.engine import Engine
 from micro_batch_handler.torchserve.hooks import HOOKS, hook_of, payload_ops

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable
 from typing import Any, cast
 
+from micro_batch_handler.pipeline.payloads.constants import difference
 from micro_batch_handler.pipeline.payloads.operations import (
     PayloadOps,
     count,
     cut,
-    difference,
     join,
     rows_of,
 )

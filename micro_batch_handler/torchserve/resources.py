@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
-from micro_batch_handler.pipeline.device.accelerator import TorchAccelerator
+from micro_batch_handler.pipeline.device.accelerator import Accelerator
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.thread_state import ThreadState
 from micro_batch_handler.pipeline.device.work import NoStreams, Observe
@@ -45,8 +45,8 @@ def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) ->
     return IntraOpThreads.of(config.intra_op_threads, lanes, cores, most)
 
 
-def lane_setup(threads: IntraOpThreads, device: TorchAccelerator | None) -> Callable[[Stage], None]:
-    """A function that prepares a lane's thread. This thread, which runs whole batches, is set now."""
+def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[[Stage], None]:
+    """A function that prepares the thread of a lane; prepares this one, for whole batches, now."""
     state = ThreadState.capture(device.device.type if device else None)
     torch.set_num_threads(threads.unsplit)
     logger.info("threads of PyTorch in each lane %s, unsplit %d", threads.lanes, threads.unsplit)
@@ -61,7 +61,7 @@ def lane_setup(threads: IntraOpThreads, device: TorchAccelerator | None) -> Call
 
 def streams_for(
     config: MicroBatchingConfig,
-    device: TorchAccelerator | None,
+    device: Accelerator | None,
     planner: Planner,
     metrics: BatchMetrics | None,
 ) -> Streams | NoStreams:

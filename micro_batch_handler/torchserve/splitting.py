@@ -18,9 +18,6 @@ from collections.abc import Collection, Mapping
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.errors import SplitError
-from micro_batch_handler.pipeline.device.device_errors import is_out_of_memory
-from micro_batch_handler.pipeline.outcomes import BatchRecord, Outcomes
-from micro_batch_handler.pipeline.recovery import is_misread
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.regroup import bounds
 from micro_batch_handler.torchserve.failure_history import FailureHistory

@@ -7,8 +7,7 @@ from typing import Literal, get_args
 from ts.utils.util import PredictionException
 
 from micro_batch_handler.errors import BodyError, DeadlinePassed, StageError, StageTimeout
-from micro_batch_handler.pipeline.device.lost_device import device_is_lost
-from micro_batch_handler.pipeline.memory import is_out_of_memory
+from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 
 __all__ = ["REASONS", "reason_of"]
 
