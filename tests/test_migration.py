@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.test_take_over import entries
+from tests.tools.archives import entries
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")

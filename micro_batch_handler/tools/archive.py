@@ -1,11 +1,11 @@
 """The archive command: vet the inputs, pack them, and on request check the archive.
 
-    flags      archive_flags     torch-model-archiver's, --micro-batch and --check
-    front      take_over         a handler file in front of one without micro-batching
-    vet        archive_inputs    names and files; handler_file.py and model_config.py look inside
-    collect    archive_staging   the archiver's own code, into a private folder
-    write      archive_output    archive_formats.py packs it, the same bytes each time
-    check      checking          a fresh process (process.py) loads it and answers requests
+    flags      torch-model-archiver's, --micro-batch and --check
+    front      with --micro-batch, a file in front of the handler, to be packed as the handler
+    inputs     names and files are vetted; handler_*.py and model_config.py look inside
+    content    every file of the archive, and where its bytes come from
+    output     the archive, complete or not at all; formats.py writes the same bytes each time
+    checking   a fresh process loads the archive and answers requests
 
 Nothing is written before everything is vetted.
 """
@@ -23,11 +23,11 @@ from model_archiver.model_packaging_utils import ModelExportUtils
 
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.checking.check import check_archive, refuse_absent
+from micro_batch_handler.tools.packing.content import archive_content
 from micro_batch_handler.tools.packing.flags import PROG, archive_parser
+from micro_batch_handler.tools.packing.front import with_front
 from micro_batch_handler.tools.packing.inputs import ArchiveInputs
 from micro_batch_handler.tools.packing.output import ArchiveOutput
-from micro_batch_handler.tools.packing.staging import staged
-from micro_batch_handler.tools.packing.take_over import with_front
 from micro_batch_handler.tools.packing.writable import refuse_unwritable
 
 __all__ = ["main"]
@@ -58,7 +58,7 @@ def build_in_front(config: ModelArchiverConfig) -> ArchiveOutput:
 
 
 def build(config: ModelArchiverConfig) -> ArchiveOutput:
-    """Vet, collect and write one archive; say on stdout what was written."""
+    """Vet the inputs and write one archive; say on stdout what was written."""
     ModelExportUtils.validate_inputs(config.model_name, config.export_path)
     output = ArchiveOutput.of(config)
     refuse_unwritable(f"--export-path {config.export_path}", output.path.parent)
@@ -66,6 +66,6 @@ def build(config: ModelArchiverConfig) -> ArchiveOutput:
     output.refuse_existing()
     for note in inputs.notes:
         print(f"{PROG}: note: {note}", file=sys.stderr)
-    with staged(config, inputs, output.date) as folder:
-        print(output.write(folder, config.model_name), flush=True)
+    content = archive_content(config, inputs, output.date)
+    print(output.write(content, config.model_name), flush=True)
     return output

@@ -1,7 +1,7 @@
 """The wrap command: micro-batching put into an archive that is there, or taken out again.
 
-    wrap       the handler's front (take_over.py), this package, a manifest that names the front
-    --unwrap   these taken out, the old manifest put back
+    wrap       adds a front of the handler and this package; the manifest names the front
+    --unwrap   removes both and puts the old manifest back
 
 Every other entry keeps its bytes, its date, its place and its compression.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.checking.check import check_archive, refuse_absent
-from micro_batch_handler.tools.packing.mar_file import MarFile, unwrapped, wrapped
+from micro_batch_handler.tools.packing.flags import add_check_flag
+from micro_batch_handler.tools.packing.mar_file import MarFile
 from micro_batch_handler.tools.packing.writable import refuse_unwritable
 
 __all__ = ["main"]
@@ -40,9 +40,8 @@ def main(argv: Sequence[str]) -> int:
     refuse_unwritable(f"--output {output}" if flags.output else str(output), output.parent)
     refuse_absent(flags.check)
     try:
-        with tempfile.TemporaryDirectory(prefix="micro-batch-wrap-") as folder:
-            mar = MarFile(flags.archive)
-            notes = unwrapped(mar, output) if flags.unwrap else wrapped(mar, output, Path(folder))
+        mar = MarFile(flags.archive)
+        notes = mar.unwrap(output) if flags.unwrap else mar.wrap(output)
     except (OSError, zipfile.BadZipFile) as error:
         raise ArchiveError(f"{flags.archive}: {error}") from error
     for note in notes:
@@ -61,14 +60,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--unwrap", action="store_true", help="take micro-batching out again")
     parser.add_argument("--force", action="store_true", help="replace an --output that is there")
-    parser.add_argument(
-        "--check",
-        metavar="SAMPLE",
-        type=Path,
-        nargs="+",
-        help="files with the body of one request each (a .json goes as application/json, any other "
-        "without a content type), which the new archive must answer with 200, "
-        "alone and in one batch, cut in several ways, with the same answers; several different "
-        "samples show more than one",
-    )
+    add_check_flag(parser)
     return parser

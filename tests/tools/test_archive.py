@@ -19,7 +19,7 @@ from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.checking import check as archive_check
 from micro_batch_handler.tools.checking.worker import encode_request, parse_response
 from micro_batch_handler.tools.packing import flags as archive_flags
-from micro_batch_handler.tools.packing import output as archive_output
+from tests.tools.archives import too_little_room
 
 FORMATS = {"default": "m.mar", "zip-store": "m.mar", "tgz": "m.tar.gz", "no-archive": "m"}
 
@@ -615,19 +615,14 @@ def test_force_never_replaces_what_is_no_archive(capsys):
     assert "out/m.mar is a folder" in refused(capsys, "--force")
 
 
-def test_failed_write_leaves_the_old_archive(capsys, monkeypatch):
+def test_failed_write_leaves_the_old_archive(capsys):
     """When writing fails half-way, the archive that was there is still whole, and nothing else."""
     assert pack() == 0
     old = snapshot(Path("out"))
     capsys.readouterr()
 
-    def half(out, *rest):
-        out.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(archive_output, "write_zip", half)
-
-    assert "No space left on device" in refused(capsys, "--force")
+    with too_little_room():
+        assert "File too large" in refused(capsys, "--force")
     assert [path.name for path in Path("out").iterdir()] == ["m.mar"]
     assert snapshot(Path("out/m.mar")) == old[1][3]
 

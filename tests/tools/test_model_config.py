@@ -9,6 +9,7 @@ from micro_batch_handler.tools.packing.model_config import (
     FRONTEND_KEYS,
     TORCHRUN_KEYS,
     check_model_config,
+    read_model_config,
 )
 
 
@@ -20,7 +21,8 @@ def check(tmp_path, monkeypatch):
 
     def check(text, **flags):
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return check_model_config(path.relative_to(tmp_path), **flags)
+        named = path.relative_to(tmp_path)
+        return check_model_config(named, read_model_config(named), **flags)
 
     return check
 

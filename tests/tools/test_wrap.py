@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from micro_batch_handler.__main__ import main
-from micro_batch_handler.tools.packing import mar_file
-from tests.tools.test_take_over import FUNCTION, OWN_HANDLE, STAGES, entries, handler_of
+from tests.tools.archives import entries, handler_of, too_little_room
+from tests.tools.test_front import FUNCTION, OWN_HANDLE, STAGES
 
 
 @pytest.fixture(autouse=True)
@@ -151,17 +151,13 @@ def test_an_output_that_cannot_be_written_is_named(capsys):
     assert "give a folder in which this user may make files" in message
 
 
-def test_a_failed_write_leaves_the_archive(monkeypatch, capsys):
+def test_a_failed_write_leaves_the_archive(capsys):
     """An archive that is wrapped in place is replaced by a whole one or not at all."""
     before = Path("old.mar").read_bytes()
 
-    def full(*_):
-        raise OSError("no space left")
+    with too_little_room():
+        assert wrap() == 1
 
-    monkeypatch.setattr(mar_file, "add_to_zip", full)
-
-    assert wrap() == 1
-
-    assert "no space left" in capsys.readouterr().err
+    assert "File too large" in capsys.readouterr().err
     assert Path("old.mar").read_bytes() == before
     assert sorted(path.name for path in Path().iterdir()) == ["old.mar", "sample.json", "temp"]

@@ -26,7 +26,8 @@ from harness.kinds import HANDLERS_OF_KINDS, KINDS, OK, Told, body_of, verdict
 from micro_batch_handler import MicroBatchMixin
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.checking.worker import load
-from micro_batch_handler.tools.packing.take_over import front_of
+from micro_batch_handler.tools.packing.front import front_of
+from micro_batch_handler.tools.packing.handler_class import read_handler
 from micro_batch_handler.tools.workbench.model_folder import importable, working_in
 
 REQUESTS = 24
@@ -157,7 +158,7 @@ def test_a_kind_answers_in_batches_what_it_answers_alone(kind, tmp_path):
     # Else requests could be given each other's answers unnoticed.
     assert len({str(told.body) for told in expected.values()}) > REQUESTS // 2
     try:
-        front = front_of(str(kind.file))
+        front = front_of(read_handler(str(kind.file)))
     except ArchiveError as error:
         if not kind.refused:
             raise

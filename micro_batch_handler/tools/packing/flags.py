@@ -11,7 +11,7 @@ from model_archiver import arg_parser
 
 from micro_batch_handler.errors import ArchiveError
 
-__all__ = ["archive_parser", "archiver_parser"]
+__all__ = ["add_check_flag", "archive_parser", "archiver_parser"]
 
 PROG = "micro-batch-handler archive"
 
@@ -37,10 +37,6 @@ example:
 class _BuiltError(Exception):
     """Raised in place of parsing, to carry the finished parser out."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        super().__init__()
-        self.parser = parser
-
 
 class _HandedOut(argparse.ArgumentParser):
     def parse_args(self, *_args: object, **_kwargs: object) -> NoReturn:
@@ -48,7 +44,11 @@ class _HandedOut(argparse.ArgumentParser):
 
 
 def archiver_parser() -> argparse.ArgumentParser:
-    """The parser of torch-model-archiver, with all its flags; its `parse_args` is not usable."""
+    """The parser of torch-model-archiver, with all its flags; its `parse_args` is not usable.
+
+    Raises:
+        ArchiveError: the archiver is one that does not work like 0.12.
+    """
     # The archiver builds its parser and parses in one function. So that its flags need not be
     # copied here, it is shown, for the duration of that one call, an `argparse` whose parser
     # hands itself out instead of parsing.
@@ -58,7 +58,8 @@ def archiver_parser() -> argparse.ArgumentParser:
     try:
         arg_parser.ArgParser.export_model_args_parser()
     except _BuiltError as built:
-        return built.parser
+        parser: argparse.ArgumentParser = built.args[0]
+        return parser
     finally:
         arg_parser.argparse = argparse
     raise ArchiveError(
@@ -84,6 +85,12 @@ def archive_parser() -> argparse.ArgumentParser:
         "TorchServe's three stages, a function, or a built-in handler. Its file is packed as it\n"
         "is; a note says what is taken over, an error what stands in the way.",
     )
+    add_check_flag(parser)
+    return parser
+
+
+def add_check_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--check`, which takes the samples for `check_archive`."""
     parser.add_argument(
         "--check",
         metavar="SAMPLE",
@@ -96,4 +103,3 @@ def archive_parser() -> argparse.ArgumentParser:
         "first answer. Fails unless the status of each is 200, and if an answer changes when\n"
         "the batch is cut; several different samples show more than one.",
     )
-    return parser

@@ -1,19 +1,34 @@
-"""A handler's class as its file shows it: what it derives from, what it cannot work with.
+"""A handler's class as its file shows it: what stands in the way, and what its user should know.
 
-What comes from another file is not known here, and nothing is said of it.
+A base class from another file is not read, and nothing is said of what it may do.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Mapping
+from typing import Union
 
-from micro_batch_handler.config import STAGES
+from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_packaging_utils import model_handlers
+
+from micro_batch_handler.config import SECTION, STAGES
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.packing.handler_file import HandlerName, entry_point
+from micro_batch_handler.tools.packing.handler_file import HandlerFile, methods_of
+from micro_batch_handler.torchserve.reading.stage_state import state_in_file
 
-__all__ = ["BUILT_IN", "is_torchserves", "loads_weights", "micro_batches", "refuse_unusable"]
+__all__ = [
+    "BUILT_IN",
+    "Handler",
+    "micro_batches",
+    "packing_notes",
+    "read_handler",
+    "weights_notes",
+    "whole_notes",
+]
 
-_OURS = {"MicroBatchHandler", "MicroBatchMixin"}
+Handler = Union[HandlerFile, str]
+"""A handler file, or the name of a handler that is built into TorchServe."""
 
 BUILT_IN = {
     "base_handler": "BaseHandler",
@@ -25,63 +40,137 @@ BUILT_IN = {
 }
 """The class of each built-in handler that has the three stages and no `handle` of its own."""
 
+_OURS = {"MicroBatchHandler", "MicroBatchMixin"}
+
 _TORCHSERVES = {"VisionHandler", "TextHandler", *BUILT_IN.values()}
-"""Their `initialize` is BaseHandler's, or calls it."""
+"""Classes whose `initialize` is BaseHandler's, or calls it."""
 
 _NO_HANDLERS = {"ABC", "object"}
 
-
-def micro_batches(node: ast.AST | None) -> bool:
-    """Whether a class is one of ours by the bases that it names."""
-    return bool(_OURS & _bases(node))
+_SENDS_PARTS = "send_intermediate_predict_response"
 
 
-def is_torchserves(node: ast.AST | None) -> bool:
-    """Whether all that a class derives from is TorchServe's; a function derives from nothing."""
-    return node is not None and _bases(node) <= _TORCHSERVES | _NO_HANDLERS
+def read_handler(handler: str, source: bytes | None = None) -> Handler:
+    """Read what `--handler` names.
 
-
-def loads_weights(node: ast.AST | None) -> bool:
-    """Whether a class loads its model as BaseHandler does, as far as its file shows."""
-    if not isinstance(node, ast.ClassDef) or not _is_known(node):
-        return False
-    own = _methods(node).get("initialize")
-    calls = [ast.unparse(it.func) for it in ast.walk(own or node) if isinstance(it, ast.Call)]
-    bases = ["super()", *_bases(node)]
-    return own is None or any(f"{base}.initialize" in calls for base in bases)
-
-
-def refuse_unusable(handler: HandlerName) -> None:
-    """Refuse a class whose stages cannot be called.
+    Args:
+        handler: a built-in handler, `handler.py`, `handler` or `handler.py:function`.
+        source: the file's content, if it is not on disk.
 
     Raises:
-        ArchiveError: it is abstract, or a stage of it is async; says what to change.
+        ArchiveError: TorchServe could not load it, or the stages of its class could not be
+            called; the message says what to change.
     """
-    _, node = entry_point(handler)
-    if not isinstance(node, ast.ClassDef):
+    if handler in model_handlers:
+        return handler
+    file = HandlerFile.of(handler, source)
+    if isinstance(file.node, ast.ClassDef):
+        _refuse_abstract(file, file.node)
+        _refuse_async(file, file.node)
+    return file
+
+
+def micro_batches(handler: HandlerFile) -> bool:
+    """Whether the handler is a class that names one of ours among its bases."""
+    return bool(_OURS & _bases(handler.node))
+
+
+def packing_notes(
+    handler: Handler, config: ModelArchiverConfig, model_config: Mapping[str, object]
+) -> Iterator[str]:
+    """What users of a handler may expect in vain, when it is packed as it is."""
+    if isinstance(handler, str):
+        yield (f"the built-in handler {handler} does not micro-batch; for that, give --micro-batch")
+    elif micro_batches(handler):
+        yield from whole_notes(handler)
+    elif (
+        SECTION in model_config
+        and _is_torchserves(handler)
+        and "MicroBatching" not in ast.unparse(handler.tree)
+    ):
+        yield (
+            f"{handler.path} does not micro-batch, so nothing reads {SECTION}: in "
+            f"model-config.yaml and no batch is cut. Give --micro-batch, or make it a class "
+            f"derived from micro_batch_handler.MicroBatchHandler"
+        )
+    yield from weights_notes(handler, config)
+
+
+def weights_notes(handler: Handler, config: ModelArchiverConfig) -> Iterator[str]:
+    """That a handler will not find the weights that it loads."""
+    if config.serialized_file or config.model_file:
         return
-    methods = _methods(node)
-    abstract = [name for name, method in methods.items() if _is_abstract(method)]
+    if isinstance(handler, str):
+        what = handler if handler in BUILT_IN else ""
+    else:
+        what = f"{handler.name} in {handler.path}" if _loads_weights(handler.node) else ""
+    if what:
+        yield (
+            f"{what} loads its model as BaseHandler does, and no worker will start without one: "
+            f"give --serialized-file, or --model-file, or write an initialize() that loads it "
+            f"otherwise"
+        )
+
+
+def whole_notes(handler: HandlerFile) -> Iterator[str]:
+    """Why the batches of a handler that micro-batches will stay whole, as its file shows."""
+    names = (node.id for node in ast.walk(handler.tree) if isinstance(node, ast.Name))
+    if _SENDS_PARTS in names:
+        yield (
+            f"{handler.path} sends parts of its answers, so its batches stay whole and no call is "
+            f"made again"
+        )
+    node = handler.node
+    if not isinstance(node, ast.ClassDef) or _declares_thread_safe(node):
+        return
+    for shared in state_in_file(handler.tree, node.name).shared[:1]:
+        yield (
+            f"{handler.path}: {shared}, so its batches stay whole and nothing overlaps. Hand it on "
+            f"with the rows: return (images, sizes) from preprocess, and sizes again from "
+            f"inference. If the stages may share it, say thread_safe = True in the class"
+        )
+
+
+def _refuse_abstract(handler: HandlerFile, node: ast.ClassDef) -> None:
+    methods = methods_of(node)
+    abstract = [
+        name
+        for name, method in methods.items()
+        if any(_last_name(mark) == "abstractmethod" for mark in method.decorator_list)
+    ]
     if abstract and _is_known(node):
         raise ArchiveError(
-            f"{handler.file} line {methods[abstract[0]].lineno}: {node.name} is abstract, so "
+            f"{handler.path} line {methods[abstract[0]].lineno}: {node.name} is abstract, so "
             f"TorchServe cannot make an object of it; write {', '.join(abstract)} without "
             f"@abstractmethod, or pack the class that implements it"
         )
-    if "handle" in methods and not micro_batches(node):
+
+
+def _refuse_async(handler: HandlerFile, node: ast.ClassDef) -> None:
+    methods = methods_of(node)
+    if "handle" in methods and not micro_batches(handler):
         return  # it may await its stages, and TorchServe it, with asyncCommunication
     for name in (*STAGES, "handle"):
         if isinstance(methods.get(name), ast.AsyncFunctionDef):
             raise ArchiveError(
-                f"{handler.file} line {methods[name].lineno}: {node.name}.{name} is async, and "
+                f"{handler.path} line {methods[name].lineno}: {node.name}.{name} is async, and "
                 f"nobody would await it; write 'def {name}', and asyncio.run(...) in it around "
                 f"what must be awaited"
             )
 
 
-def _bases(node: ast.AST | None) -> set[str]:
-    bases = node.bases if isinstance(node, ast.ClassDef) else []
-    return {ast.unparse(base).rpartition(".")[2] for base in bases}
+def _is_torchserves(handler: HandlerFile) -> bool:
+    """Whether all that a class derives from is TorchServe's; a function derives from nothing."""
+    return handler.node is not None and _bases(handler.node) <= _TORCHSERVES | _NO_HANDLERS
+
+
+def _loads_weights(node: ast.AST | None) -> bool:
+    """Whether a class loads its model as BaseHandler does, as far as its file shows."""
+    if not isinstance(node, ast.ClassDef) or not _is_known(node):
+        return False
+    own = methods_of(node).get("initialize")
+    calls = [ast.unparse(it.func) for it in ast.walk(own or node) if isinstance(it, ast.Call)]
+    return own is None or any(f"{base}.initialize" in calls for base in ["super()", *_bases(node)])
 
 
 def _is_known(node: ast.ClassDef) -> bool:
@@ -90,14 +179,16 @@ def _is_known(node: ast.ClassDef) -> bool:
     return bool(bases - _NO_HANDLERS) and bases <= _OURS | _TORCHSERVES | _NO_HANDLERS
 
 
-def _methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
-    return {
-        statement.name: statement
+def _bases(node: ast.AST | None) -> set[str]:
+    return {_last_name(base) for base in node.bases} if isinstance(node, ast.ClassDef) else set()
+
+
+def _last_name(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
+
+
+def _declares_thread_safe(node: ast.ClassDef) -> bool:
+    return any(
+        isinstance(statement, ast.Assign) and ast.unparse(statement) == "thread_safe = True"
         for statement in node.body
-        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef))
-    }
-
-
-def _is_abstract(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    marks = {ast.unparse(mark).rpartition(".")[2] for mark in method.decorator_list}
-    return "abstractmethod" in marks
+    )

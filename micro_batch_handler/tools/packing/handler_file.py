@@ -1,8 +1,8 @@
-"""A handler file as TorchServe's model loader will see it, read without running it.
+"""A handler file as TorchServe's model loader will see it: parsed once, and never run.
 
-The loader takes a module function, `handle` or the one named after the colon; without one it
-wants exactly one class made in the file (imported classes do not count), and it calls `initialize`
-and `handle` of an instance.
+The loader takes a function of the module: `handle`, or the one named after the colon of
+`--handler`. Without one it wants exactly one class that is made in the file (imported classes do
+not count), and it calls `initialize` and `handle` of an instance.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Union
 
 from micro_batch_handler.errors import ArchiveError
 
-__all__ = ["HandlerName", "check_handler_file", "class_names", "entry_point"]
+__all__ = ["Function", "HandlerFile", "class_names", "methods_of", "split_handler"]
+
+Function = Union[ast.FunctionDef, ast.AsyncFunctionDef]
 
 _ENTRY_POINT = "handle"
 _METHODS = ("initialize", "handle")
@@ -22,91 +25,148 @@ _METHODS = ("initialize", "handle")
 _MAKES_A_CLASS = {"namedtuple", "NamedTuple", "TypedDict", "Enum", "IntEnum", "StrEnum", "type"}
 """Calls whose result is a class that says it comes from the file of the call."""
 
+_FALSE_ON_IMPORT = {"TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'"}
+
 
 @dataclass(frozen=True)
-class HandlerName:
-    """What `--handler` names: a file, and after a colon perhaps a function in it."""
+class HandlerFile:
+    """A handler file that the loader can load."""
 
-    file: Path
-    function: str | None
+    path: Path
+    tree: ast.Module
+
+    name: str
+    """The name of the class or function that the loader takes."""
+
+    node: ast.ClassDef | Function | None
+    """Where that is made; None if it is imported, or made by a call."""
 
     @classmethod
-    def of(cls, handler: str) -> HandlerName:
-        """Read `handler.py`, `handler` (the archiver adds .py) or `handler.py:function`."""
-        path, _, function = handler.partition(":")
-        return cls(Path(path if path.endswith(".py") else f"{path}.py"), function or None)
+    def of(cls, handler: str, source: bytes | None = None) -> HandlerFile:
+        """Read what `--handler` names.
 
+        Args:
+            handler: `handler.py`, `handler` or `handler.py:function`.
+            source: the file's content, if it is not on disk.
 
-@dataclass
-class _Module:
-    """What the statements of a module bind when it is imported."""
-
-    bound: set[str] = field(default_factory=set)
-    functions: dict[str, ast.AST] = field(default_factory=dict)
-    classes: dict[str, ast.ClassDef | None] = field(default_factory=dict)  # None: made by a call
-    takes_all: bool = False  # from … import *
-
-
-def check_handler_file(handler: HandlerName) -> None:
-    """Refuse a handler file that the loader would refuse."""
-    path = handler.file
-    if "." in path.stem:
-        raise ArchiveError(
-            f"{path} cannot be imported by its name; rename it so that it has one dot, in .py"
-        )
-    tree = _parse(path)
-    for statement in tree.body:
-        if isinstance(statement, ast.ImportFrom) and statement.level > 0:
+        Raises:
+            ArchiveError: there is no such file, or the loader would refuse it.
+        """
+        path, function = split_handler(handler)
+        if source is None and not path.is_file():
+            raise ArchiveError(f"--handler {path}: there is no such file")
+        if "." in path.stem:
             raise ArchiveError(
-                f"{path} line {statement.lineno} imports relatively, but TorchServe loads the "
-                "file outside any package; import by the module's own name"
+                f"{path} cannot be imported by its name; rename it so that it has one dot, in .py"
             )
-    module = _read(tree)
-    if handler.function is not None:
-        _check_function(path, handler.function, module)
-    elif _ENTRY_POINT not in module.bound and not (module.takes_all and not module.classes):
-        _check_class(path, module)
+        tree = _parse(path, path.read_bytes() if source is None else source)
+        _refuse_relative_imports(path, tree)
+        names = _Names.of(tree)
+        if function is not None:
+            _refuse_other_than_function(path, function, names)
+        elif _ENTRY_POINT not in names.bound and not (names.takes_all and not names.classes):
+            _refuse_other_than_one_class(path, names)
+            ((name, node),) = names.classes.items()
+            return cls(path, tree, name, node)
+        name = function or _ENTRY_POINT
+        return cls(path, tree, name, names.functions.get(name))
 
 
-def entry_point(handler: HandlerName) -> tuple[str, ast.AST | None]:
-    """The name of what the loader takes from a file that it can load, and where it is made.
-
-    A function, or a class; None if it comes from elsewhere, or from a call.
-    """
-    module = _read(_parse(handler.file))
-    function = handler.function or _ENTRY_POINT
-    if handler.function is None and function not in module.bound and module.classes:
-        ((name, node),) = module.classes.items()
-        return name, node
-    return function, module.functions.get(function)
+def split_handler(handler: str) -> tuple[Path, str | None]:
+    """The file that `--handler` names (the archiver adds .py), and perhaps a function in it."""
+    path, _, function = handler.partition(":")
+    return Path(path if path.endswith(".py") else f"{path}.py"), function or None
 
 
 def class_names(path: Path) -> list[str]:
-    """The classes that the file makes, as the loader counts them."""
-    return list(_read(_parse(path)).classes)
+    """The classes that a file makes, as the loader counts them."""
+    return list(_Names.of(_parse(path, path.read_bytes())).classes)
 
 
-def _parse(path: Path) -> ast.Module:
+def methods_of(node: ast.ClassDef) -> dict[str, Function]:
+    """The functions in the body of a class, by name."""
+    return _Names.of(node).functions
+
+
+@dataclass
+class _Names:
+    """The names that the statements of a module, or of a class, bind when they run."""
+
+    bound: set[str] = field(default_factory=set)
+    functions: dict[str, Function] = field(default_factory=dict)
+    classes: dict[str, ast.ClassDef | None] = field(default_factory=dict)  # None: made by a call
+    takes_all: bool = False  # from … import *
+
+    @classmethod
+    def of(cls, node: ast.Module | ast.ClassDef) -> _Names:
+        names = cls()
+        for statement in _statements(node):
+            names._run(statement)
+        return names
+
+    def _run(self, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.ClassDef):
+            self.classes[statement.name] = statement
+            self.bound.add(statement.name)
+        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            self.functions[statement.name] = statement
+            self.bound.add(statement.name)
+        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
+            imported = [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
+            self.takes_all |= "*" in imported
+            self.bound.update(imported)
+        elif isinstance(statement, ast.Delete):
+            for target in statement.targets:
+                if isinstance(target, ast.Name):
+                    self.bound.discard(target.id)
+                    self.classes.pop(target.id, None)
+        elif isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                self._assign(target, statement.value)
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            self._assign(statement.target, statement.value)
+
+    def _assign(self, target: ast.expr, value: ast.expr) -> None:
+        self.bound.update(part.id for part in ast.walk(target) if isinstance(part, ast.Name))
+        if not isinstance(target, ast.Name):
+            return
+        # A second name for a class is a second class to the loader.
+        if isinstance(value, ast.Name) and value.id in self.classes:
+            self.classes[target.id] = self.classes[value.id]
+        elif _makes_a_class(value):
+            self.classes[target.id] = None
+
+
+def _parse(path: Path, source: bytes) -> ast.Module:
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
+        return ast.parse(source, filename=str(path))
     except SyntaxError as error:
         raise ArchiveError(f"{path} line {error.lineno} is not Python: {error.msg}") from error
     except ValueError as error:  # a null byte, to Python before 3.12
         raise ArchiveError(f"{path} is not Python: {error}") from error
 
 
-def _check_function(path: Path, function: str, module: _Module) -> None:
-    if function in module.classes:
+def _refuse_relative_imports(path: Path, tree: ast.Module) -> None:
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom) and statement.level > 0:
+            raise ArchiveError(
+                f"{path} line {statement.lineno} imports relatively, but TorchServe loads the "
+                "file outside any package; import by the module's own name"
+            )
+
+
+def _refuse_other_than_function(path: Path, function: str, names: _Names) -> None:
+    if function in names.classes:
         raise ArchiveError(
             f"{function} in {path} is a class, which TorchServe would call as a function; "
             f"give --handler {path} without ':{function}'"
         )
-    if function not in module.bound and not module.takes_all:
+    if function not in names.bound and not names.takes_all:
         raise ArchiveError(f"{path} has no function {function}, which --handler names")
 
 
-def _check_class(path: Path, module: _Module) -> None:
-    count = len(module.classes)
+def _refuse_other_than_one_class(path: Path, names: _Names) -> None:
+    count = len(names.classes)
     if count == 0:
         raise ArchiveError(
             f"{path} makes no class and has no function {_ENTRY_POINT}; TorchServe wants one "
@@ -114,56 +174,19 @@ def _check_class(path: Path, module: _Module) -> None:
         )
     if count > 1:
         raise ArchiveError(
-            f"{path} makes {count} classes ({', '.join(module.classes)}) but TorchServe wants "
+            f"{path} makes {count} classes ({', '.join(names.classes)}) but TorchServe wants "
             "exactly one; move the others to a module of their own, given by --extra-files"
         )
-    ((name, node),) = module.classes.items()
+    ((name, node),) = names.classes.items()
     if node is None or node.bases or node.keywords or node.decorator_list:
-        return  # what else it has cannot be read here
-    methods = _read(node).bound
-    missing = [method for method in _METHODS if method not in methods]
+        return  # its other methods cannot be read here
+    bound = _Names.of(node).bound
+    missing = [method for method in _METHODS if method not in bound]
     if missing:
         raise ArchiveError(
             f"class {name} in {path} has no method {' and no '.join(missing)}; "
             "subclass micro_batch_handler.MicroBatchHandler, which has them"
         )
-
-
-def _read(node: ast.Module | ast.ClassDef) -> _Module:
-    module = _Module()
-    for statement in _statements(node):
-        if isinstance(statement, ast.ClassDef):
-            module.classes[statement.name] = statement
-            module.bound.add(statement.name)
-        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            module.bound.add(statement.name)
-            module.functions[statement.name] = statement
-        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-            names = [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
-            module.takes_all |= "*" in names
-            module.bound.update(names)
-        elif isinstance(statement, ast.Delete):
-            for target in statement.targets:
-                if isinstance(target, ast.Name):
-                    module.bound.discard(target.id)
-                    module.classes.pop(target.id, None)
-        elif isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
-            _assign(module, statement, statement.value)
-    return module
-
-
-def _assign(module: _Module, statement: ast.Assign | ast.AnnAssign, value: ast.expr) -> None:
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    for target in targets:
-        names = [part.id for part in ast.walk(target) if isinstance(part, ast.Name)]
-        module.bound.update(names)
-        if not isinstance(target, ast.Name):
-            continue
-        # A second name for a class is a second class to the loader.
-        if isinstance(value, ast.Name) and value.id in module.classes:
-            module.classes[target.id] = module.classes[value.id]
-        elif _makes_a_class(value):
-            module.classes[target.id] = None
 
 
 def _makes_a_class(value: ast.expr) -> bool:
@@ -177,18 +200,10 @@ def _makes_a_class(value: ast.expr) -> bool:
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:
     """Every statement that runs when the module (or class body) does, also under if, try, with."""
     children: list[ast.AST] = list(ast.iter_child_nodes(node))
-    if isinstance(node, ast.If) and _is_false_on_import(node.test):
+    if isinstance(node, ast.If) and ast.unparse(node.test) in _FALSE_ON_IMPORT:
         children = list(node.orelse)
     for child in children:
         if isinstance(child, ast.stmt):
             yield child
         if not isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield from _statements(child)
-
-
-def _is_false_on_import(test: ast.expr) -> bool:
-    return ast.unparse(test) in (
-        "TYPE_CHECKING",
-        "typing.TYPE_CHECKING",
-        "__name__ == '__main__'",
-    )

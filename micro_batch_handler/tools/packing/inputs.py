@@ -1,27 +1,22 @@
-"""What goes into an archive: every file and folder of its root, found and vetted before packing."""
+"""The files and folders that go into the root of an archive, found and vetted before packing."""
 
 from __future__ import annotations
 
 import glob
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from model_archiver.manifest_components.manifest import RuntimeType
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import MAR_INF, ModelExportUtils, model_handlers
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.packing.handler_class import micro_batches, refuse_unusable
-from micro_batch_handler.tools.packing.handler_file import (
-    HandlerName,
-    check_handler_file,
-    class_names,
-    entry_point,
-)
-from micro_batch_handler.tools.packing.handler_notes import plain_notes, weights_notes, whole_notes
+from micro_batch_handler.tools.packing.handler_class import packing_notes, read_handler
+from micro_batch_handler.tools.packing.handler_file import class_names, split_handler
 from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
 
 __all__ = ["PACKAGE", "ArchiveInputs", "is_packed_folder"]
@@ -45,79 +40,86 @@ def is_packed_folder(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Item:
-    flag: str
-    source: Path
-
-
-@dataclass(frozen=True)
 class ArchiveInputs:
     """The vetted inputs of one archive."""
 
-    handler: str
-    """As the archiver's copying wants it: the path of the file, or the name of a built-in one."""
-
-    extras: tuple[Path, ...]
-    """What `--extra-files` adds to the root: files, and folders with all they hold."""
+    root: tuple[Path, ...]
+    """Files, and folders with all that is below them, for the archive's root."""
 
     notes: tuple[str, ...]
-    """What is legal but looks mistaken."""
+    """Notes on what is legal but looks like a mistake."""
 
     @classmethod
     def vetted(cls, config: ModelArchiverConfig, output: Path) -> ArchiveInputs:
-        """Find all inputs; raise for the first thing that TorchServe could not load."""
-        if config.runtime == RuntimeType.LSP.value:
-            raise ArchiveError(
-                "--runtime LSP is for handlers in C++, which this package cannot serve; "
-                "use --runtime python, or torch-model-archiver"
-            )
-        if not _VERSION.fullmatch(config.version):
-            raise ArchiveError(
-                f"--version {config.version!r} must be letters, digits and . _ - +, and begin with "
-                f"a letter or digit: it is a part of the address /predictions/"
-                f"{config.model_name}/VERSION"
-            )
-        built_in = config.handler in model_handlers
-        handler = HandlerName.of(config.handler)
-        extras = tuple(_extra_items(config.extra_files or ""))
-        files = {
-            "--handler": None if built_in else str(handler.file),
-            "--model-file": config.model_file,
-            "--serialized-file": config.serialized_file,
-            "--requirements-file": config.requirements_file,
-            "--config-file": config.config_file,
-        }
-        items = [_Item(flag, Path(path)) for flag, path in files.items() if path]
-        for item in items:
-            if not item.source.is_file():
-                raise ArchiveError(f"{item.flag} {item.source}: there is no such file")
-        items += [_Item("--extra-files", path) for path in extras]
+        """Find all inputs.
+
+        Raises:
+            ArchiveError: a file is missing, or TorchServe could not load it; of several reasons
+                the first.
+            ConfigError: a setting in model-config.yaml cannot work.
+        """
+        _refuse_flags(config)
+        items = list(_items(config))
         notes = list(_refuse_bad_names(items, output))
-        if built_in:
-            notes.append(
-                f"the built-in handler {config.handler} does not micro-batch; for that, give "
-                "--micro-batch"
-            )
-        else:
-            check_handler_file(handler)
-            refuse_unusable(handler)
-            if micro_batches(entry_point(handler)[1]):
-                notes += whole_notes(handler)
-        notes += weights_notes(config)
+        handler = read_handler(config.handler)
+        model_config: Mapping[str, object] = {}
         if config.config_file:
-            notes += check_model_config(Path(config.config_file), micro_batched=not built_in)
-            if not built_in:
-                notes += plain_notes(handler, read_model_config(Path(config.config_file)))
+            path = Path(config.config_file)
+            model_config = read_model_config(path)
+            is_built_in = isinstance(handler, str)
+            notes += check_model_config(path, model_config, micro_batched=not is_built_in)
+        notes += packing_notes(handler, config, model_config)
         if config.model_file and len(class_names(Path(config.model_file))) != 1:
             notes.append(
                 f"{config.model_file} does not make exactly one class, which BaseHandler needs "
                 "where it loads the model by itself"
             )
-        return cls(config.handler if built_in else str(handler.file), extras, tuple(notes))
+        return cls(tuple(item.source for item in items), tuple(notes))
 
 
-def _extra_items(extra_files: str) -> Iterator[Path]:
-    """The root items that `a.txt,folder,*.json` stands for; a folder gives its children."""
+class _Item(NamedTuple):
+    """A file or folder of the archive's root, and the flag that brings it."""
+
+    flag: str
+    source: Path
+
+    def __str__(self) -> str:
+        return f"{self.flag} {self.source}"
+
+
+def _refuse_flags(config: ModelArchiverConfig) -> None:
+    if config.runtime == RuntimeType.LSP.value:
+        raise ArchiveError(
+            "--runtime LSP is for handlers in C++, which this package cannot serve; "
+            "use --runtime python, or torch-model-archiver"
+        )
+    if not _VERSION.fullmatch(config.version):
+        raise ArchiveError(
+            f"--version {config.version!r} must be letters, digits and . _ - +, and begin with "
+            f"a letter or digit: it is a part of the address /predictions/"
+            f"{config.model_name}/VERSION"
+        )
+
+
+def _items(config: ModelArchiverConfig) -> Iterator[_Item]:
+    extras = [_Item("--extra-files", path) for path in _extra_files(config.extra_files or "")]
+    is_built_in = config.handler in model_handlers
+    files = {
+        "--handler": None if is_built_in else split_handler(config.handler)[0],
+        "--model-file": config.model_file,
+        "--serialized-file": config.serialized_file,
+        "--requirements-file": config.requirements_file,
+        "--config-file": config.config_file,
+    }
+    for item in (_Item(flag, Path(path)) for flag, path in files.items() if path):
+        if not item.source.is_file():
+            raise ArchiveError(f"{item}: there is no such file")
+        yield item
+    yield from extras
+
+
+def _extra_files(extra_files: str) -> Iterator[Path]:
+    """The paths that `a.txt,folder,*.json` stands for; a folder gives its children."""
     for pattern in (part.strip() for part in extra_files.split(",")):
         if not pattern:
             continue
@@ -134,11 +136,11 @@ def _extra_items(extra_files: str) -> Iterator[Path]:
 
 
 def _refuse_bad_names(items: list[_Item], output: Path) -> Iterator[str]:
-    """Refuse names that hide a module or meet in the root; yields notes on doubtful ones."""
+    """Refuse names that hide a module or meet in the root; yield notes on doubtful ones."""
     seen: dict[str, _Item] = {}
     made = output.resolve()
     for item in items:
-        name, where = item.source.name, f"{item.flag} {item.source}"
+        name, where = item.source.name, str(item)
         if not item.source.exists():  # a link into nowhere, in a folder of extra files
             raise ArchiveError(f"{where}: there is no such file or folder")
         module = _module_name(item.source)
@@ -165,8 +167,7 @@ def _refuse_bad_names(items: list[_Item], output: Path) -> Iterator[str]:
         other = seen.setdefault(name, item)
         if not other.source.samefile(item.source):
             raise ArchiveError(
-                f"{other.flag} {other.source} and {where} would both be {name} in the archive; "
-                "rename one"
+                f"{other} and {where} would both be {name} in the archive; rename one"
             )
 
 

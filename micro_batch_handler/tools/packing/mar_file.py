@@ -1,39 +1,38 @@
-"""A .mar file: its manifest, and another one made of it with some entries more or less."""
+"""A .mar file that is there: micro-batching put in front of its handler, or taken out again."""
 
 from __future__ import annotations
 
 import copy
 import json
 import shutil
-import uuid
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model_archiver.model_packaging_utils import model_handlers
 
 from micro_batch_handler.errors import ArchiveError, MicroBatchError
-from micro_batch_handler.tools.packing.formats import add_to_zip, packed_files, source_date
-from micro_batch_handler.tools.packing.handler_file import HandlerName
+from micro_batch_handler.tools.packing.content import MANIFEST, Content, package_content
+from micro_batch_handler.tools.packing.formats import add_to_zip, source_date
+from micro_batch_handler.tools.packing.front import Front, front_of
+from micro_batch_handler.tools.packing.handler_class import read_handler
+from micro_batch_handler.tools.packing.handler_file import split_handler
 from micro_batch_handler.tools.packing.inputs import PACKAGE
-from micro_batch_handler.tools.packing.model_config import check_model_config
-from micro_batch_handler.tools.packing.staging import copy_package
-from micro_batch_handler.tools.packing.take_over import Front, front_of
+from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
+from micro_batch_handler.tools.packing.writable import written_beside
 
-__all__ = ["MarFile", "unwrapped", "wrapped"]
+__all__ = ["MarFile"]
 
-_MANIFEST = "MAR-INF/MANIFEST.json"
-
-_KEPT = "MAR-INF/MANIFEST.json.unwrapped"
-"""The manifest as it was before wrapping; what is wrapped has it."""
+_KEPT = f"{MANIFEST}.unwrapped"
+"""The manifest as it was before wrapping; every wrapped archive has it."""
 
 
 class MarFile:
-    """An archive that is there.
+    """A .mar file that TorchServe could serve.
 
     Raises:
-        ArchiveError: it is not a .mar file that TorchServe could serve.
+        ArchiveError: there is no such file, or it is no .mar file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,130 +40,93 @@ class MarFile:
             raise ArchiveError(f"{path}: there is no such file")
         if not zipfile.is_zipfile(path):
             raise ArchiveError(f"{path} is not a .mar file (a zip archive); only these are wrapped")
-        self.path = path
+        self._path = path
         with zipfile.ZipFile(path) as archive:
-            self.names = archive.namelist()
-            if _MANIFEST not in self.names:
-                raise ArchiveError(f"{path} has no {_MANIFEST}, so it is no model archive")
-            self.manifest = _parse(path, archive.read(_MANIFEST))
-        self.handler = str(self.manifest["model"]["handler"])
-        """As the manifest names it: a file, and after a colon perhaps a function."""
+            self._names = archive.namelist()
+        if MANIFEST not in self._names:
+            raise ArchiveError(f"{path} has no {MANIFEST}, so it is no model archive")
+        try:
+            self._manifest: dict[str, Any] = json.loads(self._read(MANIFEST))
+            self._handler = str(self._manifest["model"]["handler"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArchiveError(
+                f"{path}: {MANIFEST} names no handler; pack the model again"
+            ) from error
 
-    @property
-    def is_wrapped(self) -> bool:
-        """Whether `wrapped` made it."""
-        return _KEPT in self.names
+    def wrap(self, output: Path) -> Sequence[str]:
+        """Write the archive with micro-batching in front of its handler; return notes.
 
-    def copy(self, name: str, target: Path) -> Path:
-        """Write one entry to a file."""
-        with zipfile.ZipFile(self.path) as archive, archive.open(name) as source:
-            target.write_bytes(source.read())
-        return target
+        Args:
+            output: the file to write, which may be the archive's own.
 
+        Raises:
+            ArchiveError: it has micro-batching already, or its handler cannot be taken over.
+        """
+        if any(name.startswith(f"{PACKAGE}/") for name in self._names):
+            raise ArchiveError(
+                f"{self._path} has the package {PACKAGE} in it already; to renew it, first "
+                f"--unwrap, or pack it again"
+            )
+        try:
+            front, notes = self._front(), self._config_notes()
+        except MicroBatchError as error:  # it names a file in the archive
+            raise ArchiveError(f"{self._path}: {error}") from error
+        if front.name in self._names:
+            raise ArchiveError(f"{self._path} has a file {front.name} of its own; rename it")
+        model = {**self._manifest["model"], "handler": front.name}
+        manifest = json.dumps({**self._manifest, "model": model}, indent=2).encode()
+        front_file = {front.name: front.text.encode(), _KEPT: self._read(MANIFEST)}
+        added = dict(sorted({**package_content(), **front_file}.items()))
+        self._rewrite(output, self._names, manifest, added)
+        return [front.note, *notes]
 
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(text)
-        manifest["model"]["handler"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(f"{path}: {_MANIFEST} names no handler; pack the model again") from error
-    return manifest
+    def unwrap(self, output: Path) -> Sequence[str]:
+        """Write the archive as it was before `wrap`; there is nothing to note.
 
-
-def wrapped(mar: MarFile, output: Path, folder: Path) -> Sequence[str]:
-    """Write the archive with micro-batching in front of its handler; gives back notes.
-
-    Args:
-        mar: the archive.
-        output: the file to write, which may be the archive's own.
-        folder: an empty one to work in.
-
-    Raises:
-        ArchiveError: it has micro-batching already, or its handler cannot be taken over.
-    """
-    if any(name.startswith(f"{PACKAGE}/") for name in mar.names):
-        raise ArchiveError(
-            f"{mar.path} has the package {PACKAGE} in it already; to renew it, first --unwrap, or "
-            f"pack it again"
-        )
-    try:
-        front, notes = _front(mar, folder), _checked_config(mar, folder)
-    except MicroBatchError as error:  # of a file that was taken out to look at it
-        raise ArchiveError(f"{mar.path}: {error}".replace(f"{folder}/", "")) from error
-    if front.name in mar.names:
-        raise ArchiveError(f"{mar.path} has a file {front.name} of its own; rename it")
-    added = folder / "added"
-    copy_package(added)
-    (added / front.name).write_text(front.text, encoding="utf-8")
-    manifest = {**mar.manifest, "model": {**mar.manifest["model"], "handler": front.name}}
-    changed = {_MANIFEST: json.dumps(manifest, indent=2).encode()}
-
-    def add(archive: zipfile.ZipFile) -> None:
-        (added / "MAR-INF").mkdir()
-        mar.copy(_MANIFEST, added / _KEPT)
-        names = packed_files(added)
-        add_to_zip(archive, added, names, source_date(), zipfile.ZIP_DEFLATED)
-
-    _rewrite(mar, output, mar.names, changed, add)
-    return [front.note.replace(f"{folder}/", ""), *notes]
-
-
-def unwrapped(mar: MarFile, output: Path) -> Sequence[str]:
-    """Write the archive as it was before `wrapped`.
-
-    Raises:
-        ArchiveError: `wrapped` did not make it.
-    """
-    if not mar.is_wrapped:
-        raise ArchiveError(f"{mar.path} is not wrapped (it has no {_KEPT})")
-    with zipfile.ZipFile(mar.path) as archive:
-        changed = {_MANIFEST: archive.read(_KEPT)}
-    ours = {_KEPT, mar.handler}
-    names = [name for name in mar.names if name not in ours and not name.startswith(f"{PACKAGE}/")]
-    _rewrite(mar, output, names, changed)
-    return []
-
-
-def _front(mar: MarFile, folder: Path) -> Front:
-    handler = mar.handler
-    if handler in model_handlers:
-        return front_of(handler)
-    named = HandlerName.of(handler)
-    file = named.file.name
-    if file not in mar.names:
-        raise ArchiveError(f"{mar.path} has no {file}, which its manifest names as the handler")
-    path = str(mar.copy(file, folder / file))
-    return front_of(f"{path}:{named.function}" if named.function else path)
-
-
-def _checked_config(mar: MarFile, folder: Path) -> list[str]:
-    """Refuse settings that cannot work with micro-batching; notes on the others."""
-    name = mar.manifest["model"].get("configFile")
-    if name not in mar.names:
+        Raises:
+            ArchiveError: it is not wrapped.
+        """
+        if _KEPT not in self._names:
+            raise ArchiveError(f"{self._path} is not wrapped (it has no {_KEPT})")
+        added = (_KEPT, self._handler)
+        names = [
+            name for name in self._names if name not in added and not name.startswith(f"{PACKAGE}/")
+        ]
+        self._rewrite(output, names, self._read(_KEPT), {})
         return []
-    notes = check_model_config(mar.copy(name, folder / name))
-    return [note.replace(f"{folder}/", "") for note in notes]
 
+    def _front(self) -> Front:
+        if self._handler in model_handlers:
+            return front_of(self._handler)
+        file = split_handler(self._handler)[0].name
+        if file not in self._names:
+            raise ArchiveError(
+                f"{self._path} has no {file}, which its manifest names as the handler"
+            )
+        return front_of(read_handler(self._handler, self._read(file)))
 
-def _rewrite(
-    mar: MarFile,
-    output: Path,
-    names: Sequence[str],
-    changed: Mapping[str, bytes],
-    add: Callable[[zipfile.ZipFile], None] = lambda _: None,
-) -> None:
-    """Copy these entries, some with other bytes, and add more; complete or not at all."""
-    beside = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.new")
-    try:
-        with zipfile.ZipFile(mar.path) as old, zipfile.ZipFile(beside, "x") as new:
-            for name in names:
-                entry = copy.copy(old.getinfo(name))  # writing changes it
-                if name in changed:
-                    new.writestr(entry, changed[name])
-                    continue
-                with old.open(name) as source, new.open(entry, "w") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-            add(new)
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
+    def _config_notes(self) -> list[str]:
+        """Refuse settings that cannot work with micro-batching; notes on the others."""
+        name = self._manifest["model"].get("configFile")
+        if name not in self._names:
+            return []
+        path = Path(name)
+        return check_model_config(path, read_model_config(path, self._read(name)))
+
+    def _read(self, name: str) -> bytes:
+        with zipfile.ZipFile(self._path) as archive:
+            return archive.read(name)
+
+    def _rewrite(self, output: Path, names: Sequence[str], manifest: bytes, added: Content) -> None:
+        """Copy these entries, with another manifest, and add more; complete or not at all."""
+        with written_beside(output) as beside:
+            with zipfile.ZipFile(self._path) as old, zipfile.ZipFile(beside, "x") as new:
+                for name in names:
+                    entry = copy.copy(old.getinfo(name))  # writing changes it
+                    if name == MANIFEST:
+                        new.writestr(entry, manifest)
+                        continue
+                    with old.open(name) as source, new.open(entry, "w") as target:
+                        shutil.copyfileobj(source, target, 1 << 20)
+                add_to_zip(new, added, source_date(), zipfile.ZIP_DEFLATED)
+            beside.replace(output)

@@ -2,12 +2,12 @@
 
 The frontend only *logs* a value of a wrong type and goes on with its default, so a typing error
 shows as a slow server. Keys and rules are those of `ModelConfig` and `ModelConfig$TorchRun` in
-TorchServe 0.12 (frontend/archive/.../ModelConfig.java). Other keys are legal: handlers read them.
+TorchServe 0.12 (frontend/archive/.../ModelConfig.java). Handlers may read other keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ from micro_batch_handler.config.rules import FLAG, Rule, Section, is_whole
 from micro_batch_handler.errors import ConfigError
 
 __all__ = ["FRONTEND_KEYS", "TORCHRUN_KEYS", "check_model_config", "read_model_config"]
+
+_JOB_QUEUE_SIZE = 100
+"""TorchServe's own `job_queue_size`."""
+
+_COMMON = {"device", "metrics", "trace"}
+"""Keys of the section that any handler may have for settings of its own."""
+
+_OURS = {**OLD_KEYS, **{name: name for name in Section(MicroBatchingConfig).rules.keys() - _COMMON}}
+"""The other keys, in both spellings, and their paths in the section."""
 
 
 def _whole(least: int) -> Rule[int]:
@@ -78,10 +87,18 @@ TORCHRUN_KEYS: Mapping[str, Rule[Any]] = {
 }
 
 
-def read_model_config(path: Path) -> Mapping[str, object]:
-    """Parse the file; a file that TorchServe could not read is a `ConfigError`."""
+def read_model_config(path: Path, source: bytes | None = None) -> Mapping[str, object]:
+    """Parse the file.
+
+    Args:
+        path: the file.
+        source: its content, if it is not on disk.
+
+    Raises:
+        ConfigError: TorchServe could not read it.
+    """
     try:
-        config = yaml.safe_load(path.read_bytes())
+        config = yaml.safe_load(path.read_bytes() if source is None else source)
     except yaml.YAMLError as error:
         # Several lines to PyYAML, one here.
         raise ConfigError(f"{path} is not yaml: {' '.join(str(error).split())}") from error
@@ -95,24 +112,32 @@ def read_model_config(path: Path) -> Mapping[str, object]:
     return config
 
 
-def check_model_config(path: Path, *, micro_batched: bool = True) -> list[str]:
-    """Refuse a file that cannot work; return notes on what is legal but looks mistaken.
+def check_model_config(
+    path: Path, config: Mapping[str, object], *, micro_batched: bool = True
+) -> list[str]:
+    """Refuse settings that cannot work; return notes on legal ones that look like mistakes.
 
-    `micro_batched` says that a handler of the user's own is packed with it, not a built-in one.
+    Args:
+        path: the file, for messages.
+        config: its content, as `read_model_config` returns it.
+        micro_batched: whether it is packed with a handler of the user's own, not a built-in one.
+
+    Raises:
+        ConfigError: a setting cannot work; the message names the key, the rule and the value.
     """
-    config = read_model_config(path)
-    _refuse_wrong_types(str(path), config, FRONTEND_KEYS)
+    _refuse_wrong_types(f"{path}", config, FRONTEND_KEYS)
     torchrun = config.get("torchrun", {})
     if isinstance(torchrun, Mapping):
         _refuse_wrong_types(f"{path}: torchrun", torchrun, TORCHRUN_KEYS)
     try:
         if micro_batched:
             ours = MicroBatchingConfig.from_model_yaml(config)
-        else:  # which may use what only micro-batching forbids
+        else:  # a built-in handler may use what only micro-batching forbids
             ours = MicroBatchingConfig.from_section(config.get(SECTION))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return [f"{path}: {note}" for note in _notes(config, torchrun, ours)]
+    notes = [*_ignored_keys(config), *_ignored_workers(config), *_batch_size_notes(config, ours)]
+    return [f"{path}: {note}" for note in notes]
 
 
 def _refuse_wrong_types(
@@ -125,53 +150,44 @@ def _refuse_wrong_types(
             raise ConfigError(f"{path}: {key} must be {rule.text}, found {found}")
 
 
-def _notes(config: Mapping[str, object], torchrun: object, ours: MicroBatchingConfig) -> list[str]:
-    notes = [note for key in config for note in _near_miss(key)]
-    if isinstance(torchrun, Mapping):
-        notes += [
-            f"torchrun.{key} is ignored by TorchServe; it reads {', '.join(TORCHRUN_KEYS)}"
-            for key in torchrun
-            if key not in TORCHRUN_KEYS
-        ]
+def _ignored_keys(config: Mapping[str, object]) -> Iterator[str]:
+    """Keys that nothing reads, but that are spelled much like keys that something does."""
+    for key in config:
+        if key in FRONTEND_KEYS or key == SECTION:
+            continue
+        close = near_miss(key, [*FRONTEND_KEYS, *_OURS], 0.88) or near_miss(key, [SECTION], 0.8)
+        if close in _OURS:
+            yield f"{key!r} is not read here; {_OURS[close]} belongs under {SECTION}:"
+        elif close:
+            yield f"{key!r} is not a key of TorchServe's; did you mean {close!r}?"
+    torchrun = config.get("torchrun")
+    for key in torchrun if isinstance(torchrun, Mapping) else ():
+        if key not in TORCHRUN_KEYS:
+            yield f"torchrun.{key} is ignored by TorchServe; it reads {', '.join(TORCHRUN_KEYS)}"
+
+
+def _ignored_workers(config: Mapping[str, object]) -> Iterator[str]:
     low, high = config.get("minWorkers", 0), config.get("maxWorkers", 0)
     if isinstance(low, int) and isinstance(high, int) and (low or high) and not 0 < low <= high:
-        notes.append(
+        yield (
             f"minWorkers {low} and maxWorkers {high} are ignored by TorchServe; "
             "give both, with 1 <= minWorkers <= maxWorkers"
         )
+
+
+def _batch_size_notes(config: Mapping[str, object], ours: MicroBatchingConfig) -> Iterator[str]:
     batch_size, queue = config.get("batchSize", 1), config.get("jobQueueSize")
     if not isinstance(batch_size, int):
-        return notes  # refused before
+        return  # refused before
     if SECTION in config:
-        notes += ours.doubts(batch_size)
-    if batch_size > (queue if isinstance(queue, int) and queue else JOB_QUEUE_SIZE):
+        yield from ours.doubts(batch_size)
+    if batch_size > (queue if isinstance(queue, int) and queue else _JOB_QUEUE_SIZE):
         allowed = (
             f"jobQueueSize {queue}"
             if queue
-            else f"{JOB_QUEUE_SIZE}, unless job_queue_size in config.properties says otherwise"
+            else f"{_JOB_QUEUE_SIZE}, unless job_queue_size in config.properties says otherwise"
         )
-        notes.append(
+        yield (
             f"batchSize {batch_size} is above the number of requests that may wait ({allowed}), so "
             f"batches hardly fill; set jobQueueSize to several batches"
         )
-    return notes
-
-
-JOB_QUEUE_SIZE = 100
-"""TorchServe's own `job_queue_size`."""
-
-_COMMON = {"device", "metrics", "trace"}
-"""Keys of the section that any handler may have for settings of its own."""
-
-_OURS = {**OLD_KEYS, **{name: name for name in Section(MicroBatchingConfig).rules.keys() - _COMMON}}
-"""The other keys, in both spellings, and their paths in the section."""
-
-
-def _near_miss(key: str) -> list[str]:
-    """A note if the key is none that is read here, but is spelled much like one."""
-    if key in FRONTEND_KEYS or key == SECTION:
-        return []
-    close = near_miss(key, [*FRONTEND_KEYS, *_OURS], 0.88) or near_miss(key, [SECTION], 0.8)
-    if close in _OURS:
-        return [f"{key!r} is not read here; {_OURS[close]} belongs under {SECTION}:"]
-    return [f"{key!r} is not a key of TorchServe's; did you mean {close!r}?"] if close else []

@@ -5,22 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import uuid
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from model_archiver.model_archiver_config import ModelArchiverConfig
-from model_archiver.model_packaging_utils import MANIFEST_FILE_NAME, MAR_INF, ModelExportUtils
+from model_archiver.model_packaging_utils import ModelExportUtils
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.packing.formats import (
-    packed_files,
-    source_date,
-    write_folder,
-    write_tgz,
-    write_zip,
-)
+from micro_batch_handler.tools.packing.content import MANIFEST, Content
+from micro_batch_handler.tools.packing.formats import FOLDER, source_date, write_archive
+from micro_batch_handler.tools.packing.writable import written_beside
 
 __all__ = ["ArchiveOutput"]
 
@@ -29,12 +23,12 @@ _UNITS = ("bytes", "kB", "MB", "GB")
 
 @dataclass(frozen=True)
 class ArchiveOutput:
-    """The archive to be."""
+    """An archive that is going to be written."""
 
     path: Path
 
     format: str
-    """As `--archive-format` has it."""
+    """The format, by its name in `--archive-format`."""
 
     force: bool
     """Whether it may replace an older archive."""
@@ -44,62 +38,50 @@ class ArchiveOutput:
 
     @classmethod
     def of(cls, config: ModelArchiverConfig) -> ArchiveOutput:
-        """The output that the archiver would make; what is there is not looked at yet."""
+        """The output that the archiver would make; nothing is refused yet."""
         path = ModelExportUtils.get_archive_export_path(
             config.export_path, config.model_name, config.archive_format
         )
         return cls(Path(path), config.archive_format, config.force, source_date())
 
-    @property
-    def is_folder(self) -> bool:
-        """Whether the format is a folder, not a file."""
-        return self.format == "no-archive"
-
     def refuse_existing(self) -> None:
-        """Refuse to replace what `--force` does not cover, or what is no archive."""
+        """Refuse to replace what `--force` does not cover, or what is no archive.
+
+        Raises:
+            ArchiveError: something is there; the message says what to do.
+        """
         if not os.path.lexists(self.path):
             return
         if not self.force:
             raise ArchiveError(f"{self.path} exists; give --force to replace it")
-        if not self.is_folder:
+        if self.format != FOLDER:
             if self.path.is_dir():
                 raise ArchiveError(f"{self.path} is a folder, which --force does not replace")
-        elif self.path.is_symlink() or not (self.path / MAR_INF / MANIFEST_FILE_NAME).is_file():
-            # It may be a folder of the user's own, the sources of the model for example.
+        elif self.path.is_symlink() or not (self.path / MANIFEST).is_file():
+            # It may be a folder of the user's own, such as the sources of the model.
             raise ArchiveError(
-                f"{self.path} is not an archive (it has no {MAR_INF}/{MANIFEST_FILE_NAME}), and "
+                f"{self.path} is not an archive (it has no {MANIFEST}), and "
                 "--force replaces only those; move it away, or give another --export-path"
             )
 
-    def write(self, folder: Path, model_name: str) -> str:
-        """Pack the folder: beside the output first, then moved to its name in one step.
+    def write(self, content: Content, model_name: str) -> str:
+        """Write the archive; return a line that says its size, its files and its checksum.
 
-        Returns a line that says what was written.
+        Raises:
+            ArchiveError: another build has finished meanwhile.
+            OSError: it cannot be written; an older archive is still there.
         """
-        names = packed_files(folder)
-        # A hidden name, which TorchServe passes over when it loads a whole model store.
-        beside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.new")
-        try:
-            if self.is_folder:
-                write_folder(beside, folder, names, self.date)
-            else:
-                with beside.open("xb") as out:
-                    if self.format == "tgz":
-                        write_tgz(out, folder, names, self.date, model_name)
-                    else:
-                        stored = self.format == "zip-store"
-                        kind = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-                        write_zip(out, folder, names, self.date, kind)
+        with written_beside(self.path) as beside:
+            write_archive(beside, self.format, content, self.date, model_name)
             self.refuse_existing()  # again: another build may have finished meanwhile
             self._move_in(beside)
-        finally:
-            _remove(beside)
-        files = [self.path / name for name in names] if self.is_folder else [self.path]
+        is_folder = self.format == FOLDER
+        files = [self.path / name for name in content] if is_folder else [self.path]
         size = _size(sum(file.stat().st_size for file in files))
-        return f"{self.path}: {size}, {len(names)} files, sha256 {_checksum(files, self.path)}"
+        return f"{self.path}: {size}, {len(content)} files, sha256 {_checksum(files, self.path)}"
 
     def _move_in(self, beside: Path) -> None:
-        if not (self.is_folder and self.path.exists()):
+        if not self.path.is_dir():
             beside.replace(self.path)
             return
         # A folder cannot be replaced in one step, only moved away first.
@@ -114,7 +96,7 @@ class ArchiveOutput:
 
 
 def _checksum(files: list[Path], root: Path) -> str:
-    """Of the file's bytes; of a folder, over the name and the bytes of each file."""
+    """Hash the file's bytes; for a folder, the name and the bytes of each file."""
     digest = hashlib.sha256()
     for file in files:
         if file != root:
@@ -130,10 +112,3 @@ def _size(count: float) -> str:
     while count >= 1000 and unit < len(_UNITS) - 1:  # noqa: PLR2004 - units are powers of 1000
         count, unit = count / 1000, unit + 1
     return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def update(path: Path, keys: Mapping[str, Any]) -> bool:
     staged = path.with_name(f".{path.name}.new")
     try:
         staged.write_text(text, encoding="utf-8")
-        check_model_config(staged)
+        check_model_config(staged, read_model_config(staged))
         staged.chmod(path.stat().st_mode)
         staged.replace(path)
     finally:

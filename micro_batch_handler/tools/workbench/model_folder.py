@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_archiver.model_archiver_config import ModelArchiverConfig
-from model_archiver.model_packaging_utils import MANIFEST_FILE_NAME, MAR_INF
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.packing.formats import source_date, unpack
+from micro_batch_handler.tools.packing.content import MANIFEST, archive_content
+from micro_batch_handler.tools.packing.formats import FOLDER, source_date, unpack, write_folder
 from micro_batch_handler.tools.packing.inputs import ArchiveInputs
-from micro_batch_handler.tools.packing.staging import staged
 
 __all__ = ["ModelFiles", "importable", "model_folder", "working_in"]
 
@@ -38,42 +37,40 @@ class ModelFiles:
     """Files, folders and patterns, with commas between them."""
 
 
-@contextmanager
-def model_folder(source: Path, files: ModelFiles | None, private: Path) -> Iterator[Path]:
-    """Give the folder; what it is made of stays as it is.
+def model_folder(source: Path, files: ModelFiles | None, private: Path) -> Path:
+    """Make the folder, and leave the source as it is.
 
     Args:
         source: an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file.
-        files: of a handler file; an archive has its own.
-        private: an empty folder that may be written to.
+        files: a handler file's; an archive has its own.
+        private: an empty folder, in which it is made.
 
     Raises:
         ArchiveError: there is no such file, or TorchServe could not load it.
     """
-    archive_format = _format_of(source)
-    if archive_format is None:
+    style, model = _format_of(source), private / "model"
+    if style is None:
         config = ModelArchiverConfig(
             model_name=source.name.partition(".")[0],
             version="1.0",
             handler=str(source),
             **vars(files or ModelFiles()),
         )
+        date = source_date()
         inputs = ArchiveInputs.vetted(config, private / "none")
-        with staged(config, inputs, source_date()) as folder:
-            yield folder
-        return
-    if files is not None and files != ModelFiles():
+        write_folder(model, archive_content(config, inputs, date), date)
+        return model
+    if files not in (None, ModelFiles()):
         raise ArchiveError(
             f"{source} is an archive, which has its own files; give none, or a handler file"
         )
-    model = private / "model"
     try:
-        unpack(source, archive_format, model)
+        unpack(source, style, model)
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise ArchiveError(f"{source} cannot be unpacked: {error}") from error
-    if not (model / MAR_INF / MANIFEST_FILE_NAME).is_file():
-        raise ArchiveError(f"{source} has no {MAR_INF}/{MANIFEST_FILE_NAME}, so it is no archive")
-    yield model
+    if not (model / MANIFEST).is_file():
+        raise ArchiveError(f"{source} has no {MANIFEST}, so it is no archive")
+    return model
 
 
 @contextmanager
@@ -102,11 +99,11 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 def _format_of(source: Path) -> str | None:
-    """As `--archive-format` has it; None for a handler file."""
+    """The format, by its name in `--archive-format`; None for a handler file."""
     if not source.exists():
         raise ArchiveError(f"{source}: there is no such file or folder")
     if source.is_dir():
-        return "no-archive"
+        return FOLDER
     for suffix, archive_format in _FORMATS.items():
         if source.name.endswith(suffix):
             return archive_format

@@ -91,7 +91,7 @@ class Workbench:
         self._errors = LoggedErrors()
         with ExitStack() as stack:
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micro-batch-")))
-            self._folder = stack.enter_context(model_folder(source.resolve(), files, private))
+            self._folder = model_folder(source.resolve(), files, private)
             stack.enter_context(importable(self._folder))
             logging.getLogger().addHandler(self._errors)
             stack.callback(logging.getLogger().removeHandler, self._errors)

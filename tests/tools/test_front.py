@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,11 @@ from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError, ConfigError
-from micro_batch_handler.tools.packing.take_over import front_of
+from micro_batch_handler.tools.packing.front import front_of
+from micro_batch_handler.tools.packing.handler_class import read_handler
 from micro_batch_handler.torchserve.brought import BroughtClass, BroughtFunction
 from tests.fakes import Plain, fake_context
+from tests.tools.archives import entries, handler_of
 
 STAGES = """
 import torch
@@ -81,20 +81,6 @@ def place(tmp_path, monkeypatch):
 def pack(handler, *flags, name="m"):
     common = ["--model-name", name, "--version", "1.0", "--force", "--handler", handler]
     return main(["archive", *common, *flags])
-
-
-def entries(path):
-    """Everything that an archive says of its files, and their bytes."""
-    with zipfile.ZipFile(path) as archive:
-        return [
-            (info.filename, info.date_time, info.compress_type, archive.read(info))
-            for info in archive.infolist()
-        ]
-
-
-def handler_of(path):
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["handler"]
 
 
 # At packing time
@@ -208,7 +194,7 @@ def test_a_named_function_is_taken_over():
     """The function after the colon is what the front calls."""
     Path("entry.py").write_text("def serve(data, context): ...\n")
 
-    front = front_of("entry.py:serve")
+    front = front_of(read_handler("entry.py:serve"))
 
     assert 'import_module("entry").serve' in front.text
     assert "has no stages" in front.note
