@@ -17,7 +17,8 @@ import pytest
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.checking import check as archive_check
-from micro_batch_handler.tools.checking.worker import encode_request, parse_response
+from micro_batch_handler.tools.checking.answers import parse_response
+from micro_batch_handler.tools.checking.worker import encode_request
 from micro_batch_handler.tools.packing import flags as archive_flags
 from tests.tools.archives import too_little_room
 

@@ -16,14 +16,14 @@ from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.tools.checking import alone as check_alone
-from micro_batch_handler.tools.checking.alone import Alone, Asked
-from micro_batch_handler.tools.checking.answers import Reply, is_same
-from micro_batch_handler.tools.checking.batches import Batches, CutError
+from micro_batch_handler.tools.checking.alone import Alone, Asked, CheckError
+from micro_batch_handler.tools.checking.answers import Answer, Reply, is_same
+from micro_batch_handler.tools.checking.batches import Batches
 from micro_batch_handler.tools.checking.check import check_archive
-from micro_batch_handler.tools.checking.report import report_lines
 from micro_batch_handler.tools.checking.requests import MOST_REQUESTS, Requests, header_names
+from micro_batch_handler.tools.checking.run import report_lines
 from micro_batch_handler.tools.checking.ways import Settings
-from micro_batch_handler.tools.checking.worker import Answer, LoggedErrors, PackageLog
+from micro_batch_handler.tools.checking.worker import LoggedErrors, PackageLog
 
 HANDLER = """
 import random
@@ -507,7 +507,7 @@ def batches_of(bodies, whole=200, cut=200, refused=()):
     )
     service = SimpleNamespace(predict=predict, context=context)
     asked = Asked(service, Requests([Path("0.json")] * 6, []), errors, 1e9)
-    return Batches(asked, Alone(asked), told, PackageLog(), [].append)
+    return Batches(Alone(asked), told, PackageLog(), [].append)
 
 
 @pytest.mark.parametrize(
@@ -523,7 +523,7 @@ def batches_of(bodies, whole=200, cut=200, refused=()):
 )
 def test_what_came_and_what_should_have_come_is_said(arguments, says):
     """A cut batch must bring what came before, or at least an answer where that is not one."""
-    with pytest.raises(CutError) as error:
+    with pytest.raises(CheckError) as error:
         batches_of(**arguments).run()
 
     assert says in str(error.value)
@@ -565,7 +565,7 @@ def lines_of(monkeypatch, until_s, *calls_s):
     service = SimpleNamespace(predict=predict, context=context)
     asked = Asked(service, Requests([Path("0.json")] * 6, []), LoggedErrors(), until_s)
     alone = Alone(asked)
-    batches = Batches(asked, alone, None, PackageLog(), [].append)
+    batches = Batches(alone, None, PackageLog(), [].append)
     batches.run()
     assert context.system_properties == {"batch_size": 1}
     assert clock.left == []

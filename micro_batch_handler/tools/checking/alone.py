@@ -6,28 +6,28 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from micro_batch_handler.tools.checking.answers import Reply, is_same
+from micro_batch_handler.tools.checking.answers import Reply, failure, is_same, parse_response
 from micro_batch_handler.tools.checking.requests import Requests
-from micro_batch_handler.tools.checking.worker import LoggedErrors, failure, parse_response
+from micro_batch_handler.tools.checking.worker import LoggedErrors
 
-__all__ = ["Alone", "Asked", "NoAnswerError"]
+__all__ = ["Alone", "Asked", "CheckError"]
 
-_SHARE = 0.25
-"""Of the time, when no more requests are asked alone: the others must be asked again, and cut."""
+_BATCHES_SHARE = 0.75
+"""The share of the time that is left for batches when no more requests are asked alone."""
 
 
-class NoAnswerError(Exception):
-    """A request has no good answer alone, and the check has failed."""
+class CheckError(Exception):
+    """The check has failed; the message says why."""
 
 
 class Asked:
-    """A loaded model, and what to ask it.
+    """A loaded model, and the requests to send it.
 
     Args:
         service: TorchServe's.
-        requests: what to ask.
-        errors: hears what TorchServe logs.
-        until_s: on the monotonic clock, when nothing more should be begun.
+        requests: the requests.
+        errors: the handler that hears what TorchServe logs.
+        until_s: the time on the monotonic clock after which no call should begin.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Asked:
         self.errors = errors
         self._until_s = until_s
 
-    def ask(self, rows: Sequence[int]) -> list[Reply]:
-        """What comes for these requests, in one batch."""
+    def ask(self, places: Sequence[int]) -> list[Reply]:
+        """Send these requests in one batch; return a reply for each."""
         self.errors.last = None
-        batch = [self.requests.made(at) for at in rows]
+        batch = [self.requests.made(at) for at in places]
         answers = parse_response(self.service.predict(batch))
         return [Reply(answer, failure(answer, self.errors.last)) for answer in answers]
 
@@ -51,10 +51,13 @@ class Asked:
 
 
 class Alone:
-    """What each request gets alone.
+    """The replies that each request gets alone.
+
+    As many requests are sent as the time allows, at least one. The others are dropped from
+    `asked.requests`.
 
     Raises:
-        NoAnswerError: one has no good answer; it says why.
+        CheckError: a request has no good answer alone.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -62,7 +65,7 @@ class Alone:
         self.replies: list[Reply] = []
         """By the request's place."""
         self.unsteady: set[int] = set()
-        """The places of those whose answers are not the same each time."""
+        """The places of requests whose answers are not the same each time."""
         self.left_out: Sequence[str] = ()
         """Headers that are not sent, since requests with a text of ours in them fail."""
         before_s = asked.left_s()
@@ -71,7 +74,7 @@ class Alone:
         self.seconds = before_s - asked.left_s()
         """How long all of them took."""
         self.unasked = len(asked.requests) - len(self.replies)
-        """For how many there was no time; the model is no more asked about them."""
+        """The number of requests for which there was no time."""
         asked.requests = asked.requests.first(len(self.replies))
 
     def again(self, places: Sequence[int], times: int = 1) -> None:
@@ -84,7 +87,7 @@ class Alone:
     def _has_time(self, at_first_s: float) -> bool:
         left_s, asked = self.asked.left_s(), len(self.replies)
         # The first call is often slow, and only two requests can be in each other's way.
-        return not asked or left_s > (0 if asked == 1 else (1 - _SHARE) * at_first_s)
+        return not asked or left_s > (0 if asked == 1 else _BATCHES_SHARE * at_first_s)
 
     def _ask_next(self) -> None:
         at, requests = len(self.replies), self.asked.requests
@@ -100,5 +103,5 @@ class Alone:
         if reply.problem:
             several = len(set(requests.samples)) > 1
             name = f"{requests.samples[at].name}: " if several else ""
-            raise NoAnswerError(name + reply.problem)
+            raise CheckError(name + reply.problem)
         self.replies.append(reply)

@@ -1,15 +1,15 @@
-"""Answers to one request, compared; and an answer in a few words."""
+"""The answers of a worker: read from its responses, judged, compared, and put in a few words."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import struct
 from dataclasses import dataclass
 from typing import Any
 
-from micro_batch_handler.tools.checking.worker import Answer
-
-__all__ = ["Reply", "is_same"]
+__all__ = ["Answer", "Reply", "cause", "failure", "is_same", "parse_response"]
 
 _OK = 200
 
@@ -17,17 +17,72 @@ _RELATIVE, _ABSOLUTE = 1e-3, 1e-5
 """A model may compute a row otherwise with other rows beside it, in the last digits."""
 
 _SHOWN = 160
-"""Characters of a body."""
+"""The most characters of a body that are shown."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request's part of a predict response; `batch_*` is the same for the whole batch."""
+
+    batch_code: int
+    batch_message: str
+    status: int
+    reason: str
+    content_type: str
+    body: bytes
+
+
+def parse_response(response: bytes) -> list[Answer]:
+    """Read what `create_predict_response` wrote: an answer for each request of the batch."""
+    stream = io.BytesIO(response)
+
+    def number() -> int:
+        return int(struct.unpack("!i", stream.read(4))[0])
+
+    def field() -> bytes:
+        return stream.read(number())
+
+    batch_code, batch_message = number(), field().decode()
+    answers = []
+    while (length := number()) >= 0:
+        stream.read(length)  # the request's id
+        content_type = field().decode()
+        status, reason = number(), field().decode()
+        for _ in range(number()):
+            field(), field()  # a response header and its value
+        answers.append(Answer(batch_code, batch_message, status, reason, content_type, field()))
+    return answers
+
+
+def failure(answer: Answer, logged: BaseException | None) -> str:
+    """One line on why an answer is bad; empty if it is good."""
+    if answer.batch_code == answer.status == _OK:
+        return ""
+    if answer.batch_code != _OK:
+        why = f": {cause(logged)}" if logged is not None else ""
+        return f"its answer is {answer.batch_code} {answer.batch_message}{why}"
+    body = " ".join(answer.body.decode("utf-8", errors="replace").split())
+    return f"its answer is {answer.status} {answer.reason}: {body}"
+
+
+def cause(error: BaseException) -> str:
+    """One line on what a model raised."""
+    # An ImportError in a handler file sends the loader after a built-in handler of that name,
+    # whose absence then hides the first error.
+    missing = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("ts.")
+    if missing and isinstance(error.__context__, ImportError):
+        error = error.__context__
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came for one request."""
+    """What came back for one request."""
 
     answer: Answer
 
     problem: str
-    """Why it is no good answer, as `failure` says it; nothing if it is one."""
+    """Why the answer is bad, in the words of `failure`; empty if it is good."""
 
     def __str__(self) -> str:
         if self.problem:
@@ -37,40 +92,37 @@ class Reply:
 
 
 def is_same(one: Reply, other: Reply, *, loose: bool = False) -> bool:
-    """Whether a client gets the same; `loose` looks at the status only."""
+    """Whether a client gets the same; `loose` compares the status only."""
     first, second = one.answer, other.answer
     if first.status != second.status:
         return False
-    # What a failure says may depend on the batch, as its request ids do.
+    # The text of a failure may depend on the batch, as its request ids do.
     if loose or first.status != _OK:
         return True
-    return first.content_type == second.content_type and _same_body(first.body, second.body)
+    return first.content_type == second.content_type and _is_same_body(first.body, second.body)
 
 
-def _same_body(one: bytes, other: bytes) -> bool:
+def _is_same_body(one: bytes, other: bytes) -> bool:
     if one == other:
         return True
     try:
-        return _same_value(json.loads(one), json.loads(other))
+        return _is_same_value(json.loads(one), json.loads(other))
     except (ValueError, RecursionError):
         return False
 
 
-def _same_value(one: Any, other: Any) -> bool:
+def _is_same_value(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same_value(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(
+            _is_same_value(one[key], other[key]) for key in one
+        )
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same_value, one, other))
+        return len(one) == len(other) and all(map(_is_same_value, one, other))
     if float in (type(one), type(other)) and {type(one), type(other)} <= {float, int}:
-        return _same_number(one, other)
-    # Whole numbers are counts, labels and ids, where the next one is another.
+        is_close = math.isclose(one, other, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+        return is_close or (math.isnan(one) and math.isnan(other))
+    # Whole numbers are counts, labels and ids: the next number is another one.
     return type(one) is type(other) and bool(one == other)
-
-
-def _same_number(one: float, other: float) -> bool:
-    if math.isnan(one) or math.isnan(other):
-        return math.isnan(one) and math.isnan(other)
-    return math.isclose(one, other, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
 
 
 def _shown(body: bytes) -> str:

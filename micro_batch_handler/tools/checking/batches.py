@@ -1,7 +1,7 @@
-"""All requests of a check in one batch: whole, and cut in several ways, beside their answers alone.
+"""All requests in one batch, whole and cut in several ways, compared with their answers alone.
 
-Answers that differ when the batch is cut, and not when it is whole, fail the check. Those that
-differ when it is whole are the handler's own way with batches, and noted.
+Answers that differ when the batch is cut, but not when it is whole, fail the check. Answers that
+differ when it is whole come from the handler's own way with batches, and are noted.
 """
 
 from __future__ import annotations
@@ -9,44 +9,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from micro_batch_handler.tools.checking.alone import Alone, Asked
-from micro_batch_handler.tools.checking.answers import Reply, is_same
+from micro_batch_handler.tools.checking.alone import Alone, CheckError
+from micro_batch_handler.tools.checking.answers import Reply, cause, is_same
 from micro_batch_handler.tools.checking.ways import Settings, Way
-from micro_batch_handler.tools.checking.worker import PackageLog, cause
+from micro_batch_handler.tools.checking.worker import PackageLog
 
-__all__ = ["Batches", "CutError"]
+__all__ = ["Batches"]
 
 _ROUNDS = 5
 """Batches in each way: the first ones may stay whole, while the package looks for state."""
 
 _ALONE_AGAIN = 3
-"""Questions about an answer that differs: is it always the same alone?"""
-
-
-class CutError(Exception):
-    """Answers differ when the batch is cut, and the check has failed."""
+"""How often a request is asked alone again when its answer differs: it may not be steady."""
 
 
 class Batches:
     """Asks all requests at once.
 
     Args:
-        asked: the model.
-        alone: what each request gets alone.
-        settings: of the handler; None if it does not micro-batch.
-        log: hears what the package warns of.
-        tell: is told what is about to be asked, in words.
+        alone: the model, and what each request gets alone.
+        settings: the handler's; None if it does not micro-batch.
+        log: hears the package's warnings.
+        tell: takes the words for what is about to be asked.
     """
 
     def __init__(
         self,
-        asked: Asked,
         alone: Alone,
         settings: Settings | None,
         log: PackageLog,
         tell: Callable[[str], object],
     ) -> None:
-        self._asked = asked
+        self._asked = alone.asked
         self._alone = alone
         self._settings = settings
         self.cuts = settings is not None
@@ -58,17 +52,17 @@ class Batches:
         self.done: list[str] = []
         """The ways in which they were asked."""
         self.skipped: list[str] = []
-        """Those for which there was no time."""
+        """The ways for which there was no time."""
         self.differs = ""
-        """How an answer differs in a whole batch; nothing if none does."""
+        """How an answer differs in a whole batch; empty if none does."""
         self.unknown = ""
-        """Why nothing could be asked in other ways; nothing if it could."""
+        """Why the handler's settings could not be changed; empty if they could."""
 
     def run(self) -> None:
-        """Ask.
+        """Ask in all ways for which there is time.
 
         Raises:
-            CutError: answers differ when the batch is cut.
+            CheckError: answers differ when the batch is cut.
         """
         if self._rows == 1 or not self._has_time("batches"):
             return
@@ -86,7 +80,7 @@ class Batches:
 
     def _ask_ways(self, settings: Settings) -> None:
         most = settings.most(self._rows)
-        # It is told to hold a whole batch, and would warn that nothing can overlap.
+        # The package would warn that nothing overlaps in a whole batch.
         self._log.listens = False
         try:
             settings.apply(settings.whole(most))
@@ -134,18 +128,18 @@ class Batches:
         for at in self._different(replies):
             alone, what = self._alone.replies[at], f"{way.name}, {self._what(at, replies)}"
             if not self._whole:
-                raise CutError(f"{what}, alone {alone}. {way.advice}")
+                raise CheckError(f"{what}, alone {alone}. {way.advice}")
             whole, loose = self._whole[at], at in self._alone.unsteady
             if is_same(alone, whole, loose=loose):
-                raise CutError(f"{what}, alone and in an uncut batch {alone}. {way.advice}")
-            # An answer that differs with the batch may do so again; but it must be one.
+                raise CheckError(f"{what}, alone and in an uncut batch {alone}. {way.advice}")
+            # An answer that differs with the batch may do so again, but not with another status.
             if not any(is_same(known, replies[at], loose=True) for known in (alone, whole)):
-                raise CutError(f"{what}, alone {alone}, in an uncut batch {whole}. {way.advice}")
+                raise CheckError(f"{what}, alone {alone}, in an uncut batch {whole}. {way.advice}")
 
     def _different(self, replies: Sequence[Reply]) -> list[int]:
-        """The places of replies that are neither what came alone nor in a whole batch."""
+        """The places of replies that came neither alone nor in a whole batch."""
         different = [at for at, reply in enumerate(replies) if not self._is_known(at, reply)]
-        # It may be that the time has changed, and nothing else; which makes no good answer bad.
+        # An answer may depend on the time. That does not excuse a bad one.
         doubted = [at for at in different if not replies[at].problem]
         self._alone.again(doubted, _ALONE_AGAIN)
         return [at for at in different if not self._is_known(at, replies[at])]
@@ -160,7 +154,7 @@ class Batches:
         return f"the answer to request {at + 1} of {self._rows} ({sample}) is {replies[at]}"
 
     def _is_refused(self) -> bool:
-        """Whether the package has refused the settings, as ones that cannot work."""
+        """Whether the package has refused the settings that the check has made."""
         kind = type(self._asked.errors.last)
         return kind.__name__ == "ConfigError" and kind.__module__.startswith("micro_batch_handler")
 

@@ -1,12 +1,10 @@
 """A finished archive, tried: unpacked as TorchServe would, and asked in a process of its own.
 
-check_archive     this process
-  check_process     the other one: the tools, beside the archive's package
-  run               loads the model, as worker.py does it; asks; writes a report
-    alone             each request alone; requests.py makes them
-    batches           all of them at once, in the ways of ways.py
-    check_answers     are they the same?
-    check_report      what to print
+check_archive     in this process: starts the other one and reads its report
+  run             in the other one: loads the model as worker.py does, asks it, writes a report
+    alone         each request alone; requests.py makes them
+    batches       all requests at once, cut in the ways of ways.py
+    answers       compares what comes back
 """
 
 from __future__ import annotations
@@ -31,16 +29,27 @@ _LOG_LINES = 25
 _NOISE = ("[METRICS]", "Backend received inference at: ")
 """How lines of the log begin that are there for every request."""
 
-# Not `python process.py`: that would put this folder, full of modules that the archive does
-# not have, first on the import path of the handler. Like this the archive's root is first.
-_RUN = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+_RUN = """
+import sys, types
+checking = types.ModuleType("micro_batch_handler.tools.checking")
+checking.__path__ = [sys.argv.pop(1)]
+sys.modules[checking.__name__] = checking
+from micro_batch_handler.tools.checking.run import main
+main()
+"""
+"""The other process's program: it imports files of this folder by their full names.
+
+The archive's own `micro_batch_handler`, which has no tools, is neither hidden nor imported by that:
+Python finds the package `checking` in `sys.modules` and looks no further. The folder is not on the
+import path, so the handler cannot import these files by accident.
+"""
 
 
 def refuse_absent(samples: Sequence[Path] | None) -> None:
-    """Raise before anything is written, if a sample is no file.
+    """Refuse a sample that is no file, before anything is written.
 
     Raises:
-        ArchiveError: it says which.
+        ArchiveError: the message names the sample.
     """
     for sample in samples or ():
         if not sample.is_file():
@@ -48,20 +57,24 @@ def refuse_absent(samples: Sequence[Path] | None) -> None:
 
 
 def check_archive(
-    archive: Path, archive_format: str, samples: Sequence[Path], timeout_s: float = CHECK_TIMEOUT_S
+    archive: Path, style: str, samples: Sequence[Path], timeout_s: float = CHECK_TIMEOUT_S
 ) -> str:
-    """Load the archive through TorchServe, send it the samples, and return what to print.
+    """Load the archive through TorchServe, send it the samples, and return the text to print.
+
+    Args:
+        archive: a file or a folder.
+        style: its format, by its name in `--archive-format`.
+        samples: files with the body of one request each.
+        timeout_s: how long the other process may take.
 
     Raises:
         ArchiveError: it does not load, a sample's answer has another status than 200, or answers
             differ when their batch is cut.
     """
     with tempfile.TemporaryDirectory(prefix="micro-batch-check-") as private:
-        model = Path(private, "model")
-        unpack(archive, archive_format, model)
-        outcome = Path(private, "outcome")
+        model, outcome, log = (Path(private, name) for name in ("model", "outcome", "log"))
+        unpack(archive, style, model)
         outcome.mkdir()
-        log = Path(private, "log")
         ended = _run_process(model, samples, outcome, log, timeout_s)
         report = outcome / "report.json"
         if report.exists():
@@ -84,15 +97,14 @@ def check_archive(
 def _run_process(
     model: Path, samples: Sequence[Path], outcome: Path, log: Path, timeout_s: float
 ) -> str:
-    """Run process.py where TorchServe runs its workers; return how it ended, in words."""
-    process = str(Path(__file__).with_name("process.py"))
+    """Run the other process where TorchServe runs its workers; return how it ended, in words."""
     environment = dict(os.environ)
     # TorchServe puts the archive's root on the import path of its worker.
     given = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = os.pathsep.join([str(model), given] if given else [str(model)])
     environment.pop("LOCAL_RANK", None)  # a rank other than 0 gives no answer
-    paths = [model, *(sample.resolve() for sample in samples), outcome]
-    command = [sys.executable, "-c", _RUN, process, *map(str, paths), f"{timeout_s:g}"]
+    paths = [Path(__file__).parent, model, *(sample.resolve() for sample in samples), outcome]
+    command = [sys.executable, "-c", _RUN, *map(str, paths), f"{timeout_s:g}"]
     # The log is a file, not a pipe: a process that the handler leaves behind would keep it open.
     with log.open("wb") as out:
         try:
@@ -118,7 +130,7 @@ def _last_lines(log: Path) -> str:
 
 
 def _readable(body: bytes) -> str:
-    """JSON on several lines, text as it is, anything else by its size."""
+    """Lay JSON out on several lines, leave text as it is, and give anything else by its size."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
 """The requests that a check sends: the samples in turn, each with headers and an id of its own.
 
-The headers are those that the handler's files ask for by name. If every request has another value
-for them, an answer made with another request's header is another answer.
+The headers are those that the handler's files ask for by name. Every request has another value in
+them, so an answer that was made with another request's header shows.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ MOST_REQUESTS = 16
 """However many samples there are."""
 
 _ASKED_BY = {"get_request_header": 1, "get_request_property": 0}
-"""Methods of TorchServe's, and which argument of theirs is the name of a header."""
+"""TorchServe's methods that read a header, and which of their arguments is its name."""
 
-_OURS = {"body", "data", "content-type"}
-"""What requests have anyway, and what it says matters."""
+_NOT_OURS = {"body", "data", "content-type"}
+"""Names that every request has already, with values that matter."""
 
 
 @dataclass(frozen=True)
 class Requests:
-    """What is asked."""
+    """The requests of a check."""
 
     samples: Sequence[Path]
     """One for each request."""
@@ -40,11 +40,11 @@ class Requests:
     """The headers that each request has a value of its own for."""
 
     unused: int = 0
-    """How many samples are too many."""
+    """The number of samples that are too many to be sent."""
 
     @classmethod
     def of(cls, model: Path, samples: Sequence[Path]) -> Requests:
-        """Those for the model in a folder."""
+        """The requests for the model in a folder."""
         number = min(max(REQUESTS, len(samples)), MOST_REQUESTS)
         taken = [samples[at % len(samples)] for at in range(number)]
         return cls(taken, header_names(model), max(len(samples) - number, 0))
@@ -53,7 +53,7 @@ class Requests:
         return len(self.samples)
 
     def without_headers(self) -> Requests:
-        """The same requests as clients send them who know nothing of headers."""
+        """The same requests, with no more headers than the samples bring."""
         return replace(self, names=())
 
     def first(self, number: int) -> Requests:
@@ -72,15 +72,15 @@ class Requests:
 
 
 def header_names(folder: Path) -> list[str]:
-    """The names of the headers that files in the folder read, as far as they are written there."""
+    """The names of the headers that files in the folder read, if the names are written there."""
     found: set[str] = set()
     for path in sorted(folder.glob("*.py")):
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
-            continue  # the loader says more about it, if it needs that file
+            continue  # if the handler needs that file, loading it says more
         found.update(_names_in(tree))
-    return sorted(name for name in found if name and name.lower() not in _OURS)
+    return sorted(name for name in found if name and name.lower() not in _NOT_OURS)
 
 
 def _names_in(tree: ast.Module) -> Iterator[str]:
@@ -97,7 +97,7 @@ def _names_in(tree: ast.Module) -> Iterator[str]:
 
 
 def _constants(tree: ast.Module) -> dict[str, str]:
-    """Names that stand for a text, wherever in the file they are given it."""
+    """The texts that names stand for, wherever in the file they are assigned."""
     return {
         target.id: node.value.value
         for node in ast.walk(tree)

@@ -1,4 +1,4 @@
-"""The check of a model in a process of its own: load it, ask it in several ways, report, end.
+"""The check in its own process: load the model, ask it in several ways, report, end.
 
 alone      each request in a batch of its own: what its answer should be
 again      the same once more: answers that differ now are compared by their status only
@@ -13,31 +13,36 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from micro_batch_handler.tools.checking.alone import Alone, Asked, NoAnswerError
-from micro_batch_handler.tools.checking.batches import Batches, CutError
-from micro_batch_handler.tools.checking.report import report_lines
+from micro_batch_handler.tools.checking.alone import Alone, Asked, CheckError
+from micro_batch_handler.tools.checking.answers import cause
+from micro_batch_handler.tools.checking.batches import Batches
 from micro_batch_handler.tools.checking.requests import Requests
 from micro_batch_handler.tools.checking.ways import settings_of
-from micro_batch_handler.tools.checking.worker import DECODES, LoggedErrors, PackageLog, cause, load
+from micro_batch_handler.tools.checking.worker import DECODES, LoggedErrors, PackageLog, load
 
-__all__ = ["main"]
+__all__ = ["main", "report_lines"]
 
-_SHARE = 0.2
-"""Of the seconds that the process has, what asking may take; the rest is for loading."""
+_ASKING_SHARE = 0.2
+"""The share of the process's time that asking may take; the rest is for loading."""
 
-_LATEST = 0.8
-"""Of the seconds that the process has, when nothing more is asked: a call may take long."""
+_LATEST_SHARE = 0.8
+"""The share of the process's time after which nothing more is asked: a call may take long."""
+
+_SIZES = "in micro-batches of"
 
 
-def main(model: Path, samples: Sequence[Path], outcome: Path, seconds: float) -> None:
-    """Write `report.json`, and `answer` if there is one, into the folder `outcome`.
+def main() -> None:
+    """Check a model as the process's arguments say, and end the process.
 
-    `doing` there says what is asked in a batch, for whoever finds that the process was stopped.
+    The arguments are the model's folder, the samples, a folder for the outcome, and the seconds
+    that the process has. The outcome is `report.json`, and `answer` if there is one. `doing` says
+    which requests are asked, for whoever finds that the process was stopped.
     """
-    latest_s = time.monotonic() + _LATEST * seconds
+    model, *samples, outcome, seconds = sys.argv[1:]
+    latest_s = time.monotonic() + _LATEST_SHARE * float(seconds)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     errors, log = LoggedErrors(), PackageLog()
     logging.getLogger().addHandler(errors)
@@ -48,36 +53,94 @@ def main(model: Path, samples: Sequence[Path], outcome: Path, seconds: float) ->
     def tell(what: str) -> None:
         nonlocal doing
         doing = f"TorchServe cannot answer {what}"
-        (outcome / "doing").write_text(what, encoding="utf-8")
+        Path(outcome, "doing").write_text(what, encoding="utf-8")
 
     try:
-        service = load(model)
+        service = load(Path(model))
         doing = "TorchServe cannot answer it"
         if "micro_batch_handler.torchserve.wire.decode" in sys.modules:
             # As config.properties has it for handlers that decode bodies in their lanes.
             os.environ.setdefault(DECODES, "false")
-        until_s = min(time.monotonic() + _SHARE * seconds, latest_s)
-        asked = Asked(service, Requests.of(model, samples), errors, until_s)
-        report.update(_answered(asked, log, tell, outcome / "answer"))
-    except (NoAnswerError, CutError) as error:
+        until_s = min(time.monotonic() + _ASKING_SHARE * float(seconds), latest_s)
+        requests = Requests.of(Path(model), [Path(sample) for sample in samples])
+        alone = Alone(Asked(service, requests, errors, until_s))
+        first = alone.replies[0].answer
+        Path(outcome, "answer").write_bytes(first.body)
+        batches = Batches(alone, settings_of(service), log, tell)
+        batches.run()
+        report |= {"status": first.status, "content_type": first.content_type}
+        report["lines"] = report_lines(alone, batches, log.texts)
+    except CheckError as error:
         report["failure"] = str(error)
     except BaseException as error:  # SystemExit too: the worker would be gone
         logging.getLogger(__name__).exception(doing)
         report["failure"] = f"{doing}: {cause(error)}"
-    (outcome / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    Path(outcome, "report.json").write_text(json.dumps(report), encoding="utf-8")
     sys.stdout.flush()
     # As TorchServe ends its workers: without waiting for threads that the handler started.
     os._exit(1 if report["failure"] else 0)
 
 
-def _answered(
-    asked: Asked, log: PackageLog, tell: Callable[[str], object], answer: Path
-) -> Mapping[str, object]:
-    """What to report of a model that answers everything as it should."""
-    alone = Alone(asked)
-    first = alone.replies[0].answer
-    answer.write_bytes(first.body)
-    batches = Batches(asked, alone, settings_of(asked.service), log, tell)
-    batches.run()
-    lines = report_lines(alone, batches, log.texts)
-    return {"status": first.status, "content_type": first.content_type, "lines": lines}
+def report_lines(alone: Alone, batches: Batches, warnings: Sequence[str]) -> list[str]:
+    """The lines to print for a check that has not failed: one on what was asked, and notes.
+
+    Args:
+        alone: the requests, asked one by one.
+        batches: the requests, asked all at once.
+        warnings: what the package has warned of.
+    """
+    notes = [*_notes(alone, batches), *warnings]
+    return [_summary(alone.asked.requests, batches), *(f"check: note: {note}" for note in notes)]
+
+
+def _summary(requests: Requests, batches: Batches) -> str:
+    number = len(requests)
+    asked = f"{number} requests" if number > 1 else "1 request"
+    if requests.names:
+        asked += f", each with its own {', '.join(requests.names)},"
+    if not batches.done:
+        return f"check: {asked} alone"
+    came = "all answered" if batches.differs else "the same answers"
+    return f"check: {asked} {_listed(['alone', *batches.done])}: {came}"
+
+
+def _notes(alone: Alone, batches: Batches) -> Iterator[str]:
+    if alone.asked.requests.unused:
+        number = len(alone.asked.requests)
+        yield f"{number} requests are the most, so the last samples were not sent"
+    if alone.left_out:
+        names = ", ".join(alone.left_out)
+        yield f"{names} was not sent, since the handler refuses a text of the check's there"
+    if batches.differs:
+        also = ", also without micro-batching" if batches.cuts else ""
+        yield f"answers differ with the batch that they are in{also}: {batches.differs}"
+    if batches.unknown:
+        yield (
+            f"no batches were asked, since the settings of the micro_batch_handler in the archive "
+            f"cannot be changed: {batches.unknown}"
+        )
+    if alone.unsteady:
+        yield (
+            f"of {len(alone.unsteady)} requests only the status was compared, since their answers "
+            f"are not the same each time"
+        )
+    more = [f"{alone.unasked} more requests"] if alone.unasked else []
+    if more or batches.skipped:
+        yield f"there was no time for {', '.join([*more, *batches.skipped])}"
+
+
+def _listed(ways: Sequence[str]) -> str:
+    """Name several ways as one would say them.
+
+    >>> _listed(["alone", "whole", "in micro-batches of 1", "in micro-batches of 2", "mixed"])
+    'alone, whole, in micro-batches of 1 and of 2, and mixed'
+    """
+    parts: list[str] = []
+    for way in ways:
+        if way.startswith(_SIZES) and parts and parts[-1].startswith(_SIZES):
+            parts[-1] += f" and of{way.removeprefix(_SIZES)}"
+        else:
+            parts.append(way)
+    if len(parts) == 2:  # noqa: PLR2004 - two need no commas
+        return " and ".join(parts)
+    return ", ".join([*parts[:-1], f"and {parts[-1]}"])

@@ -1,8 +1,8 @@
-"""The ways in which a check has a batch cut, and how a loaded handler is told.
+"""The ways in which a check has a batch cut, and how a loaded handler is told to cut it.
 
-The handler runs the archive's copy of this package, which may be an older one. So nothing of it is
-used but the section of model-config.yaml, and `MicroBatchMixin.close`, after which the next batch
-reads that section again; and the attributes of `MicroBatching` that TorchServe's own has too.
+The handler runs the archive's copy of this package, which may be an older one. So only few parts
+of it are used: the section of model-config.yaml; `MicroBatchMixin.close`, after which the next
+batch reads that section again; and the attributes that `MicroBatching` shares with TorchServe's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Way:
     sizes: Mapping[str, int]
     lanes: Mapping[str, int]
     advice: str = _UNCUT
-    """What to do if answers differ."""
+    """How to change the handler or its settings if answers differ."""
 
 
 class Settings:
@@ -48,8 +48,8 @@ class Settings:
     Args:
         mixin: the archive's `MicroBatchMixin`.
         handler: an instance of it.
-        context: of the load.
-        batching: what the handler has as its `handle`, where that is a `MicroBatching`.
+        context: the one that the handler was loaded with.
+        batching: the handler's `handle`, if that is a `MicroBatching`.
     """
 
     def __init__(self, mixin: Any, handler: Any, context: Any, batching: Any = None) -> None:
@@ -61,15 +61,15 @@ class Settings:
         self._section: dict[str, Any] = dict(self._given.get(_SECTION) or {})
         for key in TRACE_KEYS:
             self._section.pop(key, None)
-        self._lanes = self._several()  # before anything else is set
+        self._lanes = self._tested_lanes()  # before anything else is set
 
     def most(self, rows: int) -> int:
-        """How many of so many rows one call of inference may have."""
+        """The most of so many rows that one call of inference may have."""
         allowed = self._section.get("allowed_sizes")
         return min(rows, allowed[-1]) if allowed else rows
 
     def whole(self, rows: int) -> Way:
-        """Batches of so many rows, uncut."""
+        """The way that leaves batches of so many rows whole."""
         return Way("whole", dict.fromkeys(_STAGES, rows), dict.fromkeys(_STAGES, 1))
 
     def ways(self, rows: int) -> list[Way]:
@@ -86,10 +86,10 @@ class Settings:
         return ways
 
     def apply(self, way: Way) -> None:
-        """Go on like this.
+        """Let the next batch be cut like this.
 
         Raises:
-            Exception: this copy of the package cannot be told so.
+            Exception: this copy of the package works otherwise.
         """
         sizes, lanes = dict(way.sizes), dict(way.lanes)
         section = {**self._section, "micro_batch_size": sizes, "parallelism": lanes}
@@ -99,8 +99,8 @@ class Settings:
             self._batching.parallelism = lanes
         self._mixin.close(self._handler)
 
-    def _several(self) -> dict[str, int]:
-        """Two lanes for each stage that has several: its methods are promised to stand that."""
+    def _tested_lanes(self) -> dict[str, int]:
+        """Two lanes for each stage that has several: its methods must work in several threads."""
         asked = _by_stage(self._section.get("parallelism", 1))
         asked |= _by_stage(getattr(self._batching, "parallelism", {}))
         return {stage: 2 if _is_several(asked.get(stage, 1), stage) else 1 for stage in _STAGES}
@@ -108,7 +108,7 @@ class Settings:
 
 def settings_of(service: Any) -> Settings | None:
     """The settings of the handler that TorchServe has loaded; None if it does not micro-batch."""
-    # Not imported: a handler that has not done it has nothing to do with the package.
+    # Not imported here: a handler that has not imported the package does not use it.
     package = sys.modules.get("micro_batch_handler")
     mixin = getattr(package, "MicroBatchMixin", None)
     if mixin is None:

@@ -1,8 +1,7 @@
-"""What TorchServe's worker does: load a model, read a request; and what comes back, read again.
+"""TorchServe's worker, played: it loads a model, reads requests and logs.
 
-Each side of the frontend's protocol is spoken through TorchServe's own code where it has any. Used
-by the process that checks an archive (process.py), and by the workbench inside its own. The
-first runs on the archive's package, which has no tools: this file imports nothing of a package.
+TorchServe's own code does both wherever there is any. The process that checks an archive uses this
+file, and so does the workbench.
 """
 
 from __future__ import annotations
@@ -11,44 +10,29 @@ import io
 import json
 import logging
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 __all__ = [
     "DECODES",
-    "Answer",
     "LoggedErrors",
     "PackageLog",
-    "cause",
     "content_type",
     "encode_request",
-    "failure",
     "load",
-    "parse_response",
     "request",
 ]
 
 DECODES = "TS_DECODE_INPUT_REQUEST"
 """The environment variable that tells TorchServe's worker whether to decode bodies itself."""
 
-_HTTP_OK = 200
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a predict response says of one request; `batch_*` is said of the whole batch."""
-
-    batch_code: int
-    batch_message: str
-    status: int
-    reason: str
-    content_type: str
-    body: bytes
-
 
 def load(model: Path) -> Any:
-    """What `TorchModelServiceWorker.load_model` does with a load message."""
+    """Load the model in a folder, as `TorchModelServiceWorker.load_model` does; return its service.
+
+    Raises:
+        Exception: whatever the handler raises.
+    """
     import torch
     import ts
     from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
@@ -78,7 +62,7 @@ def load(model: Path) -> Any:
 
 
 def content_type(sample: Path) -> str:
-    """What the README's `curl` line says of a file: that a .json is JSON, and of others nothing.
+    """The content type that the README's `curl` line sends: JSON for a .json, none for others.
 
     `curl -T` by itself sends no content type, whatever the file's name.
     """
@@ -106,50 +90,6 @@ def encode_request(body: bytes, kind: str) -> bytes:
     return b"I" + field(b"check") + header + end + parameter + end + end
 
 
-def parse_response(response: bytes) -> list[Answer]:
-    """Read what `create_predict_response` wrote: an answer for each request of the batch."""
-    stream = io.BytesIO(response)
-
-    def number() -> int:
-        return int(struct.unpack("!i", stream.read(4))[0])
-
-    def read(length: int) -> bytes:
-        return stream.read(length)
-
-    batch_code, batch_message = number(), read(number()).decode()
-    answers = []
-    while (length := number()) >= 0:
-        read(length)  # the request's id
-        content_type = read(number()).decode()
-        status, reason = number(), read(number()).decode()
-        for _ in range(number()):
-            read(number()), read(number())  # a response header and its value
-        body = read(number())
-        answers.append(Answer(batch_code, batch_message, status, reason, content_type, body))
-    return answers
-
-
-def failure(answer: Answer, logged: BaseException | None) -> str:
-    """One line on why this is no good answer; nothing if it is one."""
-    if answer.batch_code == answer.status == _HTTP_OK:
-        return ""
-    if answer.batch_code != _HTTP_OK:
-        why = f": {cause(logged)}" if logged is not None else ""
-        return f"its answer is {answer.batch_code} {answer.batch_message}{why}"
-    body = " ".join(answer.body.decode("utf-8", errors="replace").split())
-    return f"its answer is {answer.status} {answer.reason}: {body}"
-
-
-def cause(error: BaseException) -> str:
-    """One line on what a model raised."""
-    # An ImportError in a handler file sends the loader after a built-in handler of that name,
-    # whose absence then hides the first error.
-    missing = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("ts.")
-    if missing and isinstance(error.__context__, ImportError):
-        error = error.__context__
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 class _Connection:
     """The part of a socket that TorchServe's codec reads from."""
 
@@ -168,13 +108,13 @@ class LoggedErrors(logging.Handler):
         self.last: BaseException | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep what the record carries."""
+        """Keep the exception of the record."""
         if record.exc_info:
             self.last = record.exc_info[1]
 
 
 class PackageLog(logging.Handler):
-    """Keeps what the archive's package warns of: how it calls the handler, and why."""
+    """Keeps the warnings of the archive's package: how it calls the handler, and why."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -183,7 +123,7 @@ class PackageLog(logging.Handler):
 
     @property
     def texts(self) -> list[str]:
-        """The warnings, of each kind the first."""
+        """The first warning of each kind."""
         return list(self._first.values())
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -26,17 +26,9 @@ import torch
 from micro_batch_handler.config import AUTO, SECTION, MicroBatchingConfig
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.outcomes import BatchRecord
+from micro_batch_handler.tools.checking.answers import Answer, cause, failure, parse_response
 from micro_batch_handler.tools.checking.ways import TRACE_KEYS
-from micro_batch_handler.tools.checking.worker import (
-    DECODES,
-    Answer,
-    LoggedErrors,
-    cause,
-    failure,
-    load,
-    parse_response,
-    request,
-)
+from micro_batch_handler.tools.checking.worker import DECODES, LoggedErrors, load, request
 from micro_batch_handler.tools.workbench.model_folder import (
     ModelFiles,
     importable,
