@@ -15,12 +15,16 @@ from ts.protocol.otf_message_handler import create_predict_response
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.tools.checking import alone as check_alone
-from micro_batch_handler.tools.checking.alone import Alone, Asked, CheckError
+from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model
 from micro_batch_handler.tools.checking.answers import Answer, Reply, is_same
 from micro_batch_handler.tools.checking.batches import Batches
 from micro_batch_handler.tools.checking.check import check_archive
-from micro_batch_handler.tools.checking.requests import MOST_REQUESTS, Requests, header_names
+from micro_batch_handler.tools.checking.requests import (
+    MOST_REQUESTS,
+    header_names,
+    request_of,
+    samples_in_turn,
+)
 from micro_batch_handler.tools.checking.run import report_lines
 from micro_batch_handler.tools.checking.ways import Settings
 from micro_batch_handler.tools.checking.worker import LoggedErrors, PackageLog
@@ -362,19 +366,23 @@ def test_names_of_headers_are_read_in_the_root_of_the_archive(place):
     assert header_names(place) == ["x-a", "x-b", "x-c", "x-key", "x-other"]
 
 
-def test_requests_are_made_of_samples_in_turn(place):
-    """There are six, or as many as samples; each has an id and headers of its own."""
-    (place / "a.py").write_text("c.get_request_header(0, 'x-a')")
-    requests = Requests.of(place, [*map(Path, SAMPLES)])
+def test_samples_are_sent_in_turn():
+    """There are six requests, or as many as samples, up to a limit."""
+    samples = [Path(str(number)) for number in range(20)]
 
-    assert [path.name for path in requests.samples] == [*SAMPLES, *SAMPLES]
-    made = requests.made(4)
+    assert samples_in_turn(samples[:4]) == [*samples[:4], *samples[:2]]
+    assert samples_in_turn(samples[:9]) == samples[:9]
+    assert samples_in_turn(samples) == samples[:MOST_REQUESTS]
+
+
+def test_each_request_is_made_anew():
+    """A request has an id and headers of its own, and a handler may spoil it."""
+    made = request_of(Path("1.json"), 4, ["x-a"])
+
     assert made["requestId"] == b"check-4"
     assert made["headers"][-1] == {"name": b"x-a", "value": b"check-4"}
     made["parameters"][0]["value"].clear()
-    assert requests.made(4)["parameters"][0]["value"] == {"number": 2}
-    many = Requests.of(place, [Path(str(number)) for number in range(20)])
-    assert (len(many), many.unused) == (MOST_REQUESTS, 4)
+    assert request_of(Path("1.json"), 4, [])["parameters"][0]["value"] == {"number": 2}
 
 
 # Answers
@@ -506,8 +514,8 @@ def batches_of(bodies, whole=200, cut=200, refused=()):
         most=real.most, whole=real.whole, ways=real.ways, apply=lambda way: applied.append(way.name)
     )
     service = SimpleNamespace(predict=predict, context=context)
-    asked = Asked(service, Requests([Path("0.json")] * 6, []), errors, 1e9)
-    return Batches(Alone(asked), told, PackageLog(), [].append)
+    alone = Alone(Model(service, [Path("0.json")], [], errors, 1e9))
+    return Batches(alone, told, PackageLog(), [].append)
 
 
 @pytest.mark.parametrize(
@@ -550,7 +558,7 @@ def test_settings_that_the_package_refuses_are_passed_over():
     assert (batches.done, batches.differs) == ([], "")
 
 
-def lines_of(monkeypatch, until_s, *calls_s):
+def lines_of(until_s, *calls_s, samples=1):
     """What is said of a model whose calls take so many seconds."""
     clock = SimpleNamespace(now_s=0, left=[*calls_s])
 
@@ -559,12 +567,10 @@ def lines_of(monkeypatch, until_s, *calls_s):
         ids = {at: read["requestId"].decode() for at, read in enumerate(batch)}
         return create_predict_response([*ids.values()], ids, "", 200)
 
-    fake_time = SimpleNamespace(monotonic=lambda: clock.now_s)
-    monkeypatch.setattr(check_alone, "time", fake_time)
     context = SimpleNamespace(system_properties={"batch_size": 1})
     service = SimpleNamespace(predict=predict, context=context)
-    asked = Asked(service, Requests([Path("0.json")] * 6, []), LoggedErrors(), until_s)
-    alone = Alone(asked)
+    sent = [Path("0.json")] * samples
+    alone = Alone(Model(service, sent, [], LoggedErrors(), until_s, lambda: clock.now_s))
     batches = Batches(alone, None, PackageLog(), [].append)
     batches.run()
     assert context.system_properties == {"batch_size": 1}
@@ -582,13 +588,20 @@ def lines_of(monkeypatch, until_s, *calls_s):
         (5, [1, 3], "2 requests alone", "4 more requests, batches"),
     ],
 )
-def test_a_slow_model_is_asked_less(monkeypatch, until_s, calls_s, asked, no_time_for):
+def test_a_slow_model_is_asked_less(until_s, calls_s, asked, no_time_for):
     """One request is always asked; then as much as fits into the time, and the rest is noted."""
-    lines = lines_of(monkeypatch, until_s, *calls_s)
+    lines = lines_of(until_s, *calls_s)
 
     assert lines[0].startswith(f"check: {asked}")
     notes = [f"check: note: there was no time for {no_time_for}"] if no_time_for else []
     assert [line for line in lines[1:] if "differ" not in line] == [*notes, "check: note: warned"]
+
+
+def test_samples_that_are_not_sent_are_noted():
+    """With more samples than requests, the last ones are left out, and a note says so."""
+    lines = lines_of(100, *[1] * (2 * MOST_REQUESTS + 1), samples=MOST_REQUESTS + 1)
+
+    assert "check: note: 16 requests are the most, so the last samples were not sent" in lines
 
 
 def test_warnings_of_the_package_are_kept_once():

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from micro_batch_handler.tools.checking.answers import Reply, failure, is_same, parse_response
-from micro_batch_handler.tools.checking.requests import Requests
+from micro_batch_handler.tools.checking.requests import (
+    MOST_REQUESTS,
+    request_of,
+    samples_in_turn,
+)
 from micro_batch_handler.tools.checking.worker import LoggedErrors
 
-__all__ = ["Alone", "Asked", "CheckError"]
+__all__ = ["Alone", "CheckError", "Model"]
 
 _BATCHES_SHARE = 0.75
 """The share of the time that is left for batches when no more requests are asked alone."""
@@ -20,88 +25,105 @@ class CheckError(Exception):
     """The check has failed; the message says why."""
 
 
-class Asked:
+class Model:
     """A loaded model, and the requests to send it.
 
     Args:
         service: TorchServe's.
-        requests: the requests.
-        errors: the handler that hears what TorchServe logs.
-        until_s: the time on the monotonic clock after which no call should begin.
+        samples: files with the body of one request each, sent in turn.
+        headers: names of headers to send.
+        errors: hears the exceptions that TorchServe logs.
+        until_s: the time on the clock after which no call should begin.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
-        self, service: Any, requests: Requests, errors: LoggedErrors, until_s: float
+        self,
+        service: Any,
+        samples: Sequence[Path],
+        headers: Sequence[str],
+        errors: LoggedErrors,
+        until_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.service = service
-        self.requests = requests
-        self.errors = errors
+        self.samples = samples_in_turn(samples)
+        """One for each request."""
+        self.headers = headers
+        self.too_many = len(samples) > MOST_REQUESTS
+        """Whether some samples are not sent."""
+        self._errors = errors
         self._until_s = until_s
+        self._clock = clock
 
     def ask(self, places: Sequence[int]) -> list[Reply]:
         """Send these requests in one batch; return a reply for each."""
-        self.errors.last = None
-        batch = [self.requests.made(at) for at in places]
+        self._errors.last = None
+        batch = [request_of(self.samples[at], at, self.headers) for at in places]
         answers = parse_response(self.service.predict(batch))
-        return [Reply(answer, failure(answer, self.errors.last)) for answer in answers]
+        return [Reply(answer, failure(answer, self._errors.last)) for answer in answers]
 
     def left_s(self) -> float:
         """The time that is left."""
-        return self._until_s - time.monotonic()
+        return self._until_s - self._clock()
+
+    def has_refused_settings(self) -> bool:
+        """Whether the archive's package took the last call's settings for ones that cannot work."""
+        kind = type(self._errors.last)
+        return kind.__name__ == "ConfigError" and kind.__module__.startswith("micro_batch_handler")
 
 
 class Alone:
     """The replies that each request gets alone.
 
-    As many requests are sent as the time allows, at least one. The others are dropped from
-    `asked.requests`.
+    As many requests are sent as the time allows, at least one; the model forgets the others.
 
     Raises:
         CheckError: a request has no good answer alone.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
+    def __init__(self, model: Model) -> None:
+        self.model = model
         self.replies: list[Reply] = []
         """By the request's place."""
         self.unsteady: set[int] = set()
         """The places of requests whose answers are not the same each time."""
         self.left_out: Sequence[str] = ()
         """Headers that are not sent, since requests with a text of ours in them fail."""
-        before_s = asked.left_s()
-        while len(self.replies) < len(asked.requests) and self._has_time(before_s):
+        before_s = model.left_s()
+        while len(self.replies) < len(model.samples) and self._has_time(before_s):
             self._ask_next()
-        self.seconds = before_s - asked.left_s()
+        self.seconds = before_s - model.left_s()
         """How long all of them took."""
-        self.unasked = len(asked.requests) - len(self.replies)
+        self.unasked = len(model.samples) - len(self.replies)
         """The number of requests for which there was no time."""
-        asked.requests = asked.requests.first(len(self.replies))
+        model.samples = model.samples[: len(self.replies)]
 
     def again(self, places: Sequence[int], times: int = 1) -> None:
         """Ask some again, to learn which answers are not the same each time."""
         for at in places:
-            again = [self.asked.ask([at])[0] for _ in range(times)]
+            again = [self.model.ask([at])[0] for _ in range(times)]
             if not all(is_same(self.replies[at], reply) for reply in again):
                 self.unsteady.add(at)
 
     def _has_time(self, at_first_s: float) -> bool:
-        left_s, asked = self.asked.left_s(), len(self.replies)
+        left_s, asked = self.model.left_s(), len(self.replies)
         # The first call is often slow, and only two requests can be in each other's way.
         return not asked or left_s > (0 if asked == 1 else _BATCHES_SHARE * at_first_s)
 
     def _ask_next(self) -> None:
-        at, requests = len(self.replies), self.asked.requests
-        (reply,) = self.asked.ask([at])
-        if reply.problem and requests.names:
-            self.asked.requests = requests.without_headers()
-            (reply,) = self.asked.ask([at])
+        at, model = len(self.replies), self.model
+        (reply,) = model.ask([at])
+        if reply.problem and model.headers:
+            headers, model.headers = model.headers, ()
+            (reply,) = model.ask([at])
             if not reply.problem:
                 # All once more, so that all are asked alike.
-                self.left_out = requests.names
+                self.left_out = headers
                 self.replies.clear()
                 return
         if reply.problem:
-            several = len(set(requests.samples)) > 1
-            name = f"{requests.samples[at].name}: " if several else ""
+            several = len(set(model.samples)) > 1
+            name = f"{model.samples[at].name}: " if several else ""
             raise CheckError(name + reply.problem)
         self.replies.append(reply)

@@ -6,7 +6,6 @@ differ when it is whole come from the handler's own way with batches, and are no
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from micro_batch_handler.tools.checking.alone import Alone, CheckError
@@ -40,7 +39,7 @@ class Batches:
         log: PackageLog,
         tell: Callable[[str], object],
     ) -> None:
-        self._asked = alone.asked
+        self._model = alone.model
         self._alone = alone
         self._settings = settings
         self.cuts = settings is not None
@@ -67,7 +66,7 @@ class Batches:
         if self._rows == 1 or not self._has_time("batches"):
             return
         self._alone.again(range(self._rows))
-        properties = self._asked.service.context.system_properties
+        properties = self._model.service.context.system_properties
         given = properties.get("batch_size")
         properties["batch_size"] = max(given or 1, self._rows)
         try:
@@ -92,7 +91,7 @@ class Batches:
         ways = settings.ways(self._rows)
         for left, way in zip(range(len(ways), 0, -1), ways, strict=True):
             settings.apply(way)
-            self._ask_cut(way, self._asked.left_s() / left)
+            self._ask_cut(way, self._model.left_s() / left)
 
     def _ask_whole(self, name: str, most: int) -> None:
         if not self._has_time(name):
@@ -100,8 +99,8 @@ class Batches:
         self._tell(f"all requests {name}")
         starts = range(0, self._rows, most)
         parts = [range(start, min(start + most, self._rows)) for start in starts]
-        replies = [reply for part in parts for reply in self._asked.ask(part)]
-        if self._is_refused():
+        replies = [reply for part in parts for reply in self._model.ask(part)]
+        if self._model.has_refused_settings():
             return
         self.done.append(name)
         different = self._different(replies)
@@ -114,27 +113,29 @@ class Batches:
         if not self._has_time(way.name):
             return
         self._tell(f"all requests {way.name}")
-        began_s = time.monotonic()
+        before_s = self._model.left_s()
         for turn in range(1, _ROUNDS + 1):
-            replies = self._asked.ask(range(self._rows))
-            if self._is_refused():
+            replies = self._model.ask(range(self._rows))
+            if self._model.has_refused_settings():
                 return
             self._compare(way, replies)
-            if (time.monotonic() - began_s) * (turn + 1) / turn > share_s:
+            if (before_s - self._model.left_s()) * (turn + 1) / turn > share_s:
                 break
         self.done.append(way.name)
 
     def _compare(self, way: Way, replies: Sequence[Reply]) -> None:
         for at in self._different(replies):
-            alone, what = self._alone.replies[at], f"{way.name}, {self._what(at, replies)}"
-            if not self._whole:
-                raise CheckError(f"{what}, alone {alone}. {way.advice}")
-            whole, loose = self._whole[at], at in self._alone.unsteady
-            if is_same(alone, whole, loose=loose):
-                raise CheckError(f"{what}, alone and in an uncut batch {alone}. {way.advice}")
-            # An answer that differs with the batch may do so again, but not with another status.
-            if not any(is_same(known, replies[at], loose=True) for known in (alone, whole)):
-                raise CheckError(f"{what}, alone {alone}, in an uncut batch {whole}. {way.advice}")
+            known, loose = self._known(at), at in self._alone.unsteady
+            alone, whole = known[0], known[-1]
+            if len(known) == 1:
+                came = f"alone {alone}"
+            elif is_same(alone, whole, loose=loose):
+                came = f"alone and in an uncut batch {alone}"
+            elif any(is_same(one, replies[at], loose=True) for one in known):
+                continue  # it differs with the batch, and may do so again
+            else:
+                came = f"alone {alone}, in an uncut batch {whole}"
+            raise CheckError(f"{way.name}, {self._what(at, replies)}, {came}. {way.advice}")
 
     def _different(self, replies: Sequence[Reply]) -> list[int]:
         """The places of replies that came neither alone nor in a whole batch."""
@@ -145,21 +146,19 @@ class Batches:
         return [at for at in different if not self._is_known(at, replies[at])]
 
     def _is_known(self, at: int, reply: Reply) -> bool:
-        known = (self._alone.replies[at], *self._whole[at : at + 1])
         loose = at in self._alone.unsteady
-        return any(is_same(one, reply, loose=loose) for one in known)
+        return any(is_same(one, reply, loose=loose) for one in self._known(at))
+
+    def _known(self, at: int) -> list[Reply]:
+        """The replies that a request got alone and, if it was in one, in a whole batch."""
+        return [self._alone.replies[at], *self._whole[at : at + 1]]
 
     def _what(self, at: int, replies: Sequence[Reply]) -> str:
-        sample = self._asked.requests.samples[at].name
+        sample = self._model.samples[at].name
         return f"the answer to request {at + 1} of {self._rows} ({sample}) is {replies[at]}"
 
-    def _is_refused(self) -> bool:
-        """Whether the package has refused the settings that the check has made."""
-        kind = type(self._asked.errors.last)
-        return kind.__name__ == "ConfigError" and kind.__module__.startswith("micro_batch_handler")
-
     def _has_time(self, name: str) -> bool:
-        if self._alone.seconds > self._asked.left_s():
+        if self._alone.seconds > self._model.left_s():
             self.skipped.append(name)
             return False
         return True

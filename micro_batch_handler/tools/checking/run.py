@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from micro_batch_handler.tools.checking.alone import Alone, Asked, CheckError
+from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model
 from micro_batch_handler.tools.checking.answers import cause
 from micro_batch_handler.tools.checking.batches import Batches
-from micro_batch_handler.tools.checking.requests import Requests
+from micro_batch_handler.tools.checking.requests import header_names
 from micro_batch_handler.tools.checking.ways import settings_of
 from micro_batch_handler.tools.checking.worker import DECODES, LoggedErrors, PackageLog, load
 
@@ -41,7 +41,7 @@ def main() -> None:
     that the process has. The outcome is `report.json`, and `answer` if there is one. `doing` says
     which requests are asked, for whoever finds that the process was stopped.
     """
-    model, *samples, outcome, seconds = sys.argv[1:]
+    folder, *samples, outcome, seconds = sys.argv[1:]
     latest_s = time.monotonic() + _LATEST_SHARE * float(seconds)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     errors, log = LoggedErrors(), PackageLog()
@@ -56,14 +56,14 @@ def main() -> None:
         Path(outcome, "doing").write_text(what, encoding="utf-8")
 
     try:
-        service = load(Path(model))
+        service = load(Path(folder))
         doing = "TorchServe cannot answer it"
         if "micro_batch_handler.torchserve.wire.decode" in sys.modules:
             # As config.properties has it for handlers that decode bodies in their lanes.
             os.environ.setdefault(DECODES, "false")
         until_s = min(time.monotonic() + _ASKING_SHARE * float(seconds), latest_s)
-        requests = Requests.of(Path(model), [Path(sample) for sample in samples])
-        alone = Alone(Asked(service, requests, errors, until_s))
+        headers = header_names(Path(folder))
+        alone = Alone(Model(service, [*map(Path, samples)], headers, errors, until_s))
         first = alone.replies[0].answer
         Path(outcome, "answer").write_bytes(first.body)
         batches = Batches(alone, settings_of(service), log, tell)
@@ -90,14 +90,14 @@ def report_lines(alone: Alone, batches: Batches, warnings: Sequence[str]) -> lis
         warnings: what the package has warned of.
     """
     notes = [*_notes(alone, batches), *warnings]
-    return [_summary(alone.asked.requests, batches), *(f"check: note: {note}" for note in notes)]
+    return [_summary(alone.model, batches), *(f"check: note: {note}" for note in notes)]
 
 
-def _summary(requests: Requests, batches: Batches) -> str:
-    number = len(requests)
+def _summary(model: Model, batches: Batches) -> str:
+    number = len(model.samples)
     asked = f"{number} requests" if number > 1 else "1 request"
-    if requests.names:
-        asked += f", each with its own {', '.join(requests.names)},"
+    if model.headers:
+        asked += f", each with its own {', '.join(model.headers)},"
     if not batches.done:
         return f"check: {asked} alone"
     came = "all answered" if batches.differs else "the same answers"
@@ -105,9 +105,8 @@ def _summary(requests: Requests, batches: Batches) -> str:
 
 
 def _notes(alone: Alone, batches: Batches) -> Iterator[str]:
-    if alone.asked.requests.unused:
-        number = len(alone.asked.requests)
-        yield f"{number} requests are the most, so the last samples were not sent"
+    if alone.model.too_many:
+        yield f"{len(alone.model.samples)} requests are the most, so the last samples were not sent"
     if alone.left_out:
         names = ", ".join(alone.left_out)
         yield f"{names} was not sent, since the handler refuses a text of the check's there"
