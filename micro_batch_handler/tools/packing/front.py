@@ -14,6 +14,7 @@ model loads (torchserve/brought.py).
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from micro_batch_handler.tools.packing.handler_class import (
     weights_notes,
     whole_notes,
 )
-from micro_batch_handler.tools.packing.handler_file import HandlerFile, methods_of
+from micro_batch_handler.tools.packing.handler_file import HandlerFile
 
 __all__ = ["Front", "front_of", "with_front"]
 
@@ -65,28 +66,27 @@ def front_of(handler: Handler) -> Front:
     """
     if isinstance(handler, str):
         return _front_of_built_in(handler)
-    module, name, node = handler.path.stem, handler.name, handler.node
-    if isinstance(node, ast.ClassDef):
-        handle, kind, called = methods_of(node).get("handle"), "BroughtHandle", f"{name}.handle()"
-    else:
-        handle, kind, called = node, "BroughtFunction", f"{name}()"
+    module, name = handler.path.stem, handler.name
+    handle = handler.methods.get("handle") if handler.class_node else handler.node
     if isinstance(handle, ast.AsyncFunctionDef):
         raise ArchiveError(
             f"{handler.path} line {handle.lineno}: {handle.name} is async, which micro-batching "
             f"cannot call; make it a class with preprocess, inference and postprocess"
         )
-    if isinstance(node, ast.ClassDef):
-        _refuse_what_is_passed_over(handler, node)
+    if handler.class_node:
+        _refuse_what_is_passed_over(handler, handler.class_node)
         if handle is None:
             note = "; ".join([_class_note(name), *whole_notes(handler)])
             return _front("BroughtClass", module, name, name, note)
+    called = f"{name}.handle()" if handler.class_node else f"{name}()"
     note = (
         f"{called} in {handler.path} has no stages, so nothing can overlap: it is called on some "
         f"rows at a time. It gains that a fault costs one request, time-outs, deadlines and JSON "
         f"decoded and encoded faster; for the rest make it a class with preprocess, inference and "
         f"postprocess"
     )
-    return _front(kind, module, name, called, note)
+    ours = "BroughtHandle" if handler.class_node else "BroughtFunction"
+    return _front(ours, module, name, called, note)
 
 
 def with_front(config: ModelArchiverConfig, folder: Path) -> tuple[ModelArchiverConfig, str]:
@@ -148,8 +148,8 @@ def _refuse_what_is_passed_over(handler: HandlerFile, node: ast.ClassDef) -> Non
                 f"micro_batch_handler import MicroBatching' and pack it without --micro-batch; "
                 f"else remove the line"
             )
-    handle = methods_of(node).get("handle")
-    if handle is not None and _calls_stages(node, handle):
+    handle = handler.methods.get("handle")
+    if handle is not None and _calls_stages(handle, handler.methods):
         bases = ", ".join(map(ast.unparse, node.bases)) or "BaseHandler"
         raise ArchiveError(
             f"{where} {handle.lineno}: {node.name} has a handle() of its own, which "
@@ -160,9 +160,8 @@ def _refuse_what_is_passed_over(handler: HandlerFile, node: ast.ClassDef) -> Non
         )
 
 
-def _calls_stages(node: ast.ClassDef, handle: ast.AST) -> bool:
+def _calls_stages(handle: ast.AST, methods: Mapping[str, ast.AST]) -> bool:
     """Whether a `handle`, or a method that it calls, calls a stage or the `handle` of a base."""
-    methods = methods_of(node)
     todo, seen = [handle], {"handle"}
     while todo:
         for part in ast.walk(todo.pop()):

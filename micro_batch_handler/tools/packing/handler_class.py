@@ -14,7 +14,7 @@ from model_archiver.model_packaging_utils import model_handlers
 
 from micro_batch_handler.config import SECTION, STAGES
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.packing.handler_file import HandlerFile, methods_of
+from micro_batch_handler.tools.packing.handler_file import HandlerFile
 from micro_batch_handler.torchserve.reading.stage_state import state_in_file
 
 __all__ = [
@@ -64,15 +64,14 @@ def read_handler(handler: str, source: bytes | None = None) -> Handler:
     if handler in model_handlers:
         return handler
     file = HandlerFile.of(handler, source)
-    if isinstance(file.node, ast.ClassDef):
-        _refuse_abstract(file, file.node)
-        _refuse_async(file, file.node)
+    _refuse_abstract(file)
+    _refuse_async(file)
     return file
 
 
 def micro_batches(handler: HandlerFile) -> bool:
     """Whether the handler is a class that names one of ours among its bases."""
-    return bool(_OURS & _bases(handler.node))
+    return bool(_OURS & handler.bases)
 
 
 def packing_notes(
@@ -83,11 +82,7 @@ def packing_notes(
         yield (f"the built-in handler {handler} does not micro-batch; for that, give --micro-batch")
     elif micro_batches(handler):
         yield from whole_notes(handler)
-    elif (
-        SECTION in model_config
-        and _is_torchserves(handler)
-        and "MicroBatching" not in ast.unparse(handler.tree)
-    ):
+    elif SECTION in model_config and _is_torchserves(handler):
         yield (
             f"{handler.path} does not micro-batch, so nothing reads {SECTION}: in "
             f"model-config.yaml and no batch is cut. Give --micro-batch, or make it a class "
@@ -103,7 +98,7 @@ def weights_notes(handler: Handler, config: ModelArchiverConfig) -> Iterator[str
     if isinstance(handler, str):
         what = handler if handler in BUILT_IN else ""
     else:
-        what = f"{handler.name} in {handler.path}" if _loads_weights(handler.node) else ""
+        what = f"{handler.name} in {handler.path}" if _loads_weights(handler) else ""
     if what:
         yield (
             f"{what} loads its model as BaseHandler does, and no worker will start without one: "
@@ -120,10 +115,9 @@ def whole_notes(handler: HandlerFile) -> Iterator[str]:
             f"{handler.path} sends parts of its answers, so its batches stay whole and no call is "
             f"made again"
         )
-    node = handler.node
-    if not isinstance(node, ast.ClassDef) or _declares_thread_safe(node):
+    if handler.class_node is None or _declares_thread_safe(handler.class_node):
         return
-    for shared in state_in_file(handler.tree, node.name).shared[:1]:
+    for shared in state_in_file(handler.tree, handler.name).shared[:1]:
         yield (
             f"{handler.path}: {shared}, so its batches stay whole and nothing overlaps. Hand it on "
             f"with the rows: return (images, sizes) from preprocess, and sizes again from "
@@ -131,60 +125,55 @@ def whole_notes(handler: HandlerFile) -> Iterator[str]:
         )
 
 
-def _refuse_abstract(handler: HandlerFile, node: ast.ClassDef) -> None:
-    methods = methods_of(node)
-    abstract = [
-        name
-        for name, method in methods.items()
-        if any(_last_name(mark) == "abstractmethod" for mark in method.decorator_list)
-    ]
-    if abstract and _is_known(node):
+def _refuse_abstract(handler: HandlerFile) -> None:
+    abstract = {
+        name: method.lineno
+        for name, method in handler.methods.items()
+        for mark in method.decorator_list
+        if ast.unparse(mark).rpartition(".")[2] == "abstractmethod"
+    }
+    if abstract and _is_known(handler):
         raise ArchiveError(
-            f"{handler.path} line {methods[abstract[0]].lineno}: {node.name} is abstract, so "
+            f"{handler.path} line {min(abstract.values())}: {handler.name} is abstract, so "
             f"TorchServe cannot make an object of it; write {', '.join(abstract)} without "
             f"@abstractmethod, or pack the class that implements it"
         )
 
 
-def _refuse_async(handler: HandlerFile, node: ast.ClassDef) -> None:
-    methods = methods_of(node)
+def _refuse_async(handler: HandlerFile) -> None:
+    methods = handler.methods
     if "handle" in methods and not micro_batches(handler):
         return  # it may await its stages, and TorchServe it, with asyncCommunication
     for name in (*STAGES, "handle"):
         if isinstance(methods.get(name), ast.AsyncFunctionDef):
             raise ArchiveError(
-                f"{handler.path} line {methods[name].lineno}: {node.name}.{name} is async, and "
+                f"{handler.path} line {methods[name].lineno}: {handler.name}.{name} is async, and "
                 f"nobody would await it; write 'def {name}', and asyncio.run(...) in it around "
                 f"what must be awaited"
             )
 
 
 def _is_torchserves(handler: HandlerFile) -> bool:
-    """Whether all that a class derives from is TorchServe's; a function derives from nothing."""
-    return handler.node is not None and _bases(handler.node) <= _TORCHSERVES | _NO_HANDLERS
+    """Whether the handler derives from nothing but TorchServe's classes, and uses none of ours."""
+    derives = handler.node is not None and handler.bases <= _TORCHSERVES | _NO_HANDLERS
+    return derives and "MicroBatching" not in ast.unparse(handler.tree)
 
 
-def _loads_weights(node: ast.AST | None) -> bool:
+def _loads_weights(handler: HandlerFile) -> bool:
     """Whether a class loads its model as BaseHandler does, as far as its file shows."""
-    if not isinstance(node, ast.ClassDef) or not _is_known(node):
+    if not _is_known(handler):
         return False
-    own = methods_of(node).get("initialize")
-    calls = [ast.unparse(it.func) for it in ast.walk(own or node) if isinstance(it, ast.Call)]
-    return own is None or any(f"{base}.initialize" in calls for base in ["super()", *_bases(node)])
+    own = handler.methods.get("initialize")
+    if own is None:
+        return True
+    calls = {ast.unparse(it.func) for it in ast.walk(own) if isinstance(it, ast.Call)}
+    return any(f"{base}.initialize" in calls for base in ["super()", *handler.bases])
 
 
-def _is_known(node: ast.ClassDef) -> bool:
+def _is_known(handler: HandlerFile) -> bool:
     """Whether a class derives from BaseHandler, and from nothing that cannot be read here."""
-    bases = _bases(node)
-    return bool(bases - _NO_HANDLERS) and bases <= _OURS | _TORCHSERVES | _NO_HANDLERS
-
-
-def _bases(node: ast.AST | None) -> set[str]:
-    return {_last_name(base) for base in node.bases} if isinstance(node, ast.ClassDef) else set()
-
-
-def _last_name(node: ast.expr) -> str:
-    return ast.unparse(node).rpartition(".")[2]
+    known = handler.bases <= _OURS | _TORCHSERVES | _NO_HANDLERS
+    return known and bool(handler.bases - _NO_HANDLERS)
 
 
 def _declares_thread_safe(node: ast.ClassDef) -> bool:

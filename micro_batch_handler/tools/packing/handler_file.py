@@ -15,7 +15,7 @@ from typing import Union
 
 from micro_batch_handler.errors import ArchiveError
 
-__all__ = ["Function", "HandlerFile", "class_names", "methods_of", "split_handler"]
+__all__ = ["HandlerFile", "class_names", "split_handler"]
 
 Function = Union[ast.FunctionDef, ast.AsyncFunctionDef]
 
@@ -71,6 +71,22 @@ class HandlerFile:
         name = function or _ENTRY_POINT
         return cls(path, tree, name, names.functions.get(name))
 
+    @property
+    def class_node(self) -> ast.ClassDef | None:
+        """The class that the loader takes; None if it takes a function."""
+        return self.node if isinstance(self.node, ast.ClassDef) else None
+
+    @property
+    def methods(self) -> dict[str, Function]:
+        """The functions in the body of the class, by name; none for a function."""
+        return _Names.of(self.class_node).functions if self.class_node else {}
+
+    @property
+    def bases(self) -> set[str]:
+        """The last names of the classes that the class derives from; none for a function."""
+        bases = self.class_node.bases if self.class_node else []
+        return {ast.unparse(base).rpartition(".")[2] for base in bases}
+
 
 def split_handler(handler: str) -> tuple[Path, str | None]:
     """The file that `--handler` names (the archiver adds .py), and perhaps a function in it."""
@@ -81,11 +97,6 @@ def split_handler(handler: str) -> tuple[Path, str | None]:
 def class_names(path: Path) -> list[str]:
     """The classes that a file makes, as the loader counts them."""
     return list(_Names.of(_parse(path, path.read_bytes())).classes)
-
-
-def methods_of(node: ast.ClassDef) -> dict[str, Function]:
-    """The functions in the body of a class, by name."""
-    return _Names.of(node).functions
 
 
 @dataclass
