@@ -1,4 +1,4 @@
-"""The flags of commands that run a handler on sample requests, and the workbench they ask for."""
+"""The flags of commands that run a handler on sample requests, and the packages they need."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TOOLS = ("matplotlib", "ruamel.yaml", "tqdm")
 
 
 def add_workbench_flags(parser: argparse.ArgumentParser, source: str) -> None:
-    """Add what to load, with what, and the samples.
+    """Add the source to load, the samples and the other files.
 
     Args:
-        parser: of the command.
-        source: what the command takes as its first argument, for --help.
+        parser: the command's parser.
+        source: says in --help what the command takes as its first argument.
     """
     parser.add_argument("source", type=Path, metavar="SOURCE", help=source)
     parser.add_argument(
@@ -43,17 +43,17 @@ def add_workbench_flags(parser: argparse.ArgumentParser, source: str) -> None:
 
 
 def files_of(options: argparse.Namespace) -> ModelFiles:
-    """What a handler file is served with."""
+    """The files that the flags give to a handler file."""
     return ModelFiles(
         options.config_file, options.serialized_file, options.model_file, options.extra_files
     )
 
 
 def require_tools(*needed: str) -> None:
-    """Refuse to begin without these packages of the extra `tools`; name all of it that is missing.
+    """Refuse to begin without these packages of the extra `tools`.
 
     Raises:
-        ArchiveError: one of these is missing.
+        ArchiveError: one of them is missing; the message names all missing packages of the extra.
     """
     missing = [name for name in _TOOLS if _is_missing(name)]
     if set(missing) & set(needed):
@@ -71,7 +71,11 @@ def _is_missing(name: str) -> bool:
 
 
 def count(text: str, least: int = 1) -> int:
-    """A whole number from the command line."""
+    """Read a whole number from the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or too small.
+    """
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, found {text!r}")
     return int(text)

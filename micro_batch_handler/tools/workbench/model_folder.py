@@ -1,6 +1,6 @@
-"""The folder that a worker loads: an archive unpacked, or a handler file put together with its own.
+"""The folder that a worker loads: an unpacked archive, or a handler file with its other files.
 
-What TorchServe makes of an archive when it registers the model.
+TorchServe makes the same folder of an archive when it registers the model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FORMATS = {".mar": "default", ".tar.gz": "tgz", ".tgz": "tgz"}
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a handler file is served with, each as the archive command takes it."""
+    """The files that a handler file is served with, each as the archive command takes it."""
 
     config_file: str | None = None
     serialized_file: str | None = None

@@ -4,8 +4,8 @@
         ran = bench.run([Path("cat.jpg"), Path("dog.jpg")], rows=32)
         ran.records[0].outcomes.calls
 
-The engine is this package's, not the copy in the archive: a process has room for one package of a
-name, and an older copy may have nothing to watch. Code, model and settings are the archive's.
+Code, model and settings are the archive's, but the engine is this package's. A process can load
+only one package of a name, and an older copy in the archive may not record its calls.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -49,25 +48,25 @@ class Ran:
     """One for each request, in order."""
 
     records: Sequence[BatchRecord]
-    """One; none if a request was left to the class beside the mixin, as `explain` is."""
+    """One; none if the class beside the mixin has answered by itself, as it does for `explain`."""
 
     failures: Mapping[int, str]
-    """Why a request's answer is no good one, with its body; by the request's place."""
+    """Why a request's answer is bad, with its body; by the request's place."""
 
 
 class Workbench:
     """A loaded handler. Use it in a `with` statement, or call `close()`.
 
-    While it is open, the model's folder comes first on the import path; one at a time may be open.
+    While it is open, the model's folder comes first on the import path, so only one may be open.
 
     Args:
         source: an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file.
-        files: what a handler file is served with; none with an archive, which has its own.
-        batch_size: in place of the archive's `batchSize`.
-        micro_batching: keys in place of those in the archive's section.
+        files: a handler file's other files; None for an archive, which has its own.
+        batch_size: replaces the archive's `batchSize`.
+        micro_batching: keys that replace those in the archive's section.
 
     Raises:
-        ArchiveError: it cannot be found, unpacked or loaded, or does not micro-batch.
+        ArchiveError: the source cannot be found, unpacked or loaded, or does not micro-batch.
         ConfigError: a setting cannot work.
     """
 
@@ -92,8 +91,7 @@ class Workbench:
                 # As config.properties has it: decoding is work of the preprocess lanes.
                 os.environ[DECODES] = "false"
                 stack.callback(os.environ.pop, DECODES)
-            self._service = self._load(source)
-            self._handler = self._service._entry_point.__self__  # noqa: SLF001 - no other way to it
+            self._service, self._handler = self._load(source)
             stack.callback(MicroBatchMixin.close, self._handler)
             self._given = dict(self._service.context.model_yaml_config or {})
             self.configure(batch_size=batch_size, micro_batching=micro_batching)
@@ -101,7 +99,7 @@ class Workbench:
 
     @property
     def batch_size(self) -> int:
-        """The most rows of a batch."""
+        """The most requests of a batch."""
         return int(self._service.context.system_properties["batch_size"])
 
     @property
@@ -111,7 +109,7 @@ class Workbench:
 
     @property
     def setup(self) -> Setup:
-        """What batches run with."""
+        """The setup that batches run with."""
         return engine_of(self._handler, self._service.context).setup
 
     @property
@@ -128,8 +126,8 @@ class Workbench:
         """Go on with other settings and a new engine, which has learned nothing; the model stays.
 
         Args:
-            batch_size: in place of the archive's; None for that.
-            micro_batching: keys in place of those in the archive's section; None for none.
+            batch_size: replaces the archive's `batchSize`; None leaves it.
+            micro_batching: keys that replace those in the archive's section; None leaves them all.
 
         Raises:
             ConfigError: a setting cannot work.
@@ -153,11 +151,12 @@ class Workbench:
         """Answer one batch.
 
         Args:
-            samples: files with the body of one request each; a file's name says its content type.
-            rows: of the batch, for which the samples are taken in turn; None for each once.
+            samples: files with the body of one request each; a file's name tells its content type.
+            rows: the number of requests, for which the samples are taken in turn; None for each
+                sample once.
 
         Raises:
-            ArchiveError: a sample cannot be read; or the handler can serve no more, since its
+            ArchiveError: a sample cannot be read, or the handler can serve no more because its
                 device or its lanes are lost.
         """
         named = list(islice(cycle(samples), rows or len(samples)))
@@ -183,31 +182,27 @@ class Workbench:
     def __enter__(self) -> Workbench:  # noqa: PYI034  (typing.Self needs Python 3.11)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, source: Path) -> Any:
+    def _load(self, source: Path) -> tuple[Any, MicroBatchMixin]:
         before = torch.get_num_threads()
         try:
             with working_in(self._folder):
                 service = load(self._folder)
         except Exception as error:
             raise ArchiveError(f"TorchServe cannot load {source}: {cause(error)}") from error
-        if not isinstance(getattr(service._entry_point, "__self__", None), MicroBatchMixin):  # noqa: SLF001
+        handler = getattr(service._entry_point, "__self__", None)  # noqa: SLF001 - no other way to it
+        if not isinstance(handler, MicroBatchMixin):
             raise ArchiveError(
                 f"the handler of {source} does not micro-batch; subclass MicroBatchHandler, or "
                 "put MicroBatchMixin in front of its class"
             )
-        # With `auto` the engine kept what the handler asked for; a number of ours hides it.
+        # With `auto` the engine keeps the number of the handler; any other setting hides it.
         config = MicroBatchingConfig.from_model_yaml(service.context.model_yaml_config)
         asked = config.intra_op_threads.inference == AUTO
         self._threads = torch.get_num_threads() if asked else before
-        return service
+        return service, handler
 
     def _failures(
         self, answers: Sequence[Answer], samples: Sequence[Path], records: Sequence[BatchRecord]
@@ -216,7 +211,7 @@ class Workbench:
         found = {}
         for at, (answer, sample) in enumerate(zip(answers, samples, strict=True)):
             if why := failure(answer, self._errors.last):
-                # Clients are not told what was raised; who runs this is.
+                # Clients are not told what was raised, but who runs this is.
                 raised = f" ({cause(failed[at].error)})" if at in failed else ""
                 found[at] = f"{sample.name}: {why}{raised}"
         return found
