@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Answer", "Reply", "cause", "failure", "is_same", "parse_response"]
+__all__ = ["Answer", "Reply", "cause", "failure", "is_same", "parse_response", "readable"]
 
 _OK = 200
 
@@ -135,3 +135,16 @@ def _shown(body: bytes) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def readable(body: bytes) -> str:
+    """Lay JSON out on several lines, leave text as it is, and give anything else by its size."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"{len(body)} bytes"
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except ValueError:
+        readable = all(char.isprintable() or char.isspace() for char in text)
+        return text if readable else f"{len(body)} bytes"

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.checking.answers import readable
 from micro_batch_handler.tools.packing.formats import unpack
 
 __all__ = ["check_archive", "refuse_absent"]
@@ -88,7 +89,7 @@ def check_archive(
             raise ArchiveError(
                 f"{archive} is written, but fails its check: {failure}{_last_lines(log)}"
             )
-        answer = _readable((outcome / "answer").read_bytes())
+        answer = readable((outcome / "answer").read_bytes())
         kind = f" {result['content_type']}" if result["content_type"] else ""
         status = f"check: status {result['status']}{kind}"
         return "\n".join([status, answer, *result.get("lines", ())])
@@ -127,16 +128,3 @@ def _last_lines(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     telling = [line for line in lines if not line.startswith(_NOISE)]
     return "".join(f"\n  | {line}" for line in telling[-_LOG_LINES:])
-
-
-def _readable(body: bytes) -> str:
-    """Lay JSON out on several lines, leave text as it is, and give anything else by its size."""
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        return f"{len(body)} bytes"
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except ValueError:
-        readable = all(char.isprintable() or char.isspace() for char in text)
-        return text if readable else f"{len(body)} bytes"
