@@ -804,7 +804,6 @@ def test_predict_messages_are_read_as_torchserve_writes_them():
     response += number(404) + field(b"Not here") + number(1) + field(b"k") + field(b"v")
     (answer,) = parse_response(response + field(b"body") + number(-1))
 
-    assert (answer.batch_code, answer.batch_message) == (200, "Prediction success")
-    assert (answer.status, answer.reason, answer.content_type) == (404, "Not here", "text/plain")
-    assert answer.body == b"body"
+    assert (answer.status, answer.content_type, answer.body) == (404, "text/plain", b"body")
+    assert answer.problem == "its answer is 404 Not here: body"
     assert encode_request(b"xyz", "a/b").endswith(field(b"a/b") + field(b"xyz") + number(-1) * 2)

@@ -16,7 +16,7 @@ from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model
-from micro_batch_handler.tools.checking.answers import Answer, Reply, is_same
+from micro_batch_handler.tools.checking.answers import Answer, is_same
 from micro_batch_handler.tools.checking.batches import Batches
 from micro_batch_handler.tools.checking.check import check_archive
 from micro_batch_handler.tools.checking.requests import (
@@ -388,9 +388,9 @@ def test_each_request_is_made_anew():
 # Answers
 
 
-def reply(body, status=200, content_type="", problem=""):
+def answer(body, status=200, content_type="", problem=""):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Reply(Answer(200, "", status, "", content_type, data), problem)
+    return Answer(status, content_type, data, problem)
 
 
 @pytest.mark.parametrize(
@@ -415,23 +415,25 @@ def reply(body, status=200, content_type="", problem=""):
 )
 def test_answers_are_the_same_if_their_numbers_are_near(one, other, same):
     """Floats may differ in their last digits; anything else must be the same."""
-    assert is_same(reply(one), reply(other)) is same
-    assert is_same(reply(one), reply(other), loose=True)
+    assert is_same(answer(one), answer(other)) is same
+    assert is_same(answer(one), answer(other), loose=True)
 
 
 def test_answers_of_another_kind_or_status_differ():
     """A content type counts; of failures only the status does."""
-    assert not is_same(reply(1), reply(1, content_type="text/plain"))
-    assert not is_same(reply(1), reply(1, status=500), loose=True)
-    assert is_same(reply("a", status=500), reply("b", status=500))
+    assert not is_same(answer(1), answer(1, content_type="text/plain"))
+    assert not is_same(answer(1), answer(1, status=500), loose=True)
+    assert is_same(answer("a", status=500), answer("b", status=500))
 
 
 def test_answers_are_shown_in_a_few_words():
     """Long bodies are cut, bytes are counted, failures say why."""
-    assert str(reply([1, 2], content_type="text/x")) == "200 text/x [1, 2]"
-    assert str(reply(b"\xff\xfe")) == "200 (2 bytes)"
-    assert len(str(reply("a" * 1000))) < 200
-    assert str(reply(1, problem="its answer is 503 Oh: ValueError: no")) == "503 Oh: ValueError: no"
+    assert str(answer([1, 2], content_type="text/x")) == "200 text/x [1, 2]"
+    assert str(answer(b"\xff\xfe")) == "200 (2 bytes)"
+    assert len(str(answer("a" * 1000))) < 200
+    assert (
+        str(answer(1, problem="its answer is 503 Oh: ValueError: no")) == "503 Oh: ValueError: no"
+    )
 
 
 # Ways

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from micro_batch_handler.tools.checking.answers import Reply, failure, is_same, parse_response
+from micro_batch_handler.tools.checking.answers import Answer, is_same
 from micro_batch_handler.tools.checking.requests import (
     MOST_REQUESTS,
     request_of,
     samples_in_turn,
 )
-from micro_batch_handler.tools.checking.worker import LoggedErrors
+from micro_batch_handler.tools.checking.worker import LoggedErrors, predict
 
 __all__ = ["Alone", "CheckError", "Model"]
 
@@ -56,12 +56,10 @@ class Model:
         self._until_s = until_s
         self._clock = clock
 
-    def ask(self, places: Sequence[int]) -> list[Reply]:
-        """Send these requests in one batch; return a reply for each."""
-        self._errors.last = None
+    def ask(self, places: Sequence[int]) -> list[Answer]:
+        """Send these requests in one batch; return an answer to each."""
         batch = [request_of(self.samples[at], at, self.headers) for at in places]
-        answers = parse_response(self.service.predict(batch))
-        return [Reply(answer, failure(answer, self._errors.last)) for answer in answers]
+        return predict(self.service, batch, self._errors)
 
     def left_s(self) -> float:
         """The time that is left."""
@@ -74,7 +72,7 @@ class Model:
 
 
 class Alone:
-    """The replies that each request gets alone.
+    """The answers that each request gets alone.
 
     As many requests are sent as the time allows, at least one; the model forgets the others.
 
@@ -84,46 +82,46 @@ class Alone:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.replies: list[Reply] = []
+        self.answers: list[Answer] = []
         """By the request's place."""
         self.unsteady: set[int] = set()
         """The places of requests whose answers are not the same each time."""
         self.left_out: Sequence[str] = ()
         """Headers that are not sent, since requests with a text of ours in them fail."""
         before_s = model.left_s()
-        while len(self.replies) < len(model.samples) and self._has_time(before_s):
+        while len(self.answers) < len(model.samples) and self._has_time(before_s):
             self._ask_next()
         self.seconds = before_s - model.left_s()
         """How long all of them took."""
-        self.unasked = len(model.samples) - len(self.replies)
+        self.unasked = len(model.samples) - len(self.answers)
         """The number of requests for which there was no time."""
-        model.samples = model.samples[: len(self.replies)]
+        model.samples = model.samples[: len(self.answers)]
 
     def again(self, places: Sequence[int], times: int = 1) -> None:
         """Ask some again, to learn which answers are not the same each time."""
         for at in places:
             again = [self.model.ask([at])[0] for _ in range(times)]
-            if not all(is_same(self.replies[at], reply) for reply in again):
+            if not all(is_same(self.answers[at], answer) for answer in again):
                 self.unsteady.add(at)
 
     def _has_time(self, at_first_s: float) -> bool:
-        left_s, asked = self.model.left_s(), len(self.replies)
+        left_s, asked = self.model.left_s(), len(self.answers)
         # The first call is often slow, and only two requests can be in each other's way.
         return not asked or left_s > (0 if asked == 1 else _BATCHES_SHARE * at_first_s)
 
     def _ask_next(self) -> None:
-        at, model = len(self.replies), self.model
-        (reply,) = model.ask([at])
-        if reply.problem and model.headers:
+        at, model = len(self.answers), self.model
+        (answer,) = model.ask([at])
+        if answer.problem and model.headers:
             headers, model.headers = model.headers, ()
-            (reply,) = model.ask([at])
-            if not reply.problem:
+            (answer,) = model.ask([at])
+            if not answer.problem:
                 # All once more, so that all are asked alike.
                 self.left_out = headers
-                self.replies.clear()
+                self.answers.clear()
                 return
-        if reply.problem:
+        if answer.problem:
             several = len(set(model.samples)) > 1
             name = f"{model.samples[at].name}: " if several else ""
-            raise CheckError(name + reply.problem)
-        self.replies.append(reply)
+            raise CheckError(name + answer.problem)
+        self.answers.append(answer)

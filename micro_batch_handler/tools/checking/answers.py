@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Answer", "Reply", "cause", "failure", "is_same", "parse_response", "readable"]
+__all__ = ["Answer", "cause", "is_same", "parse_response", "readable"]
 
 _OK = 200
 
@@ -22,18 +22,32 @@ _SHOWN = 160
 
 @dataclass(frozen=True)
 class Answer:
-    """One request's part of a predict response; `batch_*` is the same for the whole batch."""
+    """One request's part of a response, as its client gets it."""
 
-    batch_code: int
-    batch_message: str
     status: int
-    reason: str
     content_type: str
     body: bytes
 
+    problem: str
+    """Why the answer is bad, in one line; empty if it is good."""
 
-def parse_response(response: bytes) -> list[Answer]:
-    """Read what `create_predict_response` wrote: an answer for each request of the batch."""
+    def __str__(self) -> str:
+        if self.problem:
+            return _shortened(self.problem.removeprefix("its answer is ").strip())
+        kind = f" {self.content_type}" if self.content_type else ""
+        return f"{self.status}{kind} {_shown(self.body)}"
+
+
+def parse_response(response: bytes, logged: BaseException | None = None) -> list[Answer]:
+    """Read what `create_predict_response` wrote.
+
+    Args:
+        response: the bytes that the frontend would get.
+        logged: the exception that TorchServe has logged, of which clients hear nothing.
+
+    Returns:
+        An answer for each request of the batch.
+    """
     stream = io.BytesIO(response)
 
     def number() -> int:
@@ -43,6 +57,10 @@ def parse_response(response: bytes) -> list[Answer]:
         return stream.read(number())
 
     batch_code, batch_message = number(), field().decode()
+    whole = ""
+    if batch_code != _OK:
+        why = f": {cause(logged)}" if logged is not None else ""
+        whole = f"its answer is {batch_code} {batch_message}{why}"
     answers = []
     while (length := number()) >= 0:
         stream.read(length)  # the request's id
@@ -50,19 +68,11 @@ def parse_response(response: bytes) -> list[Answer]:
         status, reason = number(), field().decode()
         for _ in range(number()):
             field(), field()  # a response header and its value
-        answers.append(Answer(batch_code, batch_message, status, reason, content_type, field()))
+        body = field()
+        text = " ".join(body.decode("utf-8", errors="replace").split())
+        own = "" if status == _OK else f"its answer is {status} {reason}: {text}"
+        answers.append(Answer(status, content_type, body, whole or own))
     return answers
-
-
-def failure(answer: Answer, logged: BaseException | None) -> str:
-    """One line on why an answer is bad; empty if it is good."""
-    if answer.batch_code == answer.status == _OK:
-        return ""
-    if answer.batch_code != _OK:
-        why = f": {cause(logged)}" if logged is not None else ""
-        return f"its answer is {answer.batch_code} {answer.batch_message}{why}"
-    body = " ".join(answer.body.decode("utf-8", errors="replace").split())
-    return f"its answer is {answer.status} {answer.reason}: {body}"
 
 
 def cause(error: BaseException) -> str:
@@ -75,31 +85,14 @@ def cause(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What came back for one request."""
-
-    answer: Answer
-
-    problem: str
-    """Why the answer is bad, in the words of `failure`; empty if it is good."""
-
-    def __str__(self) -> str:
-        if self.problem:
-            return _shortened(self.problem.removeprefix("its answer is ").strip())
-        kind = f" {self.answer.content_type}" if self.answer.content_type else ""
-        return f"{self.answer.status}{kind} {_shown(self.answer.body)}"
-
-
-def is_same(one: Reply, other: Reply, *, loose: bool = False) -> bool:
+def is_same(one: Answer, other: Answer, *, loose: bool = False) -> bool:
     """Whether a client gets the same; `loose` compares the status only."""
-    first, second = one.answer, other.answer
-    if first.status != second.status:
+    if one.status != other.status:
         return False
     # The text of a failure may depend on the batch, as its request ids do.
-    if loose or first.status != _OK:
+    if loose or one.status != _OK:
         return True
-    return first.content_type == second.content_type and _is_same_body(first.body, second.body)
+    return one.content_type == other.content_type and _is_same_body(one.body, other.body)
 
 
 def _is_same_body(one: bytes, other: bytes) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from micro_batch_handler.tools.checking.alone import Alone, CheckError
-from micro_batch_handler.tools.checking.answers import Reply, cause, is_same
+from micro_batch_handler.tools.checking.answers import Answer, cause, is_same
 from micro_batch_handler.tools.checking.ways import Settings, Way
 from micro_batch_handler.tools.checking.worker import PackageLog
 
@@ -46,8 +46,8 @@ class Batches:
         """Whether the handler micro-batches."""
         self._log = log
         self._tell = tell
-        self._rows = len(alone.replies)
-        self._whole: list[Reply] = []
+        self._rows = len(alone.answers)
+        self._whole: list[Answer] = []
         self.done: list[str] = []
         """The ways in which they were asked."""
         self.skipped: list[str] = []
@@ -99,15 +99,15 @@ class Batches:
         self._tell(f"all requests {name}")
         starts = range(0, self._rows, most)
         parts = [range(start, min(start + most, self._rows)) for start in starts]
-        replies = [reply for part in parts for reply in self._model.ask(part)]
+        answers = [answer for part in parts for answer in self._model.ask(part)]
         if self._model.has_refused_settings():
             return
         self.done.append(name)
-        different = self._different(replies)
-        self._whole = replies
+        different = self._different(answers)
+        self._whole = answers
         if different:
             at = different[0]
-            self.differs = f"{name}, {self._what(at, replies)}, alone {self._alone.replies[at]}"
+            self.differs = f"{name}, {self._what(at, answers)}, alone {self._alone.answers[at]}"
 
     def _ask_cut(self, way: Way, share_s: float) -> None:
         if not self._has_time(way.name):
@@ -115,47 +115,47 @@ class Batches:
         self._tell(f"all requests {way.name}")
         before_s = self._model.left_s()
         for turn in range(1, _ROUNDS + 1):
-            replies = self._model.ask(range(self._rows))
+            answers = self._model.ask(range(self._rows))
             if self._model.has_refused_settings():
                 return
-            self._compare(way, replies)
+            self._compare(way, answers)
             if (before_s - self._model.left_s()) * (turn + 1) / turn > share_s:
                 break
         self.done.append(way.name)
 
-    def _compare(self, way: Way, replies: Sequence[Reply]) -> None:
-        for at in self._different(replies):
+    def _compare(self, way: Way, answers: Sequence[Answer]) -> None:
+        for at in self._different(answers):
             known, loose = self._known(at), at in self._alone.unsteady
             alone, whole = known[0], known[-1]
             if len(known) == 1:
                 came = f"alone {alone}"
             elif is_same(alone, whole, loose=loose):
                 came = f"alone and in an uncut batch {alone}"
-            elif any(is_same(one, replies[at], loose=True) for one in known):
+            elif any(is_same(one, answers[at], loose=True) for one in known):
                 continue  # it differs with the batch, and may do so again
             else:
                 came = f"alone {alone}, in an uncut batch {whole}"
-            raise CheckError(f"{way.name}, {self._what(at, replies)}, {came}. {way.advice}")
+            raise CheckError(f"{way.name}, {self._what(at, answers)}, {came}. {way.advice}")
 
-    def _different(self, replies: Sequence[Reply]) -> list[int]:
-        """The places of replies that came neither alone nor in a whole batch."""
-        different = [at for at, reply in enumerate(replies) if not self._is_known(at, reply)]
+    def _different(self, answers: Sequence[Answer]) -> list[int]:
+        """The places of answers that came neither alone nor in a whole batch."""
+        different = [at for at, answer in enumerate(answers) if not self._is_known(at, answer)]
         # An answer may depend on the time. That does not excuse a bad one.
-        doubted = [at for at in different if not replies[at].problem]
+        doubted = [at for at in different if not answers[at].problem]
         self._alone.again(doubted, _ALONE_AGAIN)
-        return [at for at in different if not self._is_known(at, replies[at])]
+        return [at for at in different if not self._is_known(at, answers[at])]
 
-    def _is_known(self, at: int, reply: Reply) -> bool:
+    def _is_known(self, at: int, answer: Answer) -> bool:
         loose = at in self._alone.unsteady
-        return any(is_same(one, reply, loose=loose) for one in self._known(at))
+        return any(is_same(one, answer, loose=loose) for one in self._known(at))
 
-    def _known(self, at: int) -> list[Reply]:
-        """The replies that a request got alone and, if it was in one, in a whole batch."""
-        return [self._alone.replies[at], *self._whole[at : at + 1]]
+    def _known(self, at: int) -> list[Answer]:
+        """The answers that a request got alone and, if it was in one, in a whole batch."""
+        return [self._alone.answers[at], *self._whole[at : at + 1]]
 
-    def _what(self, at: int, replies: Sequence[Reply]) -> str:
+    def _what(self, at: int, answers: Sequence[Answer]) -> str:
         sample = self._model.samples[at].name
-        return f"the answer to request {at + 1} of {self._rows} ({sample}) is {replies[at]}"
+        return f"the answer to request {at + 1} of {self._rows} ({sample}) is {answers[at]}"
 
     def _has_time(self, name: str) -> bool:
         if self._alone.seconds > self._model.left_s():

@@ -64,7 +64,7 @@ def main() -> None:
         until_s = min(time.monotonic() + _ASKING_SHARE * float(seconds), latest_s)
         headers = header_names(Path(folder))
         alone = Alone(Model(service, [*map(Path, samples)], headers, errors, until_s))
-        first = alone.replies[0].answer
+        first = alone.answers[0]
         Path(outcome, "answer").write_bytes(first.body)
         batches = Batches(alone, settings_of(service), log, tell)
         batches.run()

@@ -1,7 +1,7 @@
-"""TorchServe's worker, played: it loads a model, reads requests and logs.
+"""TorchServe's worker, played: it loads a model, reads requests, answers them and logs.
 
-TorchServe's own code does both wherever there is any. The process that checks an archive uses this
-file, and so does the workbench.
+TorchServe's own code does the work wherever it has any for it. The process that checks an archive
+uses this file, and so does the workbench.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import io
 import json
 import logging
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from micro_batch_handler.tools.checking.answers import Answer, parse_response
 
 __all__ = [
     "DECODES",
@@ -20,6 +23,7 @@ __all__ = [
     "content_type",
     "encode_request",
     "load",
+    "predict",
     "request",
 ]
 
@@ -76,6 +80,13 @@ def request(sample: Path) -> Any:
     connection = _Connection(encode_request(sample.read_bytes(), content_type(sample)))
     _, (read,) = retrieve_msg(connection)
     return read
+
+
+def predict(service: Any, batch: Sequence[Any], errors: LoggedErrors) -> list[Answer]:
+    """Let the service answer a batch of requests, each as `request` reads it."""
+    errors.last = None
+    response = service.predict(batch)
+    return parse_response(response, errors.last)
 
 
 def encode_request(body: bytes, kind: str) -> bytes:

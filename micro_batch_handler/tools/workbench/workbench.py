@@ -25,9 +25,9 @@ import torch
 from micro_batch_handler.config import AUTO, SECTION, MicroBatchingConfig
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.outcomes import BatchRecord
-from micro_batch_handler.tools.checking.answers import Answer, cause, failure, parse_response
+from micro_batch_handler.tools.checking.answers import Answer, cause
 from micro_batch_handler.tools.checking.ways import TRACE_KEYS
-from micro_batch_handler.tools.checking.worker import DECODES, LoggedErrors, load, request
+from micro_batch_handler.tools.checking.worker import DECODES, LoggedErrors, load, predict, request
 from micro_batch_handler.tools.workbench.model_folder import (
     ModelFiles,
     importable,
@@ -165,11 +165,10 @@ class Workbench:
         except OSError as error:
             raise ArchiveError(f"a sample cannot be read: {error}") from error
         self._records.clear()
-        self._errors.last = None
         with working_in(self._folder):
-            answers = parse_response(self._service.predict(batch))
+            answers = predict(self._service, batch, self._errors)
         records = tuple(self._records)
-        ran = Ran(answers, records, self._failures(answers, named, records))
+        ran = Ran(answers, records, _failures(answers, named, records))
         if any(record.outcomes.fatal for record in ran.records):
             why = next(iter(ran.failures.values()), "")
             raise ArchiveError(f"a worker would end here, its device or lanes are lost: {why}")
@@ -204,14 +203,15 @@ class Workbench:
         self._threads = torch.get_num_threads() if asked else before
         return service, handler
 
-    def _failures(
-        self, answers: Sequence[Answer], samples: Sequence[Path], records: Sequence[BatchRecord]
-    ) -> dict[int, str]:
-        failed = records[-1].outcomes.failures if records else {}
-        found = {}
-        for at, (answer, sample) in enumerate(zip(answers, samples, strict=True)):
-            if why := failure(answer, self._errors.last):
-                # Clients are not told what was raised, but who runs this is.
-                raised = f" ({cause(failed[at].error)})" if at in failed else ""
-                found[at] = f"{sample.name}: {why}{raised}"
-        return found
+
+def _failures(
+    answers: Sequence[Answer], samples: Sequence[Path], records: Sequence[BatchRecord]
+) -> dict[int, str]:
+    failed = records[-1].outcomes.failures if records else {}
+    found = {}
+    for at, (answer, sample) in enumerate(zip(answers, samples, strict=True)):
+        if answer.problem:
+            # Clients are not told what was raised, but who runs this is.
+            raised = f" ({cause(failed[at].error)})" if at in failed else ""
+            found[at] = f"{sample.name}: {answer.problem}{raised}"
+    return found
