@@ -397,7 +397,7 @@ def test_bad_flags_are_refused(flags, said, capsys):
     ],
 )
 def test_names_that_clash_are_refused(made, flags, said, capsys):
-    """What hides a module from the worker, or another file of the archive, is refused."""
+    """A name that hides a module from the worker, or clashes with another file, is refused."""
     for name in (made, "z/b.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text("class Handler(Base): ...")
@@ -462,7 +462,7 @@ def test_archive_never_packs_itself(capsys):
     ],
 )
 def test_handler_files_that_cannot_be_loaded_are_refused(source, said, capsys):
-    """What the model loader would refuse is found without running the file."""
+    """A file that the model loader would refuse is refused without running it."""
     Path("entry.py").write_text(source)
 
     assert said in refused(capsys, handler="entry.py")

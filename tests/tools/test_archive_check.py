@@ -1,4 +1,4 @@
-"""What `--check` finds: answers that change when a batch is cut; and what it says of others."""
+"""--check fails if answers change when a batch is cut, and says what it has tried."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_answers_that_change_with_the_cut_fail(capsys):
 
 
 def test_state_that_the_package_cannot_see_is_found(capsys):
-    """What a handler keeps in a module of a library between stages reaches another client."""
+    """State that a library's module keeps between stages, and gives another client, is found."""
     keeps = "threading.seen = [row['body']['number'] for row in data]\n        return [row"
     handler = HANDLER.replace("return [row", keeps)
 
@@ -200,7 +200,7 @@ def test_answers_that_change_with_time_are_no_failure(capsys):
 
 
 def test_answers_that_depend_on_the_batch_are_noted(capsys):
-    """What differs in an uncut batch is the handler's own way, and no failure."""
+    """An answer that differs in an uncut batch is noted, and does not fail the check."""
     lines = passes(capsys, answering("[len(outputs) for _ in outputs]"), ["0.json"])
 
     assert lines == [
@@ -265,7 +265,7 @@ def test_a_body_that_is_not_json_fails_as_on_a_server(capsys):
 
 
 def test_a_handler_that_does_not_micro_batch_is_asked_as_it_is(capsys):
-    """Its batch is not cut; what it makes of a batch is noted."""
+    """Its batch stays whole, and answers that depend on the batch are noted."""
     assert passes(capsys, PLAIN) == ["check: 6 requests alone and in one batch: the same answers"]
     assert passes(capsys, PLAIN.replace("in data", "in data[:1]")) == [
         "check: 6 requests alone and in one batch: all answered",
@@ -348,7 +348,7 @@ def test_absent_samples_are_refused_before_anything_is_written(capsys):
 
 
 def test_names_of_headers_are_read_in_the_root_of_the_archive(place):
-    """Names are found as arguments and as constants; what every request has is not among them."""
+    """Names are found as arguments and as constants, except those that every request has."""
     (place / "a.py").write_text(
         "KEY = 'x-key'\n"
         "class A:\n"
@@ -476,7 +476,7 @@ def test_ways_keep_the_other_settings_and_are_valid(section, names):
 
 
 def test_lanes_of_a_micro_batching_are_asked_for():
-    """What is set on the object counts as what model-config.yaml says."""
+    """Lanes that are set on the object count like those in model-config.yaml."""
     batching = SimpleNamespace(parallelism={"postprocess": 3}, micro_batch_size=1)
     made, _, _ = settings({}, batching)
 
@@ -532,7 +532,7 @@ def batches_of(bodies, whole=200, cut=200, refused=()):
     ],
 )
 def test_what_came_and_what_should_have_come_is_said(arguments, says):
-    """A cut batch must bring what came before, or at least an answer where that is not one."""
+    """A cut batch must bring an answer that came before; the message shows all of them."""
     with pytest.raises(CheckError) as error:
         batches_of(**arguments).run()
 
@@ -541,7 +541,7 @@ def test_what_came_and_what_should_have_come_is_said(arguments, says):
 
 
 def test_a_handler_that_depends_on_its_batch_may_answer_otherwise_again():
-    """Where an uncut batch brings another answer, or none, a cut one may bring a third."""
+    """If a request is answered otherwise in an uncut batch, a cut one may bring a third answer."""
     for whole in (200, 503):
         batches = batches_of({1: "a", 6: "b"}, whole=whole)
 
@@ -552,7 +552,7 @@ def test_a_handler_that_depends_on_its_batch_may_answer_otherwise_again():
 
 
 def test_settings_that_the_package_refuses_are_passed_over():
-    """A way that cannot be had is no failure, and not among those that were asked."""
+    """A way that the package refuses does not fail the check, and is not listed."""
     batches = batches_of({1: "a", 6: "a"}, refused=["whole", *ALL_CUT])
 
     batches.run()
@@ -607,7 +607,7 @@ def test_samples_that_are_not_sent_are_noted():
 
 
 def test_warnings_of_the_package_are_kept_once():
-    """Those of one kind are one; those about a failed call, or of others, are none."""
+    """The first warning of each kind is kept, but none of failed calls or of other packages."""
     log = PackageLog()
 
     def warn(name, text, *arguments, level=logging.WARNING, exc_info=None):

@@ -1,4 +1,4 @@
-"""Handlers that know no micro-batches: what is put in front of them, and what is refused."""
+"""Handlers that do not micro-batch get a front that does, or are refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def pack(handler, *flags, name="m"):
 
 @pytest.mark.parametrize("handler", ["stages", "function", "only_handle"])
 def test_a_handler_is_packed_with_a_front_and_answers(handler, capsys):
-    """The archive holds the user's file as it is, and what stands in front of it answers."""
+    """The archive holds the user's file as it is, and the front of it answers."""
     assert pack(f"{handler}.py", "--micro-batch", "--check", "sample.json") == 0
 
     packed = {name: text for name, _, _, text in entries("m.mar")}
@@ -246,7 +246,7 @@ def test_built_in_handlers_that_stream_are_refused(name):
 
 
 def test_a_handler_that_is_not_there_is_named(capsys):
-    """A wrong path ends with its name."""
+    """A wrong path is refused by its name."""
     assert pack("absent.py", "--micro-batch") == 1
     assert "--handler absent.py: there is no such file" in capsys.readouterr().err
 

@@ -152,7 +152,7 @@ def test_other_handlers_may_use_what_ours_cannot(check):
     ],
 )
 def test_what_looks_mistaken_gets_a_note(check, text, said):
-    """What TorchServe would pass over in silence is legal, and is pointed out."""
+    """A legal setting that TorchServe would ignore in silence gets a note."""
     (note,) = check(text)
 
     assert note.startswith("model-config.yaml: ")

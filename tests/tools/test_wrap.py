@@ -123,7 +123,7 @@ def test_what_is_no_archive_is_refused(capsys):
 
 
 def test_only_what_was_wrapped_is_unwrapped(capsys):
-    """Unwrapping asks for the manifest that wrapping keeps; wrapping twice is refused."""
+    """Without the manifest that wrapping keeps, nothing is unwrapped; nothing is wrapped twice."""
     assert wrap("--unwrap") == 1
     assert "is not wrapped" in capsys.readouterr().err
 
@@ -143,7 +143,7 @@ def test_an_output_that_is_there_needs_force(capsys):
 
 
 def test_an_output_that_cannot_be_written_is_named(capsys):
-    """With the reason of the system, instead of the name of a hidden file."""
+    """The message names the flag and the system's reason, not a hidden file."""
     assert wrap("--output", "/proc/new.mar") == 1
 
     message = capsys.readouterr().err
