@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.checking.answers import readable
 from micro_batch_handler.tools.packing.formats import unpack
 
 __all__ = ["check_archive", "refuse_absent"]
@@ -80,19 +79,15 @@ def check_archive(
         report = outcome / "report.json"
         if report.exists():
             result = json.loads(report.read_text(encoding="utf-8"))
-            failure = str(result["failure"])
         else:
-            result, doing = {}, outcome / "doing"
+            doing = outcome / "doing"
             what = f" {doing.read_text(encoding='utf-8')}" if doing.exists() else ""
-            failure = f"the process that loads it {ended} before it answered{what}"
-        if failure:
+            result = {"failure": f"the process that loads it {ended} before it answered{what}"}
+        if result["failure"]:
             raise ArchiveError(
-                f"{archive} is written, but fails its check: {failure}{_last_lines(log)}"
+                f"{archive} is written, but fails its check: {result['failure']}{_last_lines(log)}"
             )
-        answer = readable((outcome / "answer").read_bytes())
-        kind = f" {result['content_type']}" if result["content_type"] else ""
-        status = f"check: status {result['status']}{kind}"
-        return "\n".join([status, answer, *result.get("lines", ())])
+        return "\n".join(result["lines"])
 
 
 def _run_process(

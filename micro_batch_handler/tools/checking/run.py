@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model
-from micro_batch_handler.tools.checking.answers import cause
+from micro_batch_handler.tools.checking.answers import cause, readable
 from micro_batch_handler.tools.checking.batches import Batches
 from micro_batch_handler.tools.checking.requests import header_names
 from micro_batch_handler.tools.checking.ways import settings_of
@@ -38,8 +38,8 @@ def main() -> None:
     """Check a model as the process's arguments say, and end the process.
 
     The arguments are the model's folder, the samples, a folder for the outcome, and the seconds
-    that the process has. The outcome is `report.json`, and `answer` if there is one. `doing` says
-    which requests are asked, for whoever finds that the process was stopped.
+    that the process has. The outcome is `report.json`, with the reason of a failure or the lines to
+    print, and `doing`, which names the requests that are asked, in case the process is stopped.
     """
     folder, *samples, outcome, seconds = sys.argv[1:]
     latest_s = time.monotonic() + _LATEST_SHARE * float(seconds)
@@ -47,7 +47,7 @@ def main() -> None:
     errors, log = LoggedErrors(), PackageLog()
     logging.getLogger().addHandler(errors)
     logging.getLogger().addHandler(log)
-    report: dict[str, object] = {"failure": "", "status": 0, "content_type": "", "lines": []}
+    report: dict[str, object] = {"failure": "", "lines": []}
     doing = "TorchServe cannot load it"
 
     def tell(what: str) -> None:
@@ -64,11 +64,8 @@ def main() -> None:
         until_s = min(time.monotonic() + _ASKING_SHARE * float(seconds), latest_s)
         headers = header_names(Path(folder))
         alone = Alone(Model(service, [*map(Path, samples)], headers, errors, until_s))
-        first = alone.answers[0]
-        Path(outcome, "answer").write_bytes(first.body)
         batches = Batches(alone, settings_of(service), log, tell)
         batches.run()
-        report |= {"status": first.status, "content_type": first.content_type}
         report["lines"] = report_lines(alone, batches, log.texts)
     except CheckError as error:
         report["failure"] = str(error)
@@ -82,15 +79,18 @@ def main() -> None:
 
 
 def report_lines(alone: Alone, batches: Batches, warnings: Sequence[str]) -> list[str]:
-    """The lines to print for a check that has not failed: one on what was asked, and notes.
+    """The lines to print for a check that has not failed: an answer, the ways to ask, and notes.
 
     Args:
         alone: the requests, asked one by one.
         batches: the requests, asked all at once.
         warnings: what the package has warned of.
     """
-    notes = [*_notes(alone, batches), *warnings]
-    return [_summary(alone.model, batches), *(f"check: note: {note}" for note in notes)]
+    first = alone.answers[0]
+    kind = f" {first.content_type}" if first.content_type else ""
+    answer = [f"check: status {first.status}{kind}", readable(first.body)]
+    notes = [f"check: note: {note}" for note in (*_notes(alone, batches), *warnings)]
+    return [*answer, _summary(alone.model, batches), *notes]
 
 
 def _summary(model: Model, batches: Batches) -> str:
