@@ -1,6 +1,6 @@
-"""A handler's class as its file shows it: what stands in the way, and what its user should know.
+"""A handler's class as its file shows it: refused if it cannot serve, and notes for its user.
 
-A base class from another file is not read, and nothing is said of what it may do.
+A base class from another file is not read, so there are no notes on what it may do.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def micro_batches(handler: HandlerFile) -> bool:
 def packing_notes(
     handler: Handler, config: ModelArchiverConfig, model_config: Mapping[str, object]
 ) -> Iterator[str]:
-    """What users of a handler may expect in vain, when it is packed as it is."""
+    """Notes on a handler that is packed as it is: what its user may expect in vain."""
     if isinstance(handler, str):
-        yield (f"the built-in handler {handler} does not micro-batch; for that, give --micro-batch")
+        yield f"the built-in handler {handler} does not micro-batch; for that, give --micro-batch"
     elif micro_batches(handler):
         yield from whole_notes(handler)
     elif SECTION in model_config and _is_torchserves(handler):
@@ -92,7 +92,7 @@ def packing_notes(
 
 
 def weights_notes(handler: Handler, config: ModelArchiverConfig) -> Iterator[str]:
-    """That a handler will not find the weights that it loads."""
+    """A note if the handler loads weights that no flag gives it."""
     if config.serialized_file or config.model_file:
         return
     if isinstance(handler, str):
@@ -108,7 +108,7 @@ def weights_notes(handler: Handler, config: ModelArchiverConfig) -> Iterator[str
 
 
 def whole_notes(handler: HandlerFile) -> Iterator[str]:
-    """Why the batches of a handler that micro-batches will stay whole, as its file shows."""
+    """Notes on why a handler's batches will stay whole, as far as its file shows."""
     names = (node.id for node in ast.walk(handler.tree) if isinstance(node, ast.Name))
     if _SENDS_PARTS in names:
         yield (
