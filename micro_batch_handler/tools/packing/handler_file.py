@@ -62,12 +62,12 @@ class HandlerFile:
         tree = _parse(path, path.read_bytes() if source is None else source)
         _refuse_relative_imports(path, tree)
         names = _Names.of(tree)
+        # `from … import *` may bring a `handle` that cannot be seen here.
+        has_handle = _ENTRY_POINT in names.bound or (names.takes_all and not names.classes)
+        if function is None and not has_handle:
+            return cls(path, tree, *_only_class(path, names))
         if function is not None:
             _refuse_other_than_function(path, function, names)
-        elif _ENTRY_POINT not in names.bound and not (names.takes_all and not names.classes):
-            _refuse_other_than_one_class(path, names)
-            ((name, node),) = names.classes.items()
-            return cls(path, tree, name, node)
         name = function or _ENTRY_POINT
         return cls(path, tree, name, names.functions.get(name))
 
@@ -176,7 +176,8 @@ def _refuse_other_than_function(path: Path, function: str, names: _Names) -> Non
         raise ArchiveError(f"{path} has no function {function}, which --handler names")
 
 
-def _refuse_other_than_one_class(path: Path, names: _Names) -> None:
+def _only_class(path: Path, names: _Names) -> tuple[str, ast.ClassDef | None]:
+    """The name of the one class that the file makes, and the class; None if a call makes it."""
     count = len(names.classes)
     if count == 0:
         raise ArchiveError(
@@ -189,15 +190,15 @@ def _refuse_other_than_one_class(path: Path, names: _Names) -> None:
             "exactly one; move the others to a module of their own, given by --extra-files"
         )
     ((name, node),) = names.classes.items()
-    if node is None or node.bases or node.keywords or node.decorator_list:
-        return  # its other methods cannot be read here
-    bound = _Names.of(node).bound
-    missing = [method for method in _METHODS if method not in bound]
-    if missing:
-        raise ArchiveError(
-            f"class {name} in {path} has no method {' and no '.join(missing)}; "
-            "subclass micro_batch_handler.MicroBatchHandler, which has them"
-        )
+    if node is not None and not (node.bases or node.keywords or node.decorator_list):
+        bound = _Names.of(node).bound
+        missing = [method for method in _METHODS if method not in bound]
+        if missing:
+            raise ArchiveError(
+                f"class {name} in {path} has no method {' and no '.join(missing)}; "
+                "subclass micro_batch_handler.MicroBatchHandler, which has them"
+            )
+    return name, node
 
 
 def _makes_a_class(value: ast.expr) -> bool:
