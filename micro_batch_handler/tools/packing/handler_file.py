@@ -8,24 +8,16 @@ not count), and it calls `initialize` and `handle` of an instance.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.packing.module_names import Function, ModuleNames, parse
 
-__all__ = ["HandlerFile", "class_names", "split_handler"]
-
-Function = Union[ast.FunctionDef, ast.AsyncFunctionDef]
+__all__ = ["HandlerFile", "split_handler"]
 
 _ENTRY_POINT = "handle"
 _METHODS = ("initialize", "handle")
-
-_MAKES_A_CLASS = {"namedtuple", "NamedTuple", "TypedDict", "Enum", "IntEnum", "StrEnum", "type"}
-"""Calls whose result is a class that says it comes from the file of the call."""
-
-_FALSE_ON_IMPORT = {"TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'"}
 
 
 @dataclass(frozen=True)
@@ -59,9 +51,9 @@ class HandlerFile:
             raise ArchiveError(
                 f"{path} cannot be imported by its name; rename it so that it has one dot, in .py"
             )
-        tree = _parse(path, path.read_bytes() if source is None else source)
+        tree = parse(path, path.read_bytes() if source is None else source)
         _refuse_relative_imports(path, tree)
-        names = _Names.of(tree)
+        names = ModuleNames.of(tree)
         # `from … import *` may bring a `handle` that cannot be seen here.
         has_handle = _ENTRY_POINT in names.bound or (names.takes_all and not names.classes)
         if function is None and not has_handle:
@@ -79,7 +71,7 @@ class HandlerFile:
     @property
     def methods(self) -> dict[str, Function]:
         """The functions in the body of the class, by name; none for a function."""
-        return _Names.of(self.class_node).functions if self.class_node else {}
+        return ModuleNames.of(self.class_node).functions if self.class_node else {}
 
     @property
     def bases(self) -> set[str]:
@@ -94,69 +86,6 @@ def split_handler(handler: str) -> tuple[Path, str | None]:
     return Path(path if path.endswith(".py") else f"{path}.py"), function or None
 
 
-def class_names(path: Path) -> list[str]:
-    """The classes that a file makes, as the loader counts them."""
-    return list(_Names.of(_parse(path, path.read_bytes())).classes)
-
-
-@dataclass
-class _Names:
-    """The names that the statements of a module, or of a class, bind when they run."""
-
-    bound: set[str] = field(default_factory=set)
-    functions: dict[str, Function] = field(default_factory=dict)
-    classes: dict[str, ast.ClassDef | None] = field(default_factory=dict)  # None: made by a call
-    takes_all: bool = False  # from … import *
-
-    @classmethod
-    def of(cls, node: ast.Module | ast.ClassDef) -> _Names:
-        names = cls()
-        for statement in _statements(node):
-            names._run(statement)
-        return names
-
-    def _run(self, statement: ast.stmt) -> None:
-        if isinstance(statement, ast.ClassDef):
-            self.classes[statement.name] = statement
-            self.bound.add(statement.name)
-        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            self.functions[statement.name] = statement
-            self.bound.add(statement.name)
-        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-            imported = [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
-            self.takes_all |= "*" in imported
-            self.bound.update(imported)
-        elif isinstance(statement, ast.Delete):
-            for target in statement.targets:
-                if isinstance(target, ast.Name):
-                    self.bound.discard(target.id)
-                    self.classes.pop(target.id, None)
-        elif isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                self._assign(target, statement.value)
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            self._assign(statement.target, statement.value)
-
-    def _assign(self, target: ast.expr, value: ast.expr) -> None:
-        self.bound.update(part.id for part in ast.walk(target) if isinstance(part, ast.Name))
-        if not isinstance(target, ast.Name):
-            return
-        # A second name for a class is a second class to the loader.
-        if isinstance(value, ast.Name) and value.id in self.classes:
-            self.classes[target.id] = self.classes[value.id]
-        elif _makes_a_class(value):
-            self.classes[target.id] = None
-
-
-def _parse(path: Path, source: bytes) -> ast.Module:
-    try:
-        return ast.parse(source, filename=str(path))
-    except SyntaxError as error:
-        raise ArchiveError(f"{path} line {error.lineno} is not Python: {error.msg}") from error
-    except ValueError as error:  # a null byte, to Python before 3.12
-        raise ArchiveError(f"{path} is not Python: {error}") from error
-
-
 def _refuse_relative_imports(path: Path, tree: ast.Module) -> None:
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom) and statement.level > 0:
@@ -166,7 +95,7 @@ def _refuse_relative_imports(path: Path, tree: ast.Module) -> None:
             )
 
 
-def _refuse_other_than_function(path: Path, function: str, names: _Names) -> None:
+def _refuse_other_than_function(path: Path, function: str, names: ModuleNames) -> None:
     if function in names.classes:
         raise ArchiveError(
             f"{function} in {path} is a class, which TorchServe would call as a function; "
@@ -176,7 +105,7 @@ def _refuse_other_than_function(path: Path, function: str, names: _Names) -> Non
         raise ArchiveError(f"{path} has no function {function}, which --handler names")
 
 
-def _only_class(path: Path, names: _Names) -> tuple[str, ast.ClassDef | None]:
+def _only_class(path: Path, names: ModuleNames) -> tuple[str, ast.ClassDef | None]:
     """The name of the one class that the file makes, and the class; None if a call makes it."""
     count = len(names.classes)
     if count == 0:
@@ -191,7 +120,7 @@ def _only_class(path: Path, names: _Names) -> tuple[str, ast.ClassDef | None]:
         )
     ((name, node),) = names.classes.items()
     if node is not None and not (node.bases or node.keywords or node.decorator_list):
-        bound = _Names.of(node).bound
+        bound = ModuleNames.of(node).bound
         missing = [method for method in _METHODS if method not in bound]
         if missing:
             raise ArchiveError(
@@ -199,23 +128,3 @@ def _only_class(path: Path, names: _Names) -> tuple[str, ast.ClassDef | None]:
                 "subclass micro_batch_handler.MicroBatchHandler, which has them"
             )
     return name, node
-
-
-def _makes_a_class(value: ast.expr) -> bool:
-    if not isinstance(value, ast.Call) or len(value.args) + len(value.keywords) < 2:  # noqa: PLR2004 - type(x) makes none
-        return False
-    called = value.func
-    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    return name in _MAKES_A_CLASS
-
-
-def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """Every statement that runs when the module (or class body) does, also under if, try, with."""
-    children: list[ast.AST] = list(ast.iter_child_nodes(node))
-    if isinstance(node, ast.If) and ast.unparse(node.test) in _FALSE_ON_IMPORT:
-        children = list(node.orelse)
-    for child in children:
-        if isinstance(child, ast.stmt):
-            yield child
-        if not isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield from _statements(child)
