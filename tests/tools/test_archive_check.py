@@ -15,6 +15,7 @@ from ts.protocol.otf_message_handler import create_predict_response
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.tools import checking
 from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model
 from micro_batch_handler.tools.checking.answers import Answer, is_same
 from micro_batch_handler.tools.checking.batches import Batches
@@ -28,6 +29,7 @@ from micro_batch_handler.tools.checking.requests import (
 from micro_batch_handler.tools.checking.run import report_lines
 from micro_batch_handler.tools.checking.ways import Settings
 from micro_batch_handler.tools.checking.worker import LoggedErrors, PackageLog
+from tests.test_house import imports
 
 HANDLER = """
 import random
@@ -334,6 +336,14 @@ class MicroBatchMixin:
         "archive cannot be changed: AttributeError: type object 'MicroBatchMixin' has no attribute "
         "'close'",
     ]
+
+
+def test_the_process_imports_nothing_of_the_package_but_its_own_files():
+    """The archive's copy may be another version, without the names that this one has."""
+    for path in Path(checking.__file__).parent.glob("*.py"):
+        ours = {name for name in imports(path) if name.startswith("micro_batch_handler")}
+        if path.name != "check.py":
+            assert all(name.startswith(f"{checking.__name__}.") for name in ours), path
 
 
 def test_absent_samples_are_refused_before_anything_is_written(capsys):
