@@ -28,7 +28,7 @@ from micro_batch_handler.tools.checking.requests import (
 )
 from micro_batch_handler.tools.checking.run import report_lines
 from micro_batch_handler.tools.checking.ways import Settings
-from micro_batch_handler.tools.checking.worker import LoggedErrors, PackageLog
+from micro_batch_handler.tools.checking.worker import WorkerLog
 from tests.test_house import imports
 
 HANDLER = """
@@ -509,7 +509,7 @@ def batches_of(bodies, whole=200, cut=200, refused=()):
         cut: that of a cut one.
         refused: ways that the package takes for wrong settings.
     """
-    errors = LoggedErrors()
+    log = WorkerLog()
     real, context, _ = settings()
     context.system_properties = {"batch_size": 8}
     applied = []
@@ -517,7 +517,7 @@ def batches_of(bodies, whole=200, cut=200, refused=()):
     def predict(batch):
         ids = {at: str(at) for at in range(len(batch))}
         way, is_cut = applied[-1] if applied else "", len(applied) > 1 and len(batch) > 1
-        errors.last = ConfigError("no") if way in refused else None
+        log.last_error = ConfigError("no") if way in refused else None
         status = cut if is_cut else whole if len(batch) > 1 else 200
         answers = [None if is_cut else bodies[len(batch)]] * len(batch)
         return create_predict_response(answers, ids, "", status)
@@ -526,8 +526,8 @@ def batches_of(bodies, whole=200, cut=200, refused=()):
         most=real.most, whole=real.whole, ways=real.ways, apply=lambda way: applied.append(way.name)
     )
     service = SimpleNamespace(predict=predict, context=context)
-    alone = Alone(Model(service, [Path("0.json")], [], errors, 1e9))
-    return Batches(alone, told, PackageLog(), [].append)
+    alone = Alone(Model(service, [Path("0.json")], [], log, 1e9))
+    return Batches(alone, told, [].append)
 
 
 @pytest.mark.parametrize(
@@ -582,12 +582,12 @@ def lines_of(until_s, *calls_s, samples=1):
     context = SimpleNamespace(system_properties={"batch_size": 1})
     service = SimpleNamespace(predict=predict, context=context)
     sent = [Path("0.json")] * samples
-    alone = Alone(Model(service, sent, [], LoggedErrors(), until_s, lambda: clock.now_s))
-    batches = Batches(alone, None, PackageLog(), [].append)
+    alone = Alone(Model(service, sent, [], WorkerLog(), until_s, lambda: clock.now_s))
+    batches = Batches(alone, None, [].append)
     batches.run()
     assert context.system_properties == {"batch_size": 1}
     assert clock.left == []
-    return report_lines(alone, batches, ["warned"])[2:]
+    return report_lines(alone, batches)[2:]
 
 
 @pytest.mark.parametrize(
@@ -606,7 +606,7 @@ def test_a_slow_model_is_asked_less(until_s, calls_s, asked, no_time_for):
 
     assert lines[0].startswith(f"check: {asked}")
     notes = [f"check: note: there was no time for {no_time_for}"] if no_time_for else []
-    assert [line for line in lines[1:] if "differ" not in line] == [*notes, "check: note: warned"]
+    assert [line for line in lines[1:] if "differ" not in line] == notes
 
 
 def test_samples_that_are_not_sent_are_noted():
@@ -618,7 +618,7 @@ def test_samples_that_are_not_sent_are_noted():
 
 def test_warnings_of_the_package_are_kept_once():
     """The first warning of each kind is kept, but none of failed calls or of other packages."""
-    log = PackageLog()
+    log = WorkerLog()
 
     def warn(name, text, *arguments, level=logging.WARNING, exc_info=None):
         log.handle(logging.LogRecord(name, level, "", 0, text, arguments, exc_info))
@@ -629,7 +629,7 @@ def test_warnings_of_the_package_are_kept_once():
     warn("micro_batch_handler.a", "failed", exc_info=(None, None, None))
     warn("micro_batch_handler.a", "an error", level=logging.ERROR)
     warn("users", "something")
-    log.listens = False
+    log.keeps_warnings = False
     warn("micro_batch_handler.b", "unheard")
 
-    assert log.texts == ["calls 1"]
+    assert log.warnings == ["calls 1"]

@@ -13,7 +13,7 @@ from micro_batch_handler.tools.checking.requests import (
     request_of,
     samples_in_turn,
 )
-from micro_batch_handler.tools.checking.worker import LoggedErrors, predict
+from micro_batch_handler.tools.checking.worker import WorkerLog, predict
 
 __all__ = ["Alone", "CheckError", "Model"]
 
@@ -32,7 +32,7 @@ class Model:
         service: TorchServe's.
         samples: files with the body of one request each, sent in turn.
         headers: names of headers to send.
-        errors: hears the exceptions that TorchServe logs.
+        log: hears the root logger.
         until_s: the time on the clock after which no call should begin.
         clock: a monotonic clock, in seconds.
     """
@@ -42,7 +42,7 @@ class Model:
         service: Any,
         samples: Sequence[Path],
         headers: Sequence[str],
-        errors: LoggedErrors,
+        log: WorkerLog,
         until_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,14 +52,14 @@ class Model:
         self.headers = headers
         self.too_many = len(samples) > MOST_REQUESTS
         """Whether some samples are not sent."""
-        self._errors = errors
+        self.log = log
         self._until_s = until_s
         self._clock = clock
 
     def ask(self, places: Sequence[int]) -> list[Answer]:
         """Send these requests in one batch; return an answer to each."""
         batch = [request_of(self.samples[at], at, self.headers) for at in places]
-        return predict(self.service, batch, self._errors)
+        return predict(self.service, batch, self.log)
 
     def left_s(self) -> float:
         """The time that is left."""
@@ -67,7 +67,7 @@ class Model:
 
     def has_refused_settings(self) -> bool:
         """Whether the archive's package took the last call's settings for ones that cannot work."""
-        kind = type(self._errors.last)
+        kind = type(self.log.last_error)
         return kind.__name__ == "ConfigError" and kind.__module__.startswith("micro_batch_handler")
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from micro_batch_handler.tools.checking.alone import Alone, CheckError
 from micro_batch_handler.tools.checking.answers import Answer, cause, is_same
 from micro_batch_handler.tools.checking.ways import Settings, Way
-from micro_batch_handler.tools.checking.worker import PackageLog
 
 __all__ = ["Batches"]
 
@@ -28,7 +27,6 @@ class Batches:
     Args:
         alone: the model, and what each request gets alone.
         settings: the handler's; None if it does not micro-batch.
-        log: hears the package's warnings.
         tell: takes the words for what is about to be asked.
     """
 
@@ -36,7 +34,6 @@ class Batches:
         self,
         alone: Alone,
         settings: Settings | None,
-        log: PackageLog,
         tell: Callable[[str], object],
     ) -> None:
         self._model = alone.model
@@ -44,7 +41,6 @@ class Batches:
         self._settings = settings
         self.cuts = settings is not None
         """Whether the handler micro-batches."""
-        self._log = log
         self._tell = tell
         self._rows = len(alone.answers)
         self._whole: list[Answer] = []
@@ -80,14 +76,14 @@ class Batches:
     def _ask_ways(self, settings: Settings) -> None:
         most = settings.most(self._rows)
         # The package would warn that nothing overlaps in a whole batch.
-        self._log.listens = False
+        self._model.log.keeps_warnings = False
         try:
             settings.apply(settings.whole(most))
         except Exception as error:
             self.unknown = cause(error)
             return
         self._ask_whole("whole" if most == self._rows else f"in batches of {most}", most)
-        self._log.listens = True
+        self._model.log.keeps_warnings = True
         ways = settings.ways(self._rows)
         for left, way in zip(range(len(ways), 0, -1), ways, strict=True):
             settings.apply(way)

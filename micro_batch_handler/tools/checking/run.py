@@ -21,7 +21,7 @@ from micro_batch_handler.tools.checking.answers import cause, readable
 from micro_batch_handler.tools.checking.batches import Batches
 from micro_batch_handler.tools.checking.requests import header_names
 from micro_batch_handler.tools.checking.ways import settings_of
-from micro_batch_handler.tools.checking.worker import DECODES, LoggedErrors, PackageLog, load
+from micro_batch_handler.tools.checking.worker import DECODES, WorkerLog, load
 
 __all__ = ["main", "report_lines"]
 
@@ -44,8 +44,7 @@ def main() -> None:
     folder, *samples, outcome, seconds = sys.argv[1:]
     latest_s = time.monotonic() + _LATEST_SHARE * float(seconds)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
-    errors, log = LoggedErrors(), PackageLog()
-    logging.getLogger().addHandler(errors)
+    log = WorkerLog()
     logging.getLogger().addHandler(log)
     report: dict[str, object] = {"failure": "", "lines": []}
     doing = "TorchServe cannot load it"
@@ -63,10 +62,10 @@ def main() -> None:
             os.environ.setdefault(DECODES, "false")
         until_s = min(time.monotonic() + _ASKING_SHARE * float(seconds), latest_s)
         headers = header_names(Path(folder))
-        alone = Alone(Model(service, [*map(Path, samples)], headers, errors, until_s))
-        batches = Batches(alone, settings_of(service), log, tell)
+        alone = Alone(Model(service, [*map(Path, samples)], headers, log, until_s))
+        batches = Batches(alone, settings_of(service), tell)
         batches.run()
-        report["lines"] = report_lines(alone, batches, log.texts)
+        report["lines"] = report_lines(alone, batches)
     except CheckError as error:
         report["failure"] = str(error)
     except BaseException as error:  # SystemExit too: the worker would be gone
@@ -78,18 +77,19 @@ def main() -> None:
     os._exit(1 if report["failure"] else 0)
 
 
-def report_lines(alone: Alone, batches: Batches, warnings: Sequence[str]) -> list[str]:
+def report_lines(alone: Alone, batches: Batches) -> list[str]:
     """The lines to print for a check that has not failed: an answer, the ways to ask, and notes.
 
     Args:
         alone: the requests, asked one by one.
         batches: the requests, asked all at once.
-        warnings: what the package has warned of.
     """
     first = alone.answers[0]
     kind = f" {first.content_type}" if first.content_type else ""
     answer = [f"check: status {first.status}{kind}", readable(first.body)]
-    notes = [f"check: note: {note}" for note in (*_notes(alone, batches), *warnings)]
+    notes = [
+        f"check: note: {note}" for note in (*_notes(alone, batches), *alone.model.log.warnings)
+    ]
     return [*answer, _summary(alone.model, batches), *notes]
 
 
@@ -126,6 +126,7 @@ def _notes(alone: Alone, batches: Batches) -> Iterator[str]:
     more = [f"{alone.unasked} more requests"] if alone.unasked else []
     if more or batches.skipped:
         yield f"there was no time for {', '.join([*more, *batches.skipped])}"
+    yield from alone.model.log.warnings
 
 
 def _listed(ways: Sequence[str]) -> str:

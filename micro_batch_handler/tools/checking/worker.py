@@ -18,8 +18,7 @@ from micro_batch_handler.tools.checking.answers import Answer, parse_response
 
 __all__ = [
     "DECODES",
-    "LoggedErrors",
-    "PackageLog",
+    "WorkerLog",
     "content_type",
     "encode_request",
     "load",
@@ -82,11 +81,11 @@ def request(sample: Path) -> Any:
     return read
 
 
-def predict(service: Any, batch: Sequence[Any], errors: LoggedErrors) -> list[Answer]:
+def predict(service: Any, batch: Sequence[Any], log: WorkerLog) -> list[Answer]:
     """Let the service answer a batch of requests, each as `request` reads it."""
-    errors.last = None
+    log.last_error = None
     response = service.predict(batch)
-    return parse_response(response, errors.last)
+    return parse_response(response, log.last_error)
 
 
 def encode_request(body: bytes, kind: str) -> bytes:
@@ -111,36 +110,30 @@ class _Connection:
         return self._stream.read(length)
 
 
-class LoggedErrors(logging.Handler):
-    """Keeps the last exception that was logged: TorchServe answers 503 and logs the reason."""
+class WorkerLog(logging.Handler):
+    """Keeps what explains a worker's answers: the last exception, and the package's warnings.
+
+    TorchServe answers 503 and logs the exception. The package warns if it calls a handler in
+    another way than the settings say.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.last: BaseException | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the exception of the record."""
-        if record.exc_info:
-            self.last = record.exc_info[1]
-
-
-class PackageLog(logging.Handler):
-    """Keeps the warnings of the archive's package: how it calls the handler, and why."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.listens = True
-        self._first: dict[str, str] = {}
+        self.last_error: BaseException | None = None
+        self.keeps_warnings = True
+        self._warnings: dict[str, str] = {}
 
     @property
-    def texts(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """The first warning of each kind."""
-        return list(self._first.values())
+        return list(self._warnings.values())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it, unless it is about one failed call: these have a traceback, or several lines."""
-        if not self.listens or record.levelno != logging.WARNING or record.exc_info:
-            return
-        text = record.getMessage()
-        if record.name.startswith("micro_batch_handler.") and "\n" not in text:
-            self._first.setdefault(str(record.msg), text)
+        """Keep the exception or the warning of a record."""
+        if record.exc_info:
+            self.last_error = record.exc_info[1]
+        elif self.keeps_warnings and record.levelno == logging.WARNING:
+            text = record.getMessage()
+            # The fault of one request takes several lines, and is no warning about the handler.
+            if record.name.startswith("micro_batch_handler.") and "\n" not in text:
+                self._warnings.setdefault(str(record.msg), text)

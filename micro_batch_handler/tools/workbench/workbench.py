@@ -27,7 +27,7 @@ from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.tools.checking.answers import Answer, cause
 from micro_batch_handler.tools.checking.ways import TRACE_KEYS
-from micro_batch_handler.tools.checking.worker import DECODES, LoggedErrors, load, predict, request
+from micro_batch_handler.tools.checking.worker import DECODES, WorkerLog, load, predict, request
 from micro_batch_handler.tools.workbench.model_folder import (
     ModelFiles,
     importable,
@@ -79,13 +79,13 @@ class Workbench:
         micro_batching: Mapping[str, object] | None = None,
     ) -> None:
         self._records: list[BatchRecord] = []
-        self._errors = LoggedErrors()
+        self._log = WorkerLog()
         with ExitStack() as stack:
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micro-batch-")))
             self._folder = model_folder(source.resolve(), files, private)
             stack.enter_context(importable(self._folder))
-            logging.getLogger().addHandler(self._errors)
-            stack.callback(logging.getLogger().removeHandler, self._errors)
+            logging.getLogger().addHandler(self._log)
+            stack.callback(logging.getLogger().removeHandler, self._log)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             if DECODES not in os.environ:
                 # As config.properties has it: decoding is work of the preprocess lanes.
@@ -166,7 +166,7 @@ class Workbench:
             raise ArchiveError(f"a sample cannot be read: {error}") from error
         self._records.clear()
         with working_in(self._folder):
-            answers = predict(self._service, batch, self._errors)
+            answers = predict(self._service, batch, self._log)
         records = tuple(self._records)
         ran = Ran(answers, records, _failures(answers, named, records))
         if any(record.outcomes.fatal for record in ran.records):
