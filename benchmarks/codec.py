@@ -10,28 +10,25 @@ measured is TorchServe and the codec.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
-import struct
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from ts.protocol.otf_message_handler import retrieve_msg
-from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
-from benchmarks.machine import describe
+from harness.command import describe
+from harness.service import FakeMetrics, Wire, service_of
+from harness.wire import Request, frame
 from micro_batch_handler import MicroBatchMixin
 from micro_batch_handler.torchserve.wire import decode, encode
-from tests.fakes import FakeMetrics
 
 __all__ = ["main"]
 
 REPEATS = 200
-END = struct.pack("!i", -1)
 
 
 class Nothing(BaseHandler):  # type: ignore[misc]  # ts is untyped
@@ -57,16 +54,6 @@ class MicroBatchNothing(MicroBatchMixin, Nothing):
     """The same by this package."""
 
 
-class _Connection:
-    """A socket that has received these bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._stream = io.BytesIO(data)
-
-    def recv(self, length: int) -> bytes:
-        return self._stream.read(length)
-
-
 def main() -> None:
     """Print a table of times in µs, the best and the median of many."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -82,36 +69,21 @@ def main() -> None:
     _show("row: decoded here", lambda: decode.loads(body))
     _show("row: TorchServe encodes", lambda: json.dumps(answer, indent=2).encode())
     _show("row: encoded here", lambda: encode.encode(answer))
-    frame = _frame(bytes(body), options.rows)
+    message = frame(Request(str(row), bytes(body)) for row in range(options.rows))
+    section = {"micro_batch_size": options.rows // 4 or 1}
     for kind, decodes in (
         (Nothing, "true"),
         (MicroBatchNothing, "true"),
         (MicroBatchNothing, "false"),
     ):
         os.environ["TS_DECODE_INPUT_REQUEST"] = decodes
-        service = _service(kind(), options.rows)
+        service = service_of(
+            kind(), {"micro_batching": section}, FakeMetrics(), batch_size=options.rows
+        )
         _show(
             f"batch: {kind.__name__}, decode_input_request={decodes}",
-            lambda service=service: service.predict(retrieve_msg(_Connection(frame))[1]),  # type: ignore[misc]
+            lambda service=service: service.predict(retrieve_msg(Wire(message))[1]),  # type: ignore[misc]
         )
-
-
-def _service(handler: Any, rows: int) -> Service:
-    service = Service("model", "", {"model": {}}, handler.handle, None, rows, True, FakeMetrics())
-    service.set_cl_socket(None)
-    service.context.model_yaml_config = {"micro_batching": {"micro_batch_size": rows // 4 or 1}}
-    handler.initialize(service.context)
-    return service
-
-
-def _frame(body: bytes, rows: int) -> bytes:
-    headers = b"".join(map(_text, [b"content-type", b"application/json"])) + END
-    parameter = _text(b"body") + _text(b"application/json") + _text(body) + END
-    return b"I" + b"".join(_text(b"%d" % row) + headers + parameter for row in range(rows)) + END
-
-
-def _text(data: bytes) -> bytes:
-    return struct.pack("!i", len(data)) + data
 
 
 def _show(what: str, call: Callable[[], object]) -> None:

@@ -18,10 +18,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.command import about, end_on_sigterm
 from benchmarks.throughput.inputs import photos, sentences
-from benchmarks.throughput.load import Load, Sample, load_of
+from harness.clients import Sample
+from harness.command import about, end_on_sigterm
 from harness.examples import ExampleModel, example_module
+from harness.load import Load, load_of
 from harness.torchserve import TorchServe
 
 __all__: list[str] = []

@@ -21,7 +21,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from benchmarks.machine import describe
+from harness.command import describe
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.pipeline.batch import Batch
 from micro_batch_handler.pipeline.payloads.operations import Payload

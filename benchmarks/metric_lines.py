@@ -14,8 +14,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.machine import describe
 from benchmarks.metrics import worked_s
+from harness.command import describe
 from harness.model import Model
 from harness.torchserve import TorchServe
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.command import about
-from benchmarks.throughput.load import load_of
-from benchmarks.throughput.servers import Served, stand
+from benchmarks.throughput.servers import stand
 from benchmarks.throughput.workloads import VECTOR
+from harness.command import about
+from harness.load import Served, load_of
 from harness.torchserve import TorchServe
 
 __all__ = ["main", "worked_s"]

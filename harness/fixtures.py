@@ -1,22 +1,52 @@
-"""The pytest plugin: one server for all tests, and its logs in the report of one that fails."""
+"""The pytest plugin: one server for all tests, and a check that no test leaves a lane behind."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import threading
+import time
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from harness.java import java_home
 from harness.torchserve import LOGS, TorchServe
 
+__all__ = ["collected", "lanes"]
+
 LAST_LINES = 60
 """Lines of each log in the report of a failed test."""
 
 _running: weakref.WeakSet[TorchServe] = weakref.WeakSet()
 _log_starts: weakref.WeakKeyDictionary[TorchServe, dict[str, int]] = weakref.WeakKeyDictionary()
+
+
+def lanes() -> set[threading.Thread]:
+    """All living lanes."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("mbh-")}
+
+
+def collected(gone: Callable[[], bool], patience_s: float = 10) -> bool:
+    """Whether `gone` comes true by collecting garbage.
+
+    Once is not enough: a lane may still be on its way out of the call that ended the batch.
+    """
+    deadline_s = time.monotonic() + patience_s
+    while not gone() and time.monotonic() < deadline_s:
+        gc.collect()
+        time.sleep(0.001)
+    return gone()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind():
+    """A test ends with the lanes it began with; a forgotten handler's lanes end by collection."""
+    before = lanes()
+    yield
+    assert collected(lambda: not lanes() - before), lanes() - before
 
 
 @pytest.fixture(scope="session")

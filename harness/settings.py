@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LOG4J2", "ROOT", "Ports", "config_properties", "shipped_properties"]
+__all__ = ["LOG4J2", "OVERRIDES", "ROOT", "Ports", "config_properties", "shipped_properties"]
 
 ROOT = Path(__file__).parents[1]
 """The repository, whose own config.properties and log4j2.xml a server may be started with."""
+
+OVERRIDES = {
+    "enable_model_api": "true",
+    "disable_token_authorization": "true",
+}
+"""What tests and benchmarks change in config.properties, besides ports and folders."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """TorchServe's worker process, driven by the test instead of the Java frontend.
 
-Speaks the frontend's side of the protocol (ts/protocol/otf_message_handler.py), so that a real
-worker can be tested without Java and its socket closed at will.
+A real worker is tested without Java, and its socket can be closed at will.
 """
 
 from __future__ import annotations
@@ -16,39 +15,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.wait import until
+from harness.wire import Answer, Request, frame, read, text
 
-__all__ = ["Answer", "Row", "Worker"]
+__all__ = ["Worker"]
 
 START_S = 60
 CALL_S = 60
 OK = 200
-END = struct.pack("!i", -1)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One request of a batch, as the frontend hands it on."""
-
-    id: str
-    body: bytes
-    content_type: str = "application/json"
-    headers: Sequence[tuple[str, str]] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the worker tells the frontend of one request."""
-
-    id: str
-    content_type: str
-    code: int
-    phrase: str
-    headers: dict[str, str]
-    body: bytes
 
 
 class Worker:
@@ -95,27 +71,19 @@ class Worker:
         return (self._tmp / "log").read_text(encoding="utf-8", errors="replace")
 
     def predict(
-        self, rows: Sequence[Row], piece_bytes: int | None = None
+        self, requests: Sequence[Request], piece_bytes: int | None = None
     ) -> tuple[int, list[Answer]]:
         """Send one batch; gives back the batch's code and the answers in the order they came.
 
         Args:
-            rows: its requests.
+            requests: of the batch.
             piece_bytes: how much to send at once; None for all.
         """
-        message = b"I" + b"".join(_request(row) for row in rows) + END
+        message = frame(requests)
         step = piece_bytes or len(message)
         for start in range(0, len(message), step):
             self._connection.sendall(message[start : start + step])
-        code = self._int()
-        self._bytes()  # the batch's message
-        answers = []
-        while (length := self._int()) >= 0:
-            identity = self._read(length).decode()
-            content_type = self._bytes().decode()
-            status, phrase = self._int(), self._bytes().decode()
-            headers = {self._bytes().decode(): self._bytes().decode() for _ in range(self._int())}
-            answers.append(Answer(identity, content_type, status, phrase, headers, self._bytes()))
+        code, _, answers = read(self._read)
         return code, answers
 
     def hang_up(self) -> None:
@@ -162,16 +130,15 @@ class Worker:
     def _load(self) -> None:
         self._connection.sendall(
             b"L"
-            + _text(self._folder.name)
-            + _text(str(self._folder))
+            + text(self._folder.name)
+            + text(str(self._folder))
             + struct.pack("!i", self._batch_size)
-            + _text(f"{self._handler}.py")
+            + text(f"{self._handler}.py")
             + struct.pack("!i", -1 if self._gpu is None else self._gpu)
-            + _text("")  # no envelope
+            + text("")  # no envelope
             + struct.pack("!?", True)
         )
-        code, message = self._int(), self._bytes().decode()
-        self._int()  # end of list
+        code, message, _ = read(self._read)
         if code != OK:
             raise RuntimeError(f"{code} {message}\n{self.log()}")
 
@@ -183,20 +150,3 @@ class Worker:
                 raise ConnectionError(f"the worker hung up:\n{self.log()}")
             data += piece
         return bytes(data)
-
-    def _int(self) -> int:
-        return int(struct.unpack("!i", self._read(4))[0])
-
-    def _bytes(self) -> bytes:
-        return self._read(self._int())
-
-
-def _text(text: str | bytes) -> bytes:
-    data = text.encode() if isinstance(text, str) else text
-    return struct.pack("!i", len(data)) + data
-
-
-def _request(row: Row) -> bytes:
-    headers = b"".join(_text(name) + _text(value) for name, value in row.headers)
-    parameter = _text("body") + _text(row.content_type) + _text(row.body)
-    return _text(row.id) + headers + END + parameter + END

@@ -1,1 +1,11 @@
-"""The tests; each says in one sentence what it shows."""
+"""The tests; each says in one sentence what it shows.
+
+planning/, pipeline/, tracing/, torchserve/, tools/   of the rooms of the package
+server/       on a real TorchServe
+gpu/          on a GPU, with a command of its own; test_gpu_*.py show without one that it works
+recorded/     what TorchServe's frontend has sent to a worker
+fakes.py      stand-ins for what TorchServe hands to a handler
+test_*.py     of the repository: house rules, README, scripts, dashboards, migration
+
+What the benchmarks need too is in harness/. Tests of the benchmarks are beside them.
+"""

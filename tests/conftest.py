@@ -1,13 +1,9 @@
-"""What every test gets: a check that no thread is left behind."""
+"""Fixtures of the tests of the package."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
-import threading
-import time
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -16,35 +12,8 @@ from hypothesis import settings
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.pipeline import memory
 
-pytest_plugins = ["harness.fixtures"]
-
 settings.register_profile("no timing is asserted", deadline=None)
 settings.load_profile("no timing is asserted")
-
-
-def lanes() -> set[threading.Thread]:
-    """All living lanes."""
-    return {thread for thread in threading.enumerate() if thread.name.startswith("mbh-")}
-
-
-def collected(gone: Callable[[], bool], patience_s: float = 10) -> bool:
-    """Whether `gone` comes true by collecting garbage.
-
-    Once is not enough: a lane may still be on its way out of the call that ended the batch.
-    """
-    deadline_s = time.monotonic() + patience_s
-    while not gone() and time.monotonic() < deadline_s:
-        gc.collect()
-        time.sleep(0.001)
-    return gone()
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left_behind():
-    """A test ends with the lanes it began with; a forgotten handler's lanes end by collection."""
-    before = lanes()
-    yield
-    assert collected(lambda: not lanes() - before), lanes() - before
 
 
 @pytest.fixture

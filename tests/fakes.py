@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ts.context import Context, RequestProcessor
 
+from harness.service import FakeMetrics
+from harness.wire import parse
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline.watch import Clock
@@ -29,19 +30,6 @@ class Plain(MicroBatchHandler):
 
     def postprocess(self, outputs):
         return outputs
-
-
-class FakeMetrics:
-    """Records what is emitted, with TorchServe's signatures."""
-
-    def __init__(self) -> None:
-        self.emitted: list[tuple[str, Any, Any, list]] = []
-
-    def add_time(self, name, value, idx=None, unit="ms", dimensions=[]):  # noqa: B006
-        self.emitted.append((name, value, idx, dimensions))
-
-    def add_counter(self, name, value, idx=None, dimensions=[]):  # noqa: B006
-        self.emitted.append((name, value, idx, dimensions))
 
 
 def fake_context(
@@ -111,22 +99,4 @@ class ManualClock(Clock):
 
 def parse_predict_response(message: bytes) -> list[tuple[int, bytes]]:
     """The status and body of each request, as TorchServe's frontend reads them."""
-    stream = io.BytesIO(message)
-
-    def number() -> int:
-        return int.from_bytes(stream.read(4), "big", signed=True)
-
-    def text() -> bytes:
-        return stream.read(number())
-
-    number(), text()
-    found = []
-    while (length := number()) >= 0:
-        stream.read(length)
-        text()
-        status, _ = number(), text()
-        for _ in range(number()):
-            text(), text()
-        found.append((status, text()))
-    assert not stream.read(1)
-    return found
+    return [(answer.code, answer.body) for answer in parse(message)[2]]

@@ -11,9 +11,10 @@ import pytest
 
 import micro_batch_handler
 
-PACKAGE = Path(micro_batch_handler.__file__).parent
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / micro_batch_handler.__name__
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted([*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("benchmarks/**/test_*.py")])
 
 ROOMS = ["errors", "config", "planning", "pipeline", "tracing", "torchserve", "tools"]
 """Each may import from those before it, and from itself."""
@@ -26,8 +27,8 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            module = "." * node.level + (node.module or "")
+            found |= {f"{module}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -45,9 +46,31 @@ def test_imports_go_one_way(path):
         return
     allowed = ROOMS[: ROOMS.index(room(path)) + 1]
 
-    inside = {name.split(".")[1] for name in imports(path) if name.startswith(PACKAGE.name + ".")}
+    found = imports(path)
+    inside = {name.split(".")[1] for name in found if name.startswith(PACKAGE.name + ".")}
 
+    assert not any(name.startswith(".") for name in found)
     assert inside - {"__version__"} <= set(allowed)
+
+
+@pytest.mark.parametrize(
+    ("room", "others"),
+    [
+        ("micro_batch_handler", {"harness", "tests", "benchmarks"}),
+        ("harness", {"tests", "benchmarks"}),
+        ("tests", {"benchmarks"}),
+        ("benchmarks", {"tests"}),
+    ],
+)
+def test_tests_and_benchmarks_share_only_the_harness(room, others):
+    """Neither imports the other, nor does the harness import them, nor the package any of these."""
+    found = {
+        str(path.relative_to(ROOT)): sorted(wrong)
+        for path in (ROOT / room).rglob("*.py")
+        if (wrong := {name for name in imports(path) if name.split(".")[0] in others})
+    }
+
+    assert found == {}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -65,7 +88,7 @@ def test_the_public_names_are_what_the_package_says():
     """`__all__` is complete, each name loads, and another name is an AttributeError."""
     names = micro_batch_handler.__all__
 
-    assert ["MicroBatchHandler", "MicroBatchMixin", "MicroBatching", "__version__"] == names
+    assert set(names) == {"MicroBatchHandler", "MicroBatchMixin", "MicroBatching", "__version__"}
     assert all(getattr(micro_batch_handler, name) for name in names)
     with pytest.raises(AttributeError, match="no_such"):
         _ = micro_batch_handler.no_such
@@ -87,7 +110,7 @@ def test_every_module_says_its_job_and_its_public_names(path):
         }
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_test_says_what_it_shows(path):
     """Each test has a docstring of one sentence."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -218,7 +218,7 @@ def nothing_installed(tmp_path_factory):
     """A checkout as it was cloned, and a Python that has nothing but its standard library."""
     checkout = tmp_path_factory.mktemp("cloned")
     skip = shutil.ignore_patterns("__pycache__")
-    for name in ("benchmarks", "micro_batch_handler", "scripts", "tests"):
+    for name in ("benchmarks", "harness", "micro_batch_handler", "scripts", "tests"):
         shutil.copytree(ROOT / name, checkout / name, ignore=skip)
     python = tmp_path_factory.mktemp("bin") / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.command import end_on_sigterm
+from harness.command import end_on_sigterm
 
 if TYPE_CHECKING:
     from harness.kinds import Kind, Told
@@ -88,7 +88,7 @@ def main() -> int:
     # Imported late, so that --help needs nothing installed.
     from tqdm import tqdm  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-    from benchmarks.machine import describe
+    from harness.command import describe
     from harness.kinds import KINDS
     from harness.torchserve import TorchServe
 

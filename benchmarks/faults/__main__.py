@@ -18,7 +18,7 @@ def main() -> int:
     # Imported late, so that --help needs nothing installed.
     from benchmarks.faults.rounds import HANDLERS, Conditions, play
     from benchmarks.faults.summary import Summary, table
-    from benchmarks.machine import describe
+    from harness.command import describe
 
     about = describe()
     hang_s = None if options.hang_for_ever else HANG_S

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.faults.summary import Summary
 from harness.crowd import crowd
-from harness.load import Load, config
+from harness.image_load import ImageLoad, config
 from harness.torchserve import TorchServe
 
 __all__ = ["HANDLERS", "Conditions", "play"]
@@ -50,7 +50,7 @@ class Conditions:
 def play(handler: str, conditions: Conditions, number: int, summary: Summary) -> None:
     """One round: start a server, load it, count."""
     with TorchServe() as server, server.model(handler, conditions.config(handler)) as model:
-        load = Load(model.name, hang_every_s=conditions.hang_every_s, seed=number)
+        load = ImageLoad(model.name, hang_every_s=conditions.hang_every_s, seed=number)
         with _progress(f"round {number}, {summary.handler}", load, conditions.seconds):
             started_s = time.monotonic()
             results = crowd(server, conditions.clients, load.turn, seconds=conditions.seconds)
@@ -60,7 +60,7 @@ def play(handler: str, conditions: Conditions, number: int, summary: Summary) ->
 
 
 @contextmanager
-def _progress(what: str, load: Load, seconds: float) -> Iterator[None]:
+def _progress(what: str, load: ImageLoad, seconds: float) -> Iterator[None]:
     """A line on a terminal that says how far it is; elsewhere one line at the end."""
     ended = threading.Event()
     started_s = time.monotonic()

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.command import about, chosen, end_on_sigterm
+from harness.command import about, chosen, end_on_sigterm
 
 RESULT = Path(__file__).parents[2] / ".run" / "peers.json"
 

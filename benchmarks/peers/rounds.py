@@ -16,10 +16,11 @@ from benchmarks.peers.faults import BAD, Faults, with_bad_requests
 from benchmarks.peers.meter import Cost, metered
 from benchmarks.peers.peer import Settings
 from benchmarks.peers.servers import PeerServer, Running, Server
-from benchmarks.throughput.load import Sample, load_of
 from benchmarks.throughput.search import Found, best, spread
 from benchmarks.throughput.servers import expected_answers
 from benchmarks.throughput.workload import Workload
+from harness.clients import Sample
+from harness.load import load_of
 
 __all__ = ["Entry", "Lengths", "play"]
 

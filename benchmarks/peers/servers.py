@@ -21,9 +21,10 @@ import requests
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.peer import Peer, Settings
 from benchmarks.throughput.servers import HERE as THROUGHPUT
-from benchmarks.throughput.servers import OVERRIDES, WrongAnswerError, expected_answers, same
+from benchmarks.throughput.servers import WrongAnswerError, expected_answers, same
 from benchmarks.throughput.workload import Config, Workload
 from harness.processes import free_ports, group, kill
+from harness.settings import OVERRIDES
 from harness.torchserve import TorchServe
 from harness.wait import until
 

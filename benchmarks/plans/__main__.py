@@ -19,9 +19,9 @@ def main() -> int:
     if options.simulated:
         return _simulate(options.simulated)
     # Imported late, so that --help needs nothing installed.
-    from benchmarks.machine import describe
     from benchmarks.plans.cases import draw
     from benchmarks.plans.rounds import Result, play
+    from harness.command import describe
 
     about = describe()
     results: list[Result] = []

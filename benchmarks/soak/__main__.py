@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.soak.run import one_arena, soak
 from benchmarks.soak.settings import BAD_REQUEST, ENOUGH_BATCHES, SLOPE_LIMIT_KB
-from benchmarks.soak.wire import Wrong
+from harness.wire import Wrong
 
 
 def _bar(batches: int) -> Callable[[int], None]:

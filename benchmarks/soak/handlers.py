@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import ts
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
-from ts.service import Service
 
 from benchmarks.soak.settings import BATCH_SIZE, PATIENCE_S, SECRET, STAGE_TIMEOUT_S
 from benchmarks.soak.troubles import RAISED, RETURNED, UNENCODABLE, Trouble, recurse
+from harness.service import service_of
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES
 
@@ -127,17 +127,6 @@ def right_answer(number: int) -> Any:
     return (value, text, text.encode(), value, [value])[number % 5]
 
 
-def service_of(
-    handler: Any, model_yaml: dict[str, Any], metrics: Any, batch_size: int = BATCH_SIZE
-) -> Service:
-    """TorchServe's service for a handler, initialized with this model-config.yaml."""
-    service = Service("soak", "", {"model": {}}, handler.handle, None, batch_size, True, metrics)
-    service.context.model_yaml_config = model_yaml
-    service.set_cl_socket(None)
-    handler.initialize(service.context)
-    return service
-
-
 def real_metrics() -> Any:
     """TorchServe's metrics with its own metrics.yaml."""
     file = Path(ts.__file__).parent / "configs" / "metrics.yaml"
@@ -184,4 +173,6 @@ class Slot:
             "parallelism": parallelism,
             "stage_timeout": STAGE_TIMEOUT_S,
         }
-        self.service = service_of(self.handler, {"micro_batching": section}, self._metrics)
+        self.service = service_of(
+            self.handler, {"micro_batching": section}, self._metrics, BATCH_SIZE
+        )

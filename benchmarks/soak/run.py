@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import gc
 import json
-import logging
 import math
 import random
 import re
@@ -14,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import psutil
@@ -23,7 +22,6 @@ import torch
 from benchmarks.soak.handlers import KINDS, Opaque, Slot, real_metrics, right_answer
 from benchmarks.soak.settings import (
     BATCH_SIZE,
-    DEADLINE_HEADER,
     OK,
     PATIENCE_S,
     REPLAN_EVERY,
@@ -33,7 +31,8 @@ from benchmarks.soak.settings import (
     TIMED_OUT,
 )
 from benchmarks.soak.troubles import RAISED, RETURNED, UNENCODABLE, Fault, Trouble
-from benchmarks.soak.wire import Answer, Request, Wrong, predict
+from harness.service import predict, quiet
+from harness.wire import DEADLINE_HEADER, Answer, Request, Wrong
 from micro_batch_handler.config import STAGES
 
 
@@ -57,33 +56,6 @@ class Report:
     """Before the first batch, and after the last."""
     open_files: list[int] = field(default_factory=list)
     torch: str = torch.__version__
-
-
-class _Discard(logging.Handler):
-    """Formats every record, as a log file would, and drops it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records += 1
-        with contextlib.suppress(Exception):  # as logging.StreamHandler
-            self.format(record)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[_Discard]:
-    """Format all log records and show none."""
-    root, discard = logging.getLogger(), _Discard()
-    handlers, level = root.handlers[:], root.level
-    root.handlers[:] = [discard]
-    root.setLevel(logging.INFO)
-    try:
-        yield discard
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
 
 
 class Soak:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 BATCH_SIZE = 32
-DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"
 STAGE_TIMEOUT_S = 1.0
 PATIENCE_S = 20.0
 SAMPLE_EVERY = 100

@@ -10,8 +10,6 @@ accelerator.py    an emulated accelerator, shared by all processes of the machin
 servers.py        one TorchServe for each contender, and a check of their answers
 search.py         which settings serve a contender best
 rounds.py         contenders in turn
-load.py, wrk.lua  clients that measure: wrk
-client.py         clients that measure: in Python, where wrk is missing
 summary.py        samples as figures, ratios and tables
 report.py         the files of a run
 """

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.command import about, chosen, end_on_sigterm
+from harness.command import about, chosen, end_on_sigterm
 
 RESULT = Path(__file__).parents[2] / ".run" / "throughput.json"
 

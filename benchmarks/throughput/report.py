@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput.rounds import Lengths
-from benchmarks.throughput.servers import OVERRIDES
 from benchmarks.throughput.summary import Entry, table, targets_table
 from benchmarks.throughput.workload import Workload
+from harness.settings import OVERRIDES
 
 __all__ = ["markdown", "write"]
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.throughput.accelerator import Accelerator
-from benchmarks.throughput.load import Load, Sample, load_of
 from benchmarks.throughput.search import best, spread
-from benchmarks.throughput.servers import Served, stand
+from benchmarks.throughput.servers import stand
 from benchmarks.throughput.summary import Entry, settings_of
 from benchmarks.throughput.workload import Config, Contender, Workload
+from harness.clients import Sample
+from harness.load import Load, Served, load_of
 
 __all__ = ["Lengths", "play"]
 

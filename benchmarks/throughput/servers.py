@@ -12,15 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.throughput.load import Load, Sample
 from benchmarks.throughput.workload import Config, Contender, Workload
 from harness.crowd import crowd
+from harness.load import Load, Served
 from harness.rest import RestClient
+from harness.settings import OVERRIDES
 from harness.torchserve import TorchServe
 
 __all__ = [
-    "OVERRIDES",
-    "Served",
     "Stand",
     "WrongAnswerError",
     "expected_answers",
@@ -30,12 +29,6 @@ __all__ = [
 
 HERE = Path(__file__).parent
 
-OVERRIDES = {
-    "enable_model_api": "true",
-    "disable_token_authorization": "true",
-}
-"""What differs from config.properties besides ports and folders, for all contenders alike."""
-
 CHECKING_CLIENTS = 8
 TOLERANCE = 1e-4
 """A kernel's result depends on the size of its batch, in the last digits."""
@@ -43,29 +36,6 @@ TOLERANCE = 1e-4
 
 class WrongAnswerError(Exception):
     """A contender does not answer what the three methods say; it is no use to time it."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model that is loaded and has answered right."""
-
-    server: TorchServe
-    model: str
-    load: Load
-
-    def press(self, seconds: float) -> Sample:
-        """Load it for so long, then wait until it has done what clients have left behind."""
-        place = f"http://127.0.0.1:{self.server.ports.inference}/predictions/{self.model}"
-        sample = self.load.press(place, seconds)
-        # wrk leaves with requests in the queue, which TorchServe works off for nobody: in the next
-        # sample, of whomever. Behind them comes this one.
-        with self.server.rest() as client:
-            client.predict(
-                self.model,
-                data=self.load.bodies[0].read_bytes(),
-                headers={"content-type": self.load.content_type},
-            )
-        return sample
 
 
 @dataclass(frozen=True)

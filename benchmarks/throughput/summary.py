@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.throughput.load import Sample
 from benchmarks.throughput.search import Found
 from benchmarks.throughput.workload import Config, Contender, Measure, Target, Workload
+from harness.clients import Sample
 from micro_batch_handler.config import AUTO, STAGES
 
 __all__ = [

@@ -23,7 +23,7 @@ def main() -> int:
     """Run; gives back 0."""
     options = _parser().parse_args()
     # Imported late, so that --help needs nothing installed.
-    from benchmarks.machine import describe
+    from harness.command import describe
 
     about = describe()
     told: dict[str, Any] = {**about, **vars(options)}

@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.throughput.load import Sample, load_of
-from benchmarks.throughput.servers import OVERRIDES
+from harness.clients import Sample
+from harness.load import load_of
+from harness.settings import OVERRIDES
 from harness.torchserve import TorchServe
 from micro_batch_handler.tools.checking.worker import content_type
 

@@ -118,7 +118,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _about(*, on_gpu: bool) -> dict[str, str]:
-    from benchmarks.machine import describe
+    from harness.command import describe
 
     about = {
         **describe(),

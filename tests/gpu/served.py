@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import end_on_sigterm
-from benchmarks.throughput.load import Load, Sample, generator, load_of
-from benchmarks.throughput.servers import Served
+from harness.clients import Sample
+from harness.command import end_on_sigterm
 from harness.crowd import crowd
 from harness.java import java_home
+from harness.load import Load, Served, generator, load_of
 from harness.processes import kill
 from harness.torchserve import TorchServe
 from tests.gpu.contestants import Contestant, contestants

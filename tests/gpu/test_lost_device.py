@@ -8,7 +8,8 @@ import os
 import pytest
 
 from harness.archives import pack
-from harness.worker import Row, Worker
+from harness.wire import Request
+from harness.worker import Worker
 
 ROWS = 8
 CONFIG = {"micro_batching": {"micro_batch_size": 2}}
@@ -22,10 +23,10 @@ def worker(tmp_path):
         yield worker
 
 
-def batch(bad: int | None = None) -> list[Row]:
+def batch(bad: int | None = None) -> list[Request]:
     """Requests, one of which makes the device fail."""
     bodies = [{"number": row, "bad": row == bad} for row in range(ROWS)]
-    return [Row(f"id-{row}", json.dumps(body).encode()) for row, body in enumerate(bodies)]
+    return [Request(f"id-{row}", json.dumps(body).encode()) for row, body in enumerate(bodies)]
 
 
 def test_a_device_side_assert_ends_an_idle_worker(worker, note):

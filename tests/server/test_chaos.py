@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from harness.crowd import together
+from harness.image_load import ImageLoad, config
 from harness.images import Kind
 from harness.leavers import connections, leave
-from harness.load import Load, config
 from harness.processes import wait_gone
 from harness.verdicts import NO_ANSWER
 from harness.wait import until
@@ -95,7 +95,7 @@ def test_under_load_each_fault_costs_its_own_request(server, coded):
     """Among corrupt, raising and hanging images every good one gets its own right answer."""
     (worker,) = coded.worker_pids()
     threads = psutil.Process(worker).num_threads()
-    load = Load(coded.name)
+    load = ImageLoad(coded.name)
 
     with load.running(server, CLIENTS), server.rest() as client:
         load.wait_for(20, Kind.CORRUPT)
@@ -117,7 +117,7 @@ def test_a_worker_killed_under_load(server, coded):
     """
     (old,) = coded.worker_pids()
     sockets = len(server.socket_files())
-    load, after = Load(coded.name, timeout_s=GIVE_UP_S), Load(coded.name)
+    load, after = ImageLoad(coded.name, timeout_s=GIVE_UP_S), ImageLoad(coded.name)
 
     with load.running(server, CLIENTS):
         load.wait_for(100)
@@ -140,7 +140,7 @@ def test_clients_that_go_away_under_load(server, coded):
     (worker,) = coded.worker_pids()
     until(lambda: not connections(server), "the end of earlier clients")
     ways = list(itertools.product([0.0, 0.5, 1.0], [False, True]))
-    load = Load(coded.name)
+    load = ImageLoad(coded.name)
 
     with load.running(server, CLIENTS):
         load.wait_for(50)
@@ -174,7 +174,7 @@ def test_a_model_unregistered_and_registered_again_under_load(server, coded):
     """
     (old,) = coded.worker_pids()
     before = len(server.processes()), len(server.socket_files())
-    load, after = Load(coded.name, timeout_s=GIVE_UP_S), Load(coded.name)
+    load, after = ImageLoad(coded.name, timeout_s=GIVE_UP_S), ImageLoad(coded.name)
 
     with load.running(server, CLIENTS):
         load.wait_for(100)

@@ -11,7 +11,8 @@ import pytest
 from harness.archives import pack
 from harness.crowd import together
 from harness.processes import wait_gone
-from harness.worker import Row, Worker
+from harness.wire import Request
+from harness.worker import Worker
 
 pytestmark = pytest.mark.server
 
@@ -29,7 +30,7 @@ def assert_ran_in_lanes(answers):
 def test_a_worker_ends_when_the_frontend_hangs_up(torchserve, tmp_path):
     """A worker with living lanes ends by itself, cleanly, when its connection is closed."""
     folder = pack(f"exit-{os.getpid()}", "echo", CONFIG, tmp_path, "no-archive")
-    rows = [Row(f"id-{row}", json.dumps({"number": row}).encode()) for row in range(ROWS)]
+    rows = [Request(f"id-{row}", json.dumps({"number": row}).encode()) for row in range(ROWS)]
 
     with Worker(folder, "echo", batch_size=ROWS) as worker:
         code, answers = worker.predict(rows)

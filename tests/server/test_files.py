@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.throughput.servers import OVERRIDES
+from harness.settings import OVERRIDES
 from harness.torchserve import TorchServe
 from harness.wait import until
 

@@ -11,7 +11,8 @@ import pytest
 from harness.archives import pack
 from harness.processes import alive
 from harness.wait import until
-from harness.worker import Row, Worker
+from harness.wire import Request
+from harness.worker import Worker
 
 pytestmark = pytest.mark.server
 
@@ -34,7 +35,7 @@ def start(torchserve, tmp_path):
 def predict(worker, faults, rows=ROWS):
     """One batch with these faults, by row; gives back its code, and each status and body."""
     bodies = [json.dumps({"number": row, **faults.get(row, {})}).encode() for row in range(rows)]
-    code, answers = worker.predict([Row(f"id-{row}", body) for row, body in enumerate(bodies)])
+    code, answers = worker.predict([Request(f"id-{row}", body) for row, body in enumerate(bodies)])
     assert [each.id for each in answers] == [f"id-{row}" for row in range(rows)]
     return code, [(each.code, each.body.decode()) for each in answers]
 

@@ -1,6 +1,6 @@
 """Hostile requests, exceptions and results: only clean outcomes.
 
-Every batch passes through TorchServe's own code on the way in and out (benchmarks/soak/wire.py),
+Every batch passes through TorchServe's own code on the way in and out (harness/service.py),
 and the response is taken apart by a parser that believes no length.
 """
 
@@ -28,6 +28,14 @@ from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.payloads.operations import count
 from tests.fakes import FakeMetrics, Plain
 from tests.odd_values import ANY_TEXT, NUMBERS, OBJECTS, SCALARS
+from harness.service import FakeMetrics, predict, quiet, service_of
+from harness.wire import DEADLINE_HEADER, Request, Wrong, parse
+from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.pipeline.payloads.operations import Uncuttable, count, cut, join, rows_of
+from micro_batch_handler.pipeline.pipeline import Pipeline
+from micro_batch_handler.planning.plans import Plan
+from tests.fakes import Plain, plan, stages
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))

@@ -16,12 +16,13 @@ from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 from ts.torch_handler.request_envelope.json import JSONEnvelope
 
+from harness.fixtures import collected, lanes
+from harness.service import FakeMetrics
 from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline import lane_pool
 from micro_batch_handler.torchserve import engine
-from tests.conftest import collected, lanes
-from tests.fakes import FakeMetrics, Plain, fake_context, parse_predict_response
+from tests.fakes import Plain, fake_context, parse_predict_response
 
 
 class Loaded(BaseHandler):

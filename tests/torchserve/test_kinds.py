@@ -21,8 +21,9 @@ import requests
 import torch
 import yaml
 
-from benchmarks.soak import wire
 from harness.kinds import HANDLERS_OF_KINDS, KINDS, OK, Told, body_of, verdict
+from harness.service import predict
+from harness.wire import Request, parse
 from micro_batch_handler import MicroBatchMixin
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.checking.worker import load
@@ -69,9 +70,9 @@ class Frontend:
         """Send a batch, requests by their number; gives back what each client is told."""
         self._sent.clear()
         batch = [as_sent(number, request) for number, request in asked.items()]
-        code, _, last = wire.predict(self._service, batch)
+        code, _, last = predict(self._service, batch)
         parts = defaultdict(list)
-        for _, _, answers in map(wire.parse, self._sent):
+        for _, _, answers in map(parse, self._sent):
             for answer in answers:
                 assert (answer.code, answer.headers["ts_stream_next"]) == (OK, "true")
                 parts[answer.id].append(answer.body)
@@ -95,7 +96,7 @@ def as_sent(number, request):
     """A request for `requests.post` as the frontend hands it on."""
     prepared = requests.Request("POST", "http://server/", **request).prepare()
     assert not urlsplit(prepared.url).query
-    return wire.Request(
+    return Request(
         f"request-{number}",
         prepared.body,
         prepared.headers.get("content-type", ""),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from ts.torch_handler.base_handler import BaseHandler
 
+from harness.fixtures import collected, lanes
 from micro_batch_handler import MicroBatching, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
-from tests.conftest import collected, lanes
 from tests.fakes import fake_context
 
 PARALLELISM = {"preprocess": 1, "inference": 2, "postprocess": 3}

@@ -19,7 +19,8 @@ from ts.protocol import otf_message_handler
 from ts.protocol.otf_message_handler import retrieve_msg
 
 from harness.archives import pack
-from harness.worker import Row, Worker
+from harness.wire import Request
+from harness.worker import Worker
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.torchserve.wire.reader import (
     BUFFER_BYTES,
@@ -480,13 +481,13 @@ def test_a_real_worker_answers_the_same_with_and_without(
         "no-archive",
     )
     rows = [
-        Row("a", b'{"a": 1}', JSON, [("x-tag", "1"), ("x-empty", "")]),
-        Row("b", "grün".encode(), "text/plain"),
-        Row("c", b"\xff", "text/plain"),
-        Row("d", b"", ""),
+        Request("a", b'{"a": 1}', JSON, [("x-tag", "1"), ("x-empty", "")]),
+        Request("b", "grün".encode(), "text/plain"),
+        Request("c", b"\xff", "text/plain"),
+        Request("d", b"", ""),
     ]
     due = [{"a": 1}, "grün", bytearray(b"\xff"), bytearray()]
-    large = [Row(f"{row}", bytes([row]) * (BUFFER_BYTES + row), "") for row in range(3)]
+    large = [Request(f"{row}", bytes([row]) * (BUFFER_BYTES + row), "") for row in range(3)]
 
     with Worker(folder, "reader", batch_size=len(rows)) as worker:
         for piece_bytes in (1, 5, None):

@@ -1,20 +1,50 @@
-"""What a figure was measured on."""
+"""What commands that measure share; needs nothing installed, so that --help does not either."""
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import os
 import platform
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import micro_batch_handler
 
-__all__ = ["describe"]
+__all__ = ["about", "chosen", "describe", "end_on_sigterm"]
 
 PACKAGES = ("torchserve", "torch", "numpy", "orjson", "pillow")
+
+
+def end_on_sigterm() -> None:
+    """End as Ctrl-C does, by way of every `with`: servers must not stay behind."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def chosen(
+    options: argparse.Namespace, *, quick: Mapping[str, Any], full: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the options say, and for what they leave out, the usual of a quick or a full run."""
+    usual = quick if options.quick else full
+    given = {key: getattr(options, key) for key in usual}
+    return {key: usual[key] if value is None else value for key, value in given.items()}
+
+
+def about() -> dict[str, Any]:
+    """The machine, the versions, and what makes the load; for the files of a run."""
+    from harness.load import generator
+
+    load = f"{os.getloadavg()[0]:.1f}"
+    return {**describe(), "load": generator(), "load average before": load}
 
 
 def describe() -> dict[str, str]:
@@ -47,7 +77,7 @@ def _program() -> str:
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return told.stdout.strip()

@@ -10,7 +10,6 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -27,54 +26,11 @@ from benchmarks.peers.page import page
 from benchmarks.peers.report import table, write
 from benchmarks.peers.rounds import Entry, Lengths
 from benchmarks.peers.servers import PeerServer, Running, TorchServeServer
-from benchmarks.throughput.load import Sample
 from benchmarks.throughput.search import Found
+from harness.clients import Sample
 from harness.wait import until
 
-ROOT = Path(__file__).parents[1]
 LENGTHS = Lengths(1, [1, 64], 5.0, 0.0, 0.0, 0.0, None, 0.0)
-
-
-class Echo(BaseHTTPRequestHandler):
-    """Doubles a number; to the body `bad` it answers 400 and, once, 500 to the next good one."""
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one piece
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if body == b"bad":
-            self.server.harm = not self.server.harm_done
-            self._answer(400, b"{}")
-        elif self.server.harm:
-            self.server.harm, self.server.harm_done = False, True
-            self._answer(500, b"{}")
-        else:
-            self._answer(200, json.dumps(2 * json.loads(body)).encode())
-
-    def _answer(self, status, body):
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def echo():
-    """A running Echo."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
-        server.harm = server.harm_done = False
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{server.server_address[1]}/"
-            yield Running(url, [b"1", b"2"], "application/json", lambda answer: answer, list)
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def entry(key: str, rate: float, settings=None) -> Entry:
@@ -95,7 +51,7 @@ def test_the_command_knows_all_that_are_compared():
 def test_a_peer_says_how_it_is_run(name):
     """Each has settings for every workload, exact versions of what it needs, and a server."""
     server = contestants.server_of(name)
-    folder = ROOT / "benchmarks" / "peers" / name
+    folder = Path(__file__).parent / name
     pins = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
     assert isinstance(server, PeerServer)
@@ -104,9 +60,21 @@ def test_a_peer_says_how_it_is_run(name):
     assert (folder / "serve.py").exists()
 
 
-def test_failed_good_requests_are_told_from_bad_ones(echo):
+def test_failed_good_requests_are_told_from_bad_ones(http_server):
     """A good request that fails because of a bad one is counted, the bad one itself is not."""
-    found = with_bad_requests(echo, [2, 4], b"bad", clients=2, seconds=1.0, share=0.3)
+    bad_came, harm = threading.Event(), threading.Lock()
+
+    def answer_of(body):
+        if body == b"bad":
+            bad_came.set()
+            return 400, b"{}"
+        if bad_came.is_set() and harm.acquire(blocking=False):  # once
+            return 500, b"{}"
+        return 200, json.dumps(2 * json.loads(body)).encode()
+
+    with http_server(answer_of) as url:
+        running = Running(url, [b"1", b"2"], "application/json", lambda answer: answer, list)
+        found = with_bad_requests(running, [2, 4], b"bad", clients=2, seconds=1.0, share=0.3)
 
     assert found.good > found.bad > 0
     assert found.bad_told == found.bad

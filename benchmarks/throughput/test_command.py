@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from harness.settings import ROOT
 
 pytestmark = pytest.mark.server
 
@@ -20,7 +21,7 @@ def test_a_short_run_leaves_its_figures(java, tmp_path):
 
     ran = subprocess.run(
         [*command, "--result", str(result)],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

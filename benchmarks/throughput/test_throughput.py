@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.throughput import accelerator as module
-from benchmarks.throughput import client, inputs
+from benchmarks.throughput import inputs
 from benchmarks.throughput.__main__ import CONTENDERS, NAMES
 from benchmarks.throughput.accelerator import ENGINES, Accelerator, Turn
-from benchmarks.throughput.load import Sample
 from benchmarks.throughput.search import Found, best, spread
 from benchmarks.throughput.servers import same
 from benchmarks.throughput.summary import Entry, ratio, reached, table, targets_table
 from benchmarks.throughput.workload import Contender, Target
 from benchmarks.throughput.workloads import WORKLOADS
+from harness.clients import Sample, press
+from harness.settings import ROOT
 
 MS = 1_000_000
 """Nanoseconds."""
@@ -67,7 +62,7 @@ def test_two_processes_share_one_device(tmp_path):
     callers = [
         subprocess.Popen(
             [sys.executable, "-c", CALLER, str(tmp_path / "device")],
-            cwd=Path(__file__).parents[1],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -88,27 +83,6 @@ def test_two_processes_share_one_device(tmp_path):
         assert all(one.end_ns <= other.start_ns for one, other in pairwise(in_order))
         worked_ns = sum(turn.end_ns - turn.start_ns for turn in in_order)
         assert device.busy_s()[name] == worked_ns / 1e9
-    device.close()
-
-
-def test_threads_of_a_process_book_one_after_the_other(tmp_path, monkeypatch):
-    """A file lock does not part two threads with one open file, so something else must."""
-    both_read = threading.Barrier(2)
-    met = []
-    read = os.pread
-
-    def read_together(*arguments):
-        with suppress(threading.BrokenBarrierError):
-            met.append(both_read.wait(timeout=0.1))
-        return read(*arguments)
-
-    monkeypatch.setattr(module.os, "pread", read_together)
-    device = Accelerator(tmp_path / "device", 0, 0)
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(device.run, (1, 1)))
-
-    assert not met
     device.close()
 
 
@@ -295,52 +269,21 @@ def test_the_network_of_the_text_workload_is_the_published_one():
     ]
 
 
-@contextmanager
-def http_server(answer_of):
-    """A server that answers each body with the status `answer_of` gives; None hangs up."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"]))
-            status = answer_of(body)
-            if status is None:
-                self.close_connection = True
-                return
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/predictions/m"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def test_clients_in_python_count_what_they_get():
+def test_clients_in_python_count_what_they_get(http_server):
     """Answers, refusals and broken connections, from clients that take several bodies in turn."""
     statuses = {b"good" * 50_000: 200, b"bad": 503, b"gone": None}
     sent = dict.fromkeys(statuses, 0)
 
     def answer_of(body):
         sent[body] += 1
-        return statuses[body]
+        return statuses[body] and (statuses[body], body)
 
     with http_server(answer_of) as url:
-        tally = client.press(url, list(statuses), "text/plain", clients=3, seconds=0.5)
+        sample = press(url, list(statuses), "text/plain", clients=3, seconds=0.5)
 
     good, bad, gone = sent.values()
     in_flight = 3
-    assert good + bad - in_flight <= tally["requests"] <= good + bad
-    assert bad - in_flight <= tally["refused"] <= bad
-    assert gone - in_flight <= tally["lost"] <= gone
-    assert 0 < tally["p50_ms"] <= tally["p90_ms"] <= tally["p99_ms"]
+    assert good + bad - in_flight <= sample.requests <= good + bad
+    assert bad - in_flight <= sample.refused <= bad
+    assert gone - in_flight <= sample.lost <= gone
+    assert 0 < sample.p50_ms <= sample.p90_ms <= sample.p99_ms

@@ -1,4 +1,4 @@
-"""Clients in Python, for machines without wrk: one thread, a few thousand requests per second."""
+"""What clients see, and clients in Python where wrk is missing: some thousand requests a second."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import selectors
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import cycle
-from typing import TypedDict
 from urllib.parse import urlsplit
 
-__all__ = ["Tally", "press"]
+__all__ = ["Sample", "press"]
 
 ANSWER = re.compile(rb"HTTP/1\.1 (\d+).*?\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE | re.DOTALL)
 END_OF_HEAD = b"\r\n\r\n"
@@ -20,16 +20,29 @@ PATIENCE_S = 60.0
 LEAST_ERROR = 400
 
 
-class Tally(TypedDict):
-    """The fields of `benchmarks.throughput.load.Sample`."""
+@dataclass(frozen=True)
+class Sample:
+    """What clients saw in one round."""
 
     requests: int
+    """Answered, with whatever status."""
     seconds: float
     refused: int
+    """Answered with a status of 400 or above."""
     lost: int
+    """Connections that broke, requests without an answer in a minute."""
     p50_ms: float
     p90_ms: float
     p99_ms: float
+
+    @property
+    def rate(self) -> float:
+        """Good answers per second."""
+        return (self.requests - self.refused) / self.seconds
+
+    def figures(self) -> dict[str, float]:
+        """For a JSON file."""
+        return {**asdict(self), "rate": round(self.rate, 2)}
 
 
 class _Connection:
@@ -68,7 +81,7 @@ class _Connection:
 
 def press(
     url: str, bodies: Sequence[bytes], content_type: str, clients: int, seconds: float
-) -> Tally:
+) -> Sample:
     """So many clients send these bodies in turn, each when its last was answered."""
     place = urlsplit(url)
     host, port = str(place.hostname), place.port or 80
@@ -107,15 +120,8 @@ def press(
         for key in list(selector.get_map().values()):
             key.data.socket.close()
     latencies_s.sort()
-    return {
-        "requests": len(latencies_s),
-        "seconds": took_s,
-        "refused": refused,
-        "lost": lost,
-        "p50_ms": _percentile_ms(latencies_s, 0.5),
-        "p90_ms": _percentile_ms(latencies_s, 0.9),
-        "p99_ms": _percentile_ms(latencies_s, 0.99),
-    }
+    p50_ms, p90_ms, p99_ms = (_percentile_ms(latencies_s, share) for share in (0.5, 0.9, 0.99))
+    return Sample(len(latencies_s), took_s, refused, lost, p50_ms, p90_ms, p99_ms)
 
 
 def _percentile_ms(sorted_s: Sequence[float], share: float) -> float:

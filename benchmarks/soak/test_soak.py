@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.soak import run as module
 from benchmarks.soak.run import one_arena, slope_per_1000, soak
-from benchmarks.soak.wire import Wrong
+from harness.wire import Wrong
 
 BATCHES = 300
 LEAST_LEAK_KB = 100_000

@@ -1,0 +1,3 @@
+"""Loads the pytest plugin that tests/ and the tests in benchmarks/ share."""
+
+pytest_plugins = ["harness.fixtures"]
