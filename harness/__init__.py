@@ -12,7 +12,6 @@ Models
     handlers/       handlers of ours, and as users bring them; stand_ins/ has what these import
     archives.py     packs a handler as a user of torch-model-archiver would
     model.py        Model: one handler, packed and registered while it is used
-    brought.py      an archive without this package, served as it is and wrapped
     kinds.py        forty kinds of handlers, what to ask each, and what it must answer
     examples.py     the examples, built by their own build.py
 
@@ -30,6 +29,7 @@ A worker without the frontend
     wire.py         the protocol between the two: requests out, answers in
     worker.py       Worker: TorchServe's worker process, driven instead of Java
     service.py      TorchServe's Service around a handler in this process
+    alone.py        what a handler answers to each request alone, by such a Service
 
 Models of machines
     simulated.py    a machine with known costs, in simulated time

@@ -1,4 +1,4 @@
-"""Packs a handler as a user of plain torch-model-archiver would."""
+"""Packs a handler as a user of plain torch-model-archiver would, with this package or without."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ import yaml
 
 import micro_batch_handler
 
-__all__ = ["pack"]
+__all__ = ["BROUGHT", "HANDLERS", "STAND_INS", "pack", "pack_plain"]
 
 HANDLERS = Path(__file__).parent / "handlers"
+
+BROUGHT = HANDLERS / "brought"
+"""Handlers as users bring them."""
+
+STAND_INS = HANDLERS.parent / "stand_ins"
+"""Packages that TorchServe's own handlers import, as far as they use them."""
 
 Format = Literal["zip-store", "no-archive"]
 
@@ -39,10 +45,6 @@ def pack(
         helpers: files that the handler imports, by their name in the archive; the stages in
             handlers/ if there are none.
     """
-    # Imported late, so that tests can be collected, and skipped, where TorchServe is missing.
-    from model_archiver.model_archiver_config import ModelArchiverConfig
-    from model_archiver.model_packaging import generate_model_archive
-
     with tempfile.TemporaryDirectory(prefix="ts-pack-") as folder:
         # The archiver puts a folder's content at the root: the package goes one level down.
         extra = Path(folder, "extra")
@@ -55,18 +57,60 @@ def pack(
             helpers = {helper.name: helper for helper in HANDLERS.glob("*_stages.py")}
         for file_name, helper in helpers.items():
             shutil.copy(helper, extra / file_name)
+        return _archive(
+            name,
+            str(handler if isinstance(handler, Path) else HANDLERS / f"{handler}.py"),
+            config,
+            into,
+            extra_files=str(extra),
+            archive_format=archive_format,
+        )
+
+
+def pack_plain(
+    name: str,
+    handler: str,
+    config: Mapping[str, Any],
+    into: Path,
+    files: Mapping[str, Path],
+    **more: str,
+) -> Path:
+    """Make an archive without this package.
+
+    Args:
+        name: as for `pack`.
+        handler: as `--handler` has it.
+        config: as for `pack`.
+        into: as for `pack`.
+        files: more files and folders by their names in the archive.
+        more: for the archiver: model_file, serialized_file.
+    """
+    with tempfile.TemporaryDirectory(prefix="ts-pack-") as folder:
+        for file_name, source in files.items():
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, Path(folder, file_name))
+        return _archive(name, handler, config, into, extra_files=folder if files else None, **more)
+
+
+def _archive(
+    name: str, handler: str, config: Mapping[str, Any] | None, into: Path, **more: str | None
+) -> Path:
+    # Imported late, so that tests can be collected, and skipped, where TorchServe is missing.
+    from model_archiver.model_archiver_config import ModelArchiverConfig
+    from model_archiver.model_packaging import generate_model_archive
+
+    with tempfile.TemporaryDirectory(prefix="ts-config-") as folder:
         config_file = Path(folder, "model-config.yaml")
         if config is not None:
             config_file.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
         generate_model_archive(
             ModelArchiverConfig(
                 model_name=name,
-                handler=str(handler if isinstance(handler, Path) else HANDLERS / f"{handler}.py"),
+                handler=handler,
                 version="1.0",
-                extra_files=str(extra),
                 config_file=None if config is None else str(config_file),
                 export_path=str(into),
-                archive_format=archive_format,
+                **more,
             )
         )
-    return into / (name if archive_format == "no-archive" else f"{name}.mar")
+    return into / (name if more.get("archive_format") == "no-archive" else f"{name}.mar")

@@ -65,7 +65,9 @@ def example_module(folder: str, file: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their module up
+    before = sys.path[:]
     spec.loader.exec_module(module)
+    sys.path[:] = before  # where examples are, their folders look like packages
     return module
 
 

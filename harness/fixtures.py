@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib.util
 import os
+import signal
 import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
+from itertools import zip_longest
+from pathlib import Path
 
 import pytest
 
 from harness.java import java_home
+from harness.settings import ROOT
 from harness.torchserve import LOGS, TorchServe
 
 __all__ = ["collected", "lanes"]
+
+COMPILING = {
+    "TORCH_LOGS": "recompiles",
+    # Kept, since it takes half a minute of processor time.
+    "TORCHINDUCTOR_CACHE_DIR": str(ROOT / ".run" / "inductor"),
+}
+"""What a model that is compiled needs of its server."""
 
 LAST_LINES = 60
 """Lines of each log in the report of a failed test."""
@@ -49,6 +61,18 @@ def no_thread_is_left_behind():
     assert collected(lambda: not lanes() - before), lanes() - before
 
 
+@pytest.fixture
+def as_before():
+    """What handlers change in this process is put back."""
+    import torch
+
+    threads, alarm = torch.get_num_threads(), signal.getsignal(signal.SIGALRM)
+    yield
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGALRM, alarm)
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture(scope="session")
 def torchserve() -> None:
     """TorchServe is installed."""
@@ -73,7 +97,7 @@ def _lack(what: str) -> None:
 @pytest.fixture(scope="session")
 def server(java: None) -> Iterator[TorchServe]:
     """The server that all tests share; each registers its own models."""
-    with TorchServe() as one:
+    with TorchServe(environment=COMPILING) as one:
         _running.add(one)
         yield one
 
@@ -84,6 +108,16 @@ def own_server(java: None) -> Iterator[TorchServe]:
     with TorchServe() as one:
         _running.add(one)
         yield one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a server, which mostly wait, and others, which compute, take turns."""
+    waits: dict[Path, bool] = {}
+    for item in items:
+        waits[item.path] = waits.get(item.path, False) or bool(item.get_closest_marker("server"))
+    kinds = [[path for path in waits if waits[path] is kind] for kind in (True, False)]
+    turns = [path for pair in zip_longest(*kinds) for path in pair]
+    items.sort(key=lambda item: turns.index(item.path))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

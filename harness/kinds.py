@@ -9,14 +9,26 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.archives import HANDLERS
 
-__all__ = ["HANDLERS_OF_KINDS", "KINDS", "Kind", "Told", "Verdict", "body_of", "verdict"]
+__all__ = [
+    "HANDLERS_OF_KINDS",
+    "KINDS",
+    "OK",
+    "Kind",
+    "Told",
+    "Verdict",
+    "alike",
+    "body_of",
+    "told",
+    "verdict",
+]
 
 HANDLERS_OF_KINDS = HANDLERS / "kinds"
 
@@ -28,6 +40,8 @@ Verdict = Literal[
 ]
 
 OK = 200
+
+ERROR_AT_END = re.compile(rb'\{\s*"code":\s*(\d{3}),[^{}]*\}\s*\Z')
 
 SPLIT = {
     "micro_batch_size": {"preprocess": 2, "inference": 4, "postprocess": 3},
@@ -106,6 +120,15 @@ def body_of(body: bytes) -> Any:
         return bytes(body)
 
 
+def told(answer: Any, headers: Sequence[str] = (), *, streams: bool = False) -> Told:
+    """What a response of `requests` tells; a stream that fails has sent its status already."""
+    failed = ERROR_AT_END.search(answer.content) if streams and answer.status_code == OK else None
+    status = int(failed[1]) if failed else answer.status_code
+    return Told(
+        status, body_of(answer.content), {each: answer.headers.get(each) for each in headers}
+    )
+
+
 def verdict(kind: Kind, expected: Told, found: Told) -> Verdict:
     """Compare an answer with the one that the plain handler gave to the same request."""
     if expected.status not in kind.statuses:
@@ -116,21 +139,21 @@ def verdict(kind: Kind, expected: Told, found: Told) -> Verdict:
     same = (
         expected.status == found.status
         and dict(expected.headers) == dict(found.headers)
-        and _alike(expected.body, found.body)
+        and alike(expected.body, found.body)
     )
     return "right" if same else "wrong"
 
 
-def _alike(one: Any, other: Any) -> bool:
+def alike(one: Any, other: Any) -> bool:
     """Whether two are equal, but for the last digits: products depend on the batch's size."""
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-9)
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(_alike, one, other))
+        return len(one) == len(other) and all(map(alike, one, other))
     return bool(one == other)
 
 

@@ -17,7 +17,7 @@ from harness.wait import until
 if TYPE_CHECKING:
     from harness.torchserve import TorchServe
 
-__all__ = ["Model"]
+__all__ = ["Model", "Packed"]
 
 _serial = itertools.count()
 
@@ -104,3 +104,14 @@ class Model:
         """One request over a connection of its own."""
         with self.server.rest() as client:
             return client.predict(self.name, **kwargs)
+
+
+class Packed(Model):
+    """An archive that is there already, registered inside a `with` statement."""
+
+    def __init__(self, server: TorchServe, archive: Path, **registration: Any) -> None:
+        self.server = server
+        self.name = archive.stem
+        self.archive = archive
+        # The wrapped one's manifest still has the plain one's name.
+        self._registration = {**registration, "model_name": self.name}

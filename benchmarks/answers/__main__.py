@@ -41,9 +41,6 @@ VERDICTS = ("right", "wrong", "good that failed", "bad that passed", "broken off
 NOTES = ("whole", "one row at a time", "one at a time")
 """What stands in the line that says how a handler is called."""
 
-ERROR_AT_END = re.compile(rb'\{\s*"code":\s*(\d{3}),[^{}]*\}\s*\Z')
-"""How a stream fails whose status has gone out already."""
-
 ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 """How the last line of a stack begins."""
 
@@ -176,12 +173,16 @@ def _compare(
 
 def _pack(server: TorchServe, kind: Kind, row: Row) -> tuple[Path, Path]:
     """The archive as users pack it, and the same wrapped; or the row says why it is refused."""
-    from harness.brought import pack
+    from harness.archives import pack_plain
     from micro_batch_handler.__main__ import main as command
 
     name = f"answers-{kind.name}"
-    plain = pack(
-        server.model_store, name, str(kind.file), kind.extra_files, None, None, kind.section
+    plain = pack_plain(
+        name,
+        str(kind.file),
+        {"micro_batching": dict(kind.section)},
+        server.model_store,
+        kind.extra_files,
     )
     wrapped = plain.with_name(f"{name}-wrapped.mar")
     said = io.StringIO()
@@ -196,7 +197,7 @@ def _pack(server: TorchServe, kind: Kind, row: Row) -> tuple[Path, Path]:
 
 
 def _served(server: TorchServe, archive: Path, **registration: int) -> Model:
-    from harness.brought import Packed
+    from harness.model import Packed
 
     return Packed(server, archive, **registration)
 
@@ -221,7 +222,7 @@ def _asked(
     """Send requests over one connection, one after the other."""
     import requests
 
-    from harness.kinds import Told
+    from harness.kinds import Told, told
     from harness.rest import RestClient
 
     with RestClient(server.ports, TIMEOUT_S) as rest:
@@ -232,17 +233,7 @@ def _asked(
             except requests.RequestException as error:
                 yield number, Told(0, type(error).__name__)
             else:
-                yield number, _told(kind, answer)
-
-
-def _told(kind: Kind, answer: Any) -> Told:
-    from harness.kinds import OK, Told, body_of
-
-    status, body = answer.status_code, answer.content
-    failed = ERROR_AT_END.search(body) if kind.streams and status == OK else None
-    if failed is not None:
-        status = int(failed[1])
-    return Told(status, body_of(body), {name: answer.headers.get(name) for name in kind.headers})
+                yield number, told(answer, kind.headers, streams=kind.streams)
 
 
 def _raised(server: TorchServe, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,24 @@ from typing import Any
 import pytest
 import torch
 
-from harness.brought import BROUGHT, STAND_INS, both
+from harness.alone import answers_alone
+from harness.archives import BROUGHT, STAND_INS, pack_plain
 from harness.crowd import together
 from harness.images import jpeg
+from harness.kinds import alike, told
+from harness.model import Packed
 from harness.torchserve import TorchServe
+from micro_batch_handler.__main__ import main
 
 pytestmark = pytest.mark.server
 
 CLIENTS = 16
-SECTION = {
-    "micro_batch_size": {"preprocess": 2, "inference": 4, "postprocess": 3},
-    "parallelism": {"preprocess": 2},
+HEADERS = ("x-shade",)
+CONFIG = {
+    "micro_batching": {
+        "micro_batch_size": {"preprocess": 2, "inference": 4, "postprocess": 3},
+        "parallelism": {"preprocess": 2},
+    }
 }
 WORDS = ["ann", "bob", "can", "dot", "egg"]
 SPOKEN = "Ann met Bob in Rome, and Carl did not like it at all: he went home."
@@ -41,9 +49,6 @@ class Case:
 
     model: str = ""
     """The name of its network in this file, if it has one."""
-
-    batches: bool = True
-    """Whether the plain handler stands batches."""
 
     @property
     def built_in(self) -> bool:
@@ -75,7 +80,7 @@ CASES = [
     Case("translator", text),
     Case("painter", lambda client: {"json": {"seed": client}}),
     Case("plain_function", lambda client: {"json": {"numbers": [client, 1]}}),
-    Case("first_row", text, batches=False),
+    Case("first_row", text),
     Case("image_classifier", image, model="Scores"),
     Case("image_segmenter", image, model="Maps"),
     Case("object_detector", image, model="Boxes"),
@@ -83,7 +88,6 @@ CASES = [
         "text_classifier",
         lambda c: {"data": " ".join(WORDS[: c % 5 + 1]).encode()},
         model="Bags",
-        batches=False,
     ),
 ]
 
@@ -115,8 +119,10 @@ FORWARD = {
 }
 
 
-def network(name: str, folder: Path) -> tuple[Path, Path]:
-    """The file of a network, and one with random weights for it."""
+def network(name: str, folder: Path) -> dict[str, str]:
+    """The file of a network, and one with random weights for it; nothing without a name."""
+    if not name:
+        return {}
     file, weights = folder / "net.py", folder / "weights.pt"
     file.write_text(MODELS.format(name=name, body=FORWARD[name]), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("net", file)
@@ -126,62 +132,44 @@ def network(name: str, folder: Path) -> tuple[Path, Path]:
     spec.loader.exec_module(module)
     torch.manual_seed(5)
     torch.save(getattr(module, name)().state_dict(), weights)
-    return file, weights
+    return {"model_file": str(file), "serialized_file": str(weights)}
 
 
-def answer_of(response):
-    """What a client gets: JSON read, since the two write it in different ways."""
-    try:
-        body = response.json()
-    except ValueError:
-        body = response.content
-    return response.status_code, body, response.headers.get("x-shade")
-
-
-def rounded(value):
-    """Floats that may differ in the last digits, since products depend on the batch's size."""
-    if isinstance(value, float):
-        return pytest.approx(value, rel=1e-5, abs=1e-9)
-    if isinstance(value, list):
-        return [rounded(each) for each in value]
-    if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
-    return value
-
-
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice:UserWarning")  # TorchServe's own
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.handler)
 def test_wrapped_handlers_answer_as_plain_ones(server, case, tmp_path):
-    """Sixteen clients at once get the answers that the plain handler gives them."""
-    handler = case.handler if case.built_in else str(BROUGHT / f"{case.handler}.py")
+    """Sixteen clients at once get the answers that the plain handler gives to each alone."""
+    requests = {client: case.ask(client) for client in range(CLIENTS)}
+    archive = archive_of(case, server.model_store, tmp_path)
+    plain = tmp_path / "plain"
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(plain)
+    expected = answers_alone(plain, requests, HEADERS)
+    assert main(["wrap", str(archive)]) == 0
+
+    with Packed(server, archive, batch_size=CLIENTS, max_batch_delay=100) as model:
+        found = together(CLIENTS, lambda client: told(model.predict(**requests[client]), HEADERS))
+
+    assert {answer.status for answer in expected.values()} == {200}
+    assert len({str(answer.body) for answer in expected.values()}) > 1
+    for client, answer in expected.items():
+        assert (answer.status, answer.headers) == (found[client].status, found[client].headers)
+        assert alike(answer.body, found[client].body), (client, answer, found[client])
+
+
+def archive_of(case: Case, store: Path, folder: Path) -> Path:
+    """The handler and what it needs, as torch-model-archiver packs them."""
     files = {}
     if case.built_in:
-        files = {folder.name: folder for folder in STAND_INS.iterdir() if folder.is_dir()}
+        files = {each.name: each for each in STAND_INS.iterdir() if each.is_dir()}
     if case.handler == "text_classifier":
         vocabulary = [*WORDS, *(" ".join(pair) for pair in itertools.pairwise(WORDS))]
-        torch.save({word: at for at, word in enumerate(vocabulary)}, tmp_path / "source_vocab.pt")
-        files["source_vocab.pt"] = tmp_path / "source_vocab.pt"
-    model_file, weights = network(case.model, tmp_path) if case.model else (None, None)
-    requests = [case.ask(client) for client in range(CLIENTS)]
-    with both(
-        server,
-        f"brought-{case.handler}-{os.getpid()}",
-        handler,
-        files,
-        model_file=model_file,
-        weights=weights,
-        section=SECTION,
-        plain_batch=CLIENTS if case.batches else 1,
-        batch=CLIENTS,
-    ) as models:
-        plain, wrapped = (
-            together(CLIENTS, lambda client, model=model: model.predict(**requests[client]))
-            for model in models
-        )
-
-    for expected, found in zip(map(answer_of, plain), map(answer_of, wrapped), strict=True):
-        assert expected[0] == 200
-        assert (expected[0], rounded(expected[1]), expected[2]) == found
-    assert len({str(answer_of(response)[1]) for response in plain}) > 1
+        files["source_vocab.pt"] = folder / "source_vocab.pt"
+        torch.save({word: at for at, word in enumerate(vocabulary)}, files["source_vocab.pt"])
+    handler = case.handler if case.built_in else str(BROUGHT / f"{case.handler}.py")
+    name = f"brought-{case.handler}-{os.getpid()}"
+    return pack_plain(name, handler, CONFIG, store, files, **network(case.model, folder))
 
 
 def test_a_handler_of_stock_micro_batching_serves(server):
@@ -204,21 +192,20 @@ def test_a_handler_of_stock_micro_batching_serves(server):
 
 def test_the_built_in_base_handler_is_wrapped_behind_an_envelope(java):
     """`base_handler`, which needs an envelope to get numbers, answers the same with both."""
-    with (
-        TorchServe({"service_envelope": "body"}) as server,
-        both(
-            server,
+    with TorchServe({"service_envelope": "body"}) as server:
+        plain = pack_plain(
             "brought-base",
             "base_handler",
-            model_file=BROUGHT / "tripled.py",
-            section=SECTION,
-            plain_batch=CLIENTS,
-            batch=CLIENTS,
-        ) as models,
-    ):
-        plain, wrapped = (
-            together(CLIENTS, lambda client, m=model: m.predict(json=[client, 2]).json())
-            for model in models
+            CONFIG,
+            server.model_store,
+            {},
+            model_file=str(BROUGHT / "tripled.py"),
         )
+        wrapped = plain.with_name("brought-base-wrapped.mar")
+        assert main(["wrap", str(plain), "--output", str(wrapped)]) == 0
+        answers = []
+        for archive in (plain, wrapped):
+            with Packed(server, archive, batch_size=CLIENTS, max_batch_delay=100) as model:
+                answers.append(together(CLIENTS, lambda n: model.predict(json=[n, 2]).json()))
 
-    assert plain == wrapped == [[3 * client, 6] for client in range(CLIENTS)]
+    assert answers == [[[3 * client, 6] for client in range(CLIENTS)]] * 2

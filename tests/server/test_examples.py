@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 
 import pytest
 import torch
@@ -124,3 +125,17 @@ def test_a_traced_network_needs_no_code_of_its_own(server):
         right = labels_right(model)
 
     assert right
+
+
+@pytest.mark.timeout(400)
+def test_a_compiled_network_is_compiled_before_the_first_request(server):
+    """Photos get their known labels from a model that is compiled once, when it loads."""
+    need(*PHOTOS)
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("torch.compile needs a C++ compiler: neither g++ nor clang++ is there")
+    start = server.log_sizes()["model_log.log"]
+    with ExampleModel(server, "image_classifier", "compiled") as model:
+        assert labels_right(model)
+        log = server.log(start=start)
+    assert "Compiled model with backend inductor" in log
+    assert "Recompiling function" not in log

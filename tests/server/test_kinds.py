@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 
 import pytest
 
-from harness.brought import Packed, pack
+from harness.alone import answers_alone, folder_of
+from harness.archives import pack_plain
 from harness.crowd import together
-from harness.kinds import KINDS, Told, body_of, verdict
+from harness.kinds import KINDS, told, verdict
+from harness.model import Packed
 from micro_batch_handler.__main__ import main
-from tests.torchserve.test_kinds import as_before, folder_of, plain_answers  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("as_before")]
 
@@ -32,14 +32,6 @@ ONE_OF_EACH = (
 )
 
 
-def told(kind, response):
-    """What a client has been told, as the in-process comparison has it."""
-    ended = re.search(rb'\{\s*"code": (\d+),[^{}]*\}\s*$', response.content)
-    status = int(ended[1]) if kind.streams and ended else response.status_code
-    headers = {name: response.headers.get(name) for name in kind.headers}
-    return Told(status, body_of(response.content), headers)
-
-
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind.name in ONE_OF_EACH], ids=lambda kind: kind.name
 )
@@ -47,17 +39,22 @@ def test_clients_at_once_get_what_each_gets_alone(server, kind, tmp_path):
     """Sixteen clients, several rounds, a fifth of the requests bad: every answer is its own."""
     numbers = range(CLIENTS * ROUNDS)
     asked = {n: kind.ask(n, bad=n % BAD_EVERY == BAD_EVERY - 1) for n in numbers}
-    expected = plain_answers(kind, asked, folder_of(kind, tmp_path / "plain", kind.file.name))
+    expected = answers_alone(folder_of(kind, tmp_path, kind.file.name), asked, kind.headers)
     name = f"kind-{kind.name}-{os.getpid()}"
-    archive = pack(
-        server.model_store, name, str(kind.file), kind.extra_files, None, None, kind.section
+    archive = pack_plain(
+        name,
+        str(kind.file),
+        {"micro_batching": dict(kind.section)},
+        server.model_store,
+        kind.extra_files,
     )
     assert main(["wrap", str(archive)]) == 0
 
+    def ask(number):
+        return told(model.predict(**asked[number]), kind.headers, streams=kind.streams)
+
     def client(number):
-        return [
-            (n, told(kind, model.predict(**asked[n]))) for n in numbers if n % CLIENTS == number
-        ]
+        return [(n, ask(n)) for n in numbers if n % CLIENTS == number]
 
     with Packed(server, archive, batch_size=8, max_batch_delay=50) as model:
         found = dict(pair for pairs in together(CLIENTS, client) for pair in pairs)

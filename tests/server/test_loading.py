@@ -9,24 +9,26 @@ from harness.wait import until
 pytestmark = pytest.mark.server
 
 REFUSED = [
-    ({"asyncCommunication": True}, "asyncCommunication: True cannot work with micro-batching"),
     (
+        "plain",
+        {"asyncCommunication": True},
+        "asyncCommunication: True cannot work with micro-batching",
+    ),
+    (
+        "echo",
         {"micro_batching": {"parallelism": {"inference": 0}}},
         "micro_batching.parallelism.inference must be a whole number >= 1 or 'auto', found 0",
     ),
-    ({"micro_batching": {"micro_batchsize": 8}}, "micro_batching.micro_batchsize is not a known"),
-]
-"""Contents of model-config.yaml, and what the log says of them."""
-
-
-@pytest.mark.parametrize(
-    "handler",
-    [
+    (
         "plain",
-        "echo",
-    ],
-)
-@pytest.mark.parametrize(("config", "reason"), REFUSED)
+        {"micro_batching": {"micro_batchsize": 8}},
+        "micro_batching.micro_batchsize is not a known",
+    ),
+]
+"""A handler (Plain has the mixin, Echo our class), its settings, and what the log says of them."""
+
+
+@pytest.mark.parametrize(("handler", "config", "reason"), REFUSED)
 def test_what_cannot_work_is_refused_at_load(server, handler, config, reason):
     """A bad setting fails the registration, the log says which, and no worker stays."""
     model = server.model(handler, config)
@@ -47,18 +49,6 @@ def test_a_handler_that_calls_nothing_of_ours_works(server):
     config = {"micro_batching": {"micro_batch_size": 1}}
     with server.model("bare", config, batch_size=2, max_batch_delay=50) as model:
         assert model.predict(data=b"you").text == "hello you"
-
-
-def test_a_killed_worker_is_replaced(server):
-    """After a worker is killed its successor answers, at the same address."""
-    with server.model("bare") as model:
-        (old,) = model.worker_pids()
-
-        model.kill_worker(old)
-        new = model.wait_for_new_worker(old)
-
-        assert new != old
-        assert model.predict(data=b"again").text == "hello again"
 
 
 def test_workers_come_and_go_with_their_model(server):
