@@ -98,23 +98,28 @@ def test_the_report_tells_what_was_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "status", "expected"),
+    ("outcomes", "step", "status", "expected"),
     [
-        (["passed", "skipped"], 0, False),
-        (["passed", "failed"], 1, True),
-        (["skipped"], 0, True),
-        (["passed"], "ended after 5 s", True),
-        (["passed"], -6, True),
-        ([], 0, True),
+        (["passed", "skipped"], "tests", 0, False),
+        (["passed", "failed"], "tests", 1, True),
+        (["skipped"], "tests", 0, True),
+        (["passed"], "tests", "ended after 5 s", True),
+        (["passed"], "tests", -6, True),
+        ([], "tests", 0, True),
+        ([], "served", 0, False),
     ],
 )
-def test_a_report_without_proof_is_a_failure(tmp_path, outcomes, status, expected):
-    """A failed test, a step that died and a run in which all was skipped are failures."""
+def test_a_report_without_proof_is_a_failure(tmp_path, outcomes, step, status, expected):
+    """A failed test, a step that died and tests that were all skipped are failures.
+
+    Where only figures were asked for, they are enough.
+    """
     entries = Entries(tmp_path / "entries.jsonl")
     for outcome in outcomes:
         entries.test("test", "", outcome, 0)
-    entries.step("tests", status, 0)
+    entries.step(step, status, 0)
 
+    assert report.failed([])
     assert report.failed(report.read(tmp_path / "entries.jsonl")) == expected
 
 
@@ -172,15 +177,12 @@ def test_steps_end_within_ten_minutes():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_command_says_so():
+def test_without_a_gpu_the_command_says_so(capsys):
     """One line says what is missing, and the status is not 0."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.gpu"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    assert command.main([]) == 2
 
-    assert done.returncode == 2
-    assert done.stderr.startswith("test-gpu: no GPU: torch ")
-    assert len(done.stderr.splitlines()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("test-gpu: no GPU: torch ")
 
 
 def test_a_gpu_that_cannot_be_used_is_told_from_a_cpu_build(monkeypatch):
@@ -194,15 +196,6 @@ def test_a_gpu_that_cannot_be_used_is_told_from_a_cpu_build(monkeypatch):
     assert lack.lack() is None
     monkeypatch.setitem(lack.NEEDED, "absent", "pip-calls-it-so")
     assert lack.lack() == "not installed: pip-calls-it-so"
-
-
-def test_a_run_without_the_tests_need_not_show_any(tmp_path):
-    """Where only figures were asked for, they are enough; nothing at all is not."""
-    assert report.failed([])
-
-    Entries(tmp_path / "entries.jsonl").step("served", 0, 1)
-
-    assert not report.failed(report.read(tmp_path / "entries.jsonl"))
 
 
 @pytest.mark.parametrize(
