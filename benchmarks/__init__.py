@@ -1,1 +1,1 @@
-"""What is measured, and by which command; README.md has the figures."""
+"""Benchmarks, each a command; README.md has their figures."""

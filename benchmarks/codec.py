@@ -1,10 +1,10 @@
-"""What decoding and encoding cost: one row, and a batch on its way through TorchServe's worker.
+"""The time that decoding and encoding take, for one row and for a batch in TorchServe's worker.
 
 python -m benchmarks.codec --numbers 384 --rows 32
 
 The batch's frame goes through the code that the worker runs, from the bytes that the frontend has
-sent to those that it gets back; the socket is a buffer. The handler does nothing, so what is
-measured is TorchServe and the codec.
+sent to those that it gets back; the socket is a buffer. The handler does nothing, so that only
+TorchServe and the codec are measured.
 """
 
 from __future__ import annotations

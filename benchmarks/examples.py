@@ -1,4 +1,4 @@
-"""What the examples gain: each beside the same files on BaseHandler, on one TorchServe.
+"""The examples beside the same files on BaseHandler, on one TorchServe.
 
     python -m benchmarks.examples sentence_embeddings --rounds 9
 
@@ -57,7 +57,7 @@ def _sounds() -> list[bytes]:
 
 @dataclass(frozen=True)
 class Case:
-    """What is sent to an example."""
+    """The requests for an example."""
 
     folder: str
     variant: str
@@ -124,7 +124,7 @@ def _measured(case: Case, rounds: int, seconds: float) -> tuple[list[Sample], li
                 if not number:
                     load.press(f"{place}/{model.name}", WARM_UP_S)
                 sample = load.press(f"{place}/{model.name}", seconds)
-                # What clients left in the queue is done before the other's turn.
+                # The queue is emptied before the other's turn.
                 model.predict(data=case.bodies()[0], headers={"content-type": case.content_type})
                 if number:
                     samples.append(sample)

@@ -1,11 +1,10 @@
-"""What a micro-batch costs in each stage beside the call.
+"""The time that a micro-batch takes in each stage besides the call itself.
 
     python -m benchmarks.handover
 
-Stages that do nothing, so that nothing hides what handing over costs: the whole batch's time,
-divided by its micro-batches and stages. Beside it, in the same rounds, three threads that pass the
-same number of items on through queues of the same bounds and do nothing else, and the pipeline's
-own code, all called by one thread.
+The stages do nothing, so a batch takes the time of its hand-overs: it is divided by the number of
+micro-batches and stages. The same rounds measure three threads that only pass as many items on
+through queues of the same bounds, and the pipeline's own code called by one thread.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ def _lane(inbox: _Box, outbox: _Box) -> None:
 
 
 def _ignore(_: object) -> None:
-    """What a batch ended with."""
+    """The outcomes of a batch."""
 
 
 def _parser() -> argparse.ArgumentParser:

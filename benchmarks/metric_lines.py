@@ -1,10 +1,11 @@
-"""What the metrics of one batch cost: processor time of a real worker, and of the frontend.
+"""The processor time that the metrics of one batch take in a real worker and in the frontend.
 
 python -m benchmarks.metric_lines
 
-The worker writes the metrics of many batches for one request, so that nothing else counts: as this
-package does where batches come fast, for batches cut in different ways; as it does where they are
-rare, with a write for each; and by TorchServe's own cache, as many figures with a log record each.
+For one request the worker writes the metrics of many batches, so that nothing else counts. It
+writes them as this package does while batches come fast, for batches cut in different ways; as it
+does while they are rare, with a write for each batch; and through TorchServe's own cache, with a
+log record for each of as many figures.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ WAYS = {
     "18 lines in one write for each batch": {"size": 32, "rare": True},
     "18 records by TorchServe's cache": {},
 }
-"""What the handler is asked for."""
+"""The requests to the handler."""
 
 BATCHES = 500
 REQUESTS = 10

@@ -1,7 +1,7 @@
-"""What metrics cost: the vector workload of `throughput`, with and without them, in turn.
+"""The cost of metrics: the vector workload of `throughput`, with and without them, in turn.
 
-Throughput wanders with the machine; what processors have worked for a request wanders less, so both
-are told: of the worker, and of the frontend, which reads what the worker prints.
+Throughput varies with the load of the machine. The processor time of a request varies less, so it
+is reported too: that of the worker, and that of the frontend, which reads the worker's lines.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def answers_alone(
         let_go(getattr(service._entry_point, "__self__", None) or frontend)
     for name in sys.modules.keys() - before:
         if name.startswith("ts.torch_handler."):
-            del sys.modules[name]  # it has imported stand-ins
+            del sys.modules[name]  # it may have imported stand-ins
     return answers
 
 
@@ -118,7 +118,7 @@ def folder_of(kind: Kind, into: Path, handler: str, batch_size: int = 1) -> Path
 
 
 def let_go(handler: object) -> None:
-    """Close what a handler has opened and TorchServe's worker takes to its end."""
+    """Close what a handler has opened, and leaves open until its worker ends."""
     for value in vars(handler).values():
         if isinstance(value, (asyncio.AbstractEventLoop, sqlite3.Connection)):
             value.close()

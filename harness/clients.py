@@ -1,4 +1,4 @@
-"""What clients see, and clients in Python where wrk is missing: some thousand requests a second."""
+"""What clients see; and clients in Python, without wrk: some thousand requests a second."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Connection:
         self._sent_s = 0.0
 
     def send(self, request: bytes) -> None:
-        """Ask; the server always reads, so this does not block for long."""
+        """Send a request; the server always reads, so this does not block for long."""
         self._found = b""
         self._sent_s = time.perf_counter()
         self.socket.sendall(request)

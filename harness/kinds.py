@@ -113,7 +113,7 @@ class Told:
 
 
 def body_of(body: bytes) -> Any:
-    """What a body says: JSON is read, since there is more than one way to write it."""
+    """The content of a body: JSON is decoded, since it can be written in more than one way."""
     try:
         return json.loads(body)
     except ValueError:
@@ -134,7 +134,7 @@ def verdict(kind: Kind, expected: Told, found: Told) -> Verdict:
     if expected.status not in kind.statuses:
         return "bad that passed" if found.status == OK else "right"
     if found.status not in kind.statuses:
-        # What a client has got of its answer cannot be taken back, nor be sent again.
+        # The part of the answer that its client has got can be neither taken back nor sent again.
         return "broken off beside a bad one" if kind.streams and kind.bad else "good that failed"
     same = (
         expected.status == found.status
@@ -145,7 +145,7 @@ def verdict(kind: Kind, expected: Told, found: Told) -> Verdict:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Whether two are equal, but for the last digits: products depend on the batch's size."""
+    """Whether two are equal but for the last digits, which depend on the size of the batch."""
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-9)
     if type(one) is not type(other):

@@ -13,7 +13,7 @@ __all__ = ["connections", "leave"]
 
 TIMEOUT_S = 30
 RESET_WHEN_CLOSED = struct.pack("ii", 1, 0)
-"""linger: on, for no time."""
+"""SO_LINGER, switched on, for 0 s."""
 
 
 def leave(
@@ -28,7 +28,7 @@ def leave(
     """Ask for a prediction and hang up before the answer.
 
     Args:
-        server: which.
+        server: the one that is asked.
         model: its name.
         body: of the request.
         sent: the share of the body that is sent before.

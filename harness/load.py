@@ -61,18 +61,18 @@ def load_of(bodies: Sequence[bytes], content_type: str, clients: int) -> Iterato
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is loaded and has answered right."""
+    """A model on a server, and the load for it."""
 
     server: TorchServe
     model: str
     load: Load
 
     def press(self, seconds: float) -> Sample:
-        """Load it for so long, then wait until it has done what clients have left behind."""
+        """Load it for so long, then wait until its queue is empty."""
         place = f"http://127.0.0.1:{self.server.ports.inference}/predictions/{self.model}"
         sample = self.load.press(place, seconds)
-        # wrk leaves with requests in the queue, which TorchServe works off for nobody: in the next
-        # sample, of whomever. Behind them comes this one.
+        # When wrk ends, its last requests are still in TorchServe's queue, and would be computed
+        # during the next sample. This request is answered after them.
         with self.server.rest() as client:
             client.predict(
                 self.model,

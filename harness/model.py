@@ -107,11 +107,11 @@ class Model:
 
 
 class Packed(Model):
-    """An archive that is there already, registered inside a `with` statement."""
+    """An archive that has been packed before, registered inside a `with` statement."""
 
     def __init__(self, server: TorchServe, archive: Path, **registration: Any) -> None:
         self.server = server
         self.name = archive.stem
         self.archive = archive
-        # The wrapped one's manifest still has the plain one's name.
+        # An archive that was wrapped has its old name in its manifest.
         self._registration = {**registration, "model_name": self.name}

@@ -27,7 +27,7 @@ def program(name: str) -> str | None:
 
 
 class Prometheus:
-    """The repository's dashboards/prometheus.yml, but for the target and the interval.
+    """Prometheus with the repository's dashboards/prometheus.yml, but for target and interval.
 
     Starts when entered, and is ended when left.
 
@@ -81,7 +81,7 @@ class Prometheus:
         """What an expression gives now: one entry for each series.
 
         Raises:
-            AssertionError: it is no expression.
+            AssertionError: the expression is not valid.
         """
         answer = self._get("query", query=expression)
         assert answer["status"] == "success", f"{expression}: {answer['error']}"

@@ -11,7 +11,7 @@ from harness.settings import Ports
 __all__ = ["TIMEOUT_S", "RestClient"]
 
 TIMEOUT_S = 60.0
-"""No call waits longer; far above what any needs."""
+"""The longest that a call waits; none needs nearly as long."""
 
 
 class RestClient:
@@ -36,7 +36,7 @@ class RestClient:
         self._session.close()
 
     def ping(self) -> str:
-        """The server's own word on its health."""
+        """The status that the server gives of itself, such as "Healthy"."""
         return str(self._call("GET", self._ports.inference, "/ping").json()["status"])
 
     def predict(self, model: str, **kwargs: Any) -> requests.Response:

@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["LOG4J2", "OVERRIDES", "ROOT", "Ports", "config_properties", "shipped_properties"]
 
 ROOT = Path(__file__).parents[1]
-"""The repository, whose own config.properties and log4j2.xml a server may be started with."""
+"""The repository; a server can be started with its config.properties and log4j2.xml."""
 
 OVERRIDES = {
     "enable_model_api": "true",
@@ -30,7 +30,7 @@ class Ports:
 
 
 def config_properties(ports: Ports, model_store: Path, extra: Mapping[str, str]) -> str:
-    """The text of config.properties; `extra` beats what stands here."""
+    """The text of config.properties; `extra` overrides the settings here."""
     settings = {
         **_places(ports, model_store),
         "metrics_mode": "prometheus",
@@ -93,4 +93,4 @@ LOG4J2 = """\
   </Loggers>
 </Configuration>
 """
-"""Quiet, since the default halves the server; but what the workers print can be asserted on."""
+"""Less than by default, which halves the throughput; what the workers print is kept for tests."""

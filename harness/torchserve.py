@@ -27,10 +27,10 @@ __all__ = ["LOGS", "TorchServe"]
 START_S = 90
 STOP_S = 60
 ATTEMPTS = 3
-"""How often to start, since another program may take a port between choosing and using it."""
+"""How often a start is tried: another program may take a port before the server does."""
 
 LONGEST_SOCKET_PATH = 107
-"""What fits sockaddr_un.sun_path on Linux, with its closing zero."""
+"""The longest path that sockaddr_un.sun_path holds on Linux, with its closing zero."""
 
 LOGS = ("ts_log.log", "model_log.log", "access_log.log", "console.log")
 
@@ -39,7 +39,7 @@ class TorchServe:
     """A server that starts when entered, and leaves nothing behind when left.
 
     Args:
-        properties: more lines for config.properties; they beat the ones of settings.py.
+        properties: more lines for config.properties; they override those of settings.py.
         environment: more environment variables for the frontend and its workers.
         shipped: whether to serve with the repository's config.properties and log4j2.xml, which are
             made for production, instead of those of settings.py.
@@ -145,7 +145,7 @@ class TorchServe:
         until(lambda: text in self.log(name), f"{text!r} in {name}", timeout)
 
     def close(self) -> list[str]:
-        """End the server, clear its folder, and say what it left behind by itself."""
+        """End the server and clear its folder; gives back what the server itself left behind."""
         left: list[str] = []
         if self._launcher is not None:
             self._stop()

@@ -1,4 +1,4 @@
-"""A bench in simulated time, for the tuner: batches of stages whose costs are known."""
+"""A bench in simulated time for the tuner: it runs batches on a machine with known costs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 class SimulatedBench:
-    """Runs batches on a simulated machine; its clock is what they took.
+    """Runs batches on a simulated machine; its clock shows the sum of their times.
 
     Args:
         machine: has the costs; its lanes are those of each setting.

@@ -11,7 +11,7 @@ from harness.images import Kind
 __all__ = ["EXPECTED", "NO_ANSWER", "Outcome", "Result", "judge"]
 
 Outcome: TypeAlias = Literal["right", "swapped", "failed"]
-"""`right` for a bad image means its own status; `swapped` is another request's answer."""
+"""A bad image is `right` with the status of its kind; `swapped` is another request's answer."""
 
 EXPECTED = {
     Kind.CORRUPT: (400, "preprocess failed"),
@@ -33,7 +33,7 @@ class Result:
     kind: Kind
     outcome: Outcome
     status: int
-    """Or NO_ANSWER."""
+    """Of HTTP, or NO_ANSWER."""
     text: str
     """The answer's body, if it is neither right nor expected."""
     latency_s: float

@@ -12,8 +12,8 @@ DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"
 END = struct.pack("!i", -1)
 
 
-class Wrong(AssertionError):  # noqa: N818  (what was found, not what went wrong here)
-    """Something is not as it must be."""
+class Wrong(AssertionError):  # noqa: N818  (a finding, not an error of this program)
+    """A server, a worker or a batch did something wrong."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def parse(response: bytes) -> tuple[int, str, list[Answer]]:
 
 
 def read(take: Callable[[int], bytes]) -> tuple[int, str, list[Answer]]:
-    """The same from a connection, of which `take` reads so many bytes."""
+    """As `parse`, from a connection: `take(n)` reads n bytes of it."""
     reader = _Reader(take)
     code, message = reader.number(), reader.text()
     answers = []

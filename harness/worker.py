@@ -1,6 +1,6 @@
 """TorchServe's worker process, driven by the test instead of the Java frontend.
 
-A real worker is tested without Java, and its socket can be closed at will.
+So a test needs no Java, and can close the worker's socket when it likes.
 """
 
 from __future__ import annotations

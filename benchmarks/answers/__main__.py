@@ -32,14 +32,14 @@ BAD_EVERY = 5
 BATCH_SIZE = 16
 MAX_BATCH_DELAY_MS = 20
 TIMEOUT_S = 30.0
-"""For one answer; far above what any needs."""
+"""How long a client waits for an answer; none needs nearly as long."""
 
 MOST_EXAMPLES = 3
 
 VERDICTS = ("right", "wrong", "good that failed", "bad that passed", "broken off beside a bad one")
 
 NOTES = ("whole", "one row at a time", "one at a time")
-"""What stands in the line that says how a handler is called."""
+"""Words of the log lines that say how a handler is called."""
 
 ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 """How the last line of a stack begins."""
@@ -49,7 +49,7 @@ _packing = threading.Lock()
 
 @dataclass
 class Row:
-    """What came out for one kind."""
+    """The results of one kind."""
 
     kind: str
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -60,7 +60,7 @@ class Row:
     trouble: str = ""
     """Why nothing could be compared."""
     examples: list[str] = field(default_factory=list)
-    """Some of what differs."""
+    """Some of the answers that differ."""
 
     @property
     def requests(self) -> int:

@@ -22,18 +22,18 @@ HANDLERS = {
     "coded_stock": "TorchServe's MicroBatching",
     "coded_base": "TorchServe's BaseHandler",
 }
-"""Files in harness/handlers, and what they stand for."""
+"""Files in harness/handlers, and their titles in the table."""
 
 SIZES = {"preprocess": 1, "inference": 8, "postprocess": 8}
 """Images that hang are alone in their call, so that nobody shares their time-out."""
 
 SIZE_OF_STOCK = 1
-"""One number for all stages is all it knows; with this one, faults share no call there either."""
+"""It has one size for all stages; with this one, a fault shares no call with good requests."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all handlers meet."""
+    """The load, which is the same for all handlers."""
 
     clients: int
     seconds: float

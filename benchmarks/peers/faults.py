@@ -1,4 +1,4 @@
-"""What bad requests cost the good ones: clients that check every answer."""
+"""The good requests that fail because of bad ones; clients check every answer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Faults:
     """With an error status, a wrong answer or none."""
     bad: int
     bad_told: int
-    """Answered 4xx: the client is told that the request was at fault."""
+    """Answered 4xx, which says that the request was at fault."""
 
     @property
     def share(self) -> float:
@@ -55,7 +55,7 @@ def with_bad_requests(
     seconds: float,
     share: float = SHARE,
 ) -> Faults:
-    """So many clients send good requests, and now and then one that is not.
+    """So many clients send good requests, and sometimes a bad one.
 
     Args:
         running: the server.

@@ -1,4 +1,4 @@
-"""What a server's processes cost: processor time, and memory at its peak."""
+"""The processor time of a server's processes, and their memory at its peak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another server must say of itself to be measured."""
+"""The description of another server that is measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.throughput.workload import Workload
 __all__ = ["Peer", "Settings"]
 
 Settings: TypeAlias = "Mapping[str, Any]"
-"""What a peer's serve.py takes beside the workload: batch size, wait, threads, workers."""
+"""The settings of a peer's serve.py: batch size, wait, threads, workers."""
 
 
 def _same_body(_workload: Workload, body: bytes) -> bytes:
@@ -54,6 +54,6 @@ class Peer:
     unwrap: Callable[[Any], Any] = field(default=_same_answer)
     """Its decoded answer as the stages answer."""
     restless: bool = False
-    """Whether it works while nobody asks it anything: then it is stopped until its turn."""
+    """Whether it uses processor time without requests; then it is stopped until its turn."""
     python: str | None = None
     """The interpreter of its virtual environment; None for the one that runs this."""

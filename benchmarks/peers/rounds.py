@@ -1,4 +1,4 @@
-"""A workload's servers in turn, for each number of clients: what drifts here meets them all."""
+"""A workload's servers in turn, for each number of clients, so that drift affects all alike."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ def _bar(batches: int) -> Callable[[int], None]:
 
 
 def main() -> int:
-    """Run the soak and say what it found."""
+    """Run the soak and print its report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    # In half as many, memory that has not come to rest yet looks like a leak with some seeds.
+    # With half as many, the warm-up of memory looks like a leak with some seeds.
     parser.add_argument("--batches", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")

@@ -28,7 +28,7 @@ class Opaque:
 
 
 class Soaked(MicroBatchHandler):  # type: ignore[misc]  # ts is untyped
-    """Computes 3 n + 1; in between it does what the batch's `trouble` says."""
+    """Computes 3 n + 1, with the faults of the batch's `trouble`."""
 
     payload: type = list
 
@@ -75,7 +75,7 @@ class Soaked(MicroBatchHandler):  # type: ignore[misc]  # ts is untyped
         return answers
 
     def _pass(self, stage: str, rows: list[int], factor: int) -> Any:
-        """The rows in this handler's kind of payload, unless something goes wrong."""
+        """The rows in this handler's kind of payload, or a fault of `trouble`."""
         trouble, gate = self.trouble, self.gate
         numbers = [row // factor for row in rows]
         if trouble.once is not None and trouble.once[0] == stage:

@@ -105,7 +105,7 @@ class Soak:
         if fate < 0.3:  # noqa: PLR2004
             return Trouble()
         if fate < 0.35:  # noqa: PLR2004
-            # A refusal of one request is meant, and not asked for again.
+            # A refusal is an answer: its request is not called again.
             kinds = [kind for kind in RAISED if kind != "PredictionException"]
             return Trouble(once=(chance.choice(STAGES), chance.choice(kinds)))
         guilty = [number for number in numbers if chance.random() < 0.08]  # noqa: PLR2004
@@ -116,7 +116,7 @@ class Soak:
         chance = self._chance
         stage = chance.choice(STAGES)
         kinds = [*RAISED, "RecursionError"]
-        # Two wrong lengths that add up to the right one are seen by nobody in an opaque payload.
+        # In an opaque payload nobody sees two wrong lengths that add up to the right one.
         kinds += [kind for kind in RETURNED if payload is not Opaque or "too" not in kind]
         kinds += [*UNENCODABLE] if stage == "postprocess" else []
         kinds += ["not JSON"] if stage == "preprocess" else []
@@ -185,7 +185,7 @@ def expect(found: object, due: object, what: str) -> None:
 
 
 def check_right(answer: Answer, number: int) -> None:
-    """The request has its own answer, status and headers, and nothing else."""
+    """Check that the request has its own answer, status and headers, and nothing else."""
     due = right_answer(number)
     if isinstance(due, (bytes, str)):
         expect(answer.body.decode(), due if isinstance(due, str) else due.decode(), answer.id)
@@ -200,7 +200,7 @@ def check_right(answer: Answer, number: int) -> None:
 
 
 def check_error(answer: Answer, outcomes: set[tuple[int, str]]) -> None:
-    """The request has its own error, well formed, and nothing of the server's leaks."""
+    """Check that the request has its own error, well formed, which tells nothing of the server."""
     body = json.loads(answer.body)
     expect(sorted(body), ["code", "message", "type"], answer.id)
     due = any(answer.code == code and body["message"].startswith(text) for code, text in outcomes)
@@ -233,8 +233,8 @@ M_ARENA_MAX = -8
 def one_arena() -> None:
     """Let all threads allocate from one place, where glibc allows.
 
-    Else each new thread may leave memory behind that is free but not given back, some MB in all:
-    it comes to an end, but hides a leak of the size that the slope is to show.
+    Otherwise each new thread may leave free memory in an arena of its own, some MB in all. That
+    ends after a while, but until then it hides a leak of the size that the slope can show.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -275,12 +275,12 @@ def soak(
     process = psutil.Process()
     started_s = time.monotonic()
     gc.collect()
-    gc.freeze()  # else each failure for want of memory counts all that torch has imported
+    gc.freeze()  # else each collection after a MemoryError walks through all of torch
     with quiet() as log:
         run = Soak(seed, hang_every)
         report = run.report
         try:
-            run.last()  # what is loaded at first use is loaded now
+            run.last()  # loads all that is loaded at first use
             report.threads.append(threading.active_count())
             report.open_files.append(process.num_fds())
             for batch in range(batches):

@@ -1,4 +1,4 @@
-"""What the parts of the soak agree on."""
+"""Constants that several parts of the soak use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SLOPE_LIMIT_KB = 200.0
 """Growth per 1,000 batches that counts as a leak: 0.2 kB a batch, less than one lost answer."""
 
 ENOUGH_BATCHES = 5_000
-"""With fewer, the slope is that of warming up, and no limit is set."""
+"""With fewer batches the slope shows the warm-up only, and no limit applies."""
 
 OK = 200
 BAD_REQUEST = 400

@@ -1,4 +1,4 @@
-"""What goes wrong in a soak, and what the request that causes it must get."""
+"""The faults of a soak, and the outcome that each must have."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ UNENCODABLE: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What one request does to the stage that works on it."""
+    """The fault that one request causes in a stage."""
 
     stage: str
     kind: str
@@ -101,7 +101,7 @@ class Fault:
         if self.kind in {"MemoryError", "OutOfMemoryError"}:
             return {(OUT_OF_RESOURCES, "Out of resources")}
         if self.kind in RETURNED:
-            # What cannot be counted is found out by the next stage.
+            # A payload that cannot be counted fails in the next stage.
             return {(SERVER_ERROR, f"{stage} failed") for stage in STAGES}
         code = BAD_REQUEST if self.stage == "preprocess" else SERVER_ERROR
         return {(code, f"{self.stage} failed")}
@@ -109,7 +109,7 @@ class Fault:
 
 @dataclass
 class Trouble:
-    """What goes wrong in one batch; the requests are known by their numbers."""
+    """The faults of one batch, by the numbers of its requests."""
 
     faults: dict[int, Fault] = field(default_factory=dict)
     hang: tuple[str, int] | None = None

@@ -1,4 +1,4 @@
-"""A workload's contenders in turn: A B C D, A B C D, so that what drifts meets all alike."""
+"""A workload's contenders in turn, A B C D, A B C D, so that drift affects all alike."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def play(workload: Workload, lengths: Lengths) -> list[Entry]:
         with ThreadPoolExecutor() as pool:
             served = list(pool.map(stack.enter_context, starting))
         busy_s = stack.enter_context(_watching(workload, device))
-        # A frontend compiles what it does often, and `auto` learns: round 0 is for that.
+        # In round 0 the frontend's JVM compiles its code, and `auto` learns.
         for number in range(0 if lengths.warm_up_s else 1, lengths.rounds + 1):
             for entry, model in zip(entries, served, strict=True):
                 if lengths.warm_up_s:

@@ -11,7 +11,7 @@ from benchmarks.throughput.workload import Config
 __all__ = ["Found", "best", "spread"]
 
 FINALISTS = 3
-"""Short probes err: so many of the best are probed again, for longer."""
+"""So many of the best are probed again, for longer, since short probes are inexact."""
 
 LONGER = 2
 

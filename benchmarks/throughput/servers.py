@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 
 
 class WrongAnswerError(Exception):
-    """A contender does not answer what the three methods say; it is no use to time it."""
+    """A contender answers something else than the three methods, so its speed means nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Stand:
                 )
 
         turns = max(2, -(-len(bodies) // CHECKING_CLIENTS))
-        # The crowd tells of the first that failed, with its number.
+        # The error of the first client that failed is raised, with its number.
         try:
             crowd(self.server, min(CHECKING_CLIENTS, self.workload.clients), ask, turns=turns)
         except AssertionError as error:

@@ -116,7 +116,7 @@ def ratio(ours: Entry, other: Entry) -> Ratio:
 
 
 def _quotient(ours: float, other: float) -> float:
-    """A sample too short for one answer must not cost a run its report."""
+    """A sample without a single answer has ratios too, so that the run gets its report."""
     return ours / other if other else math.inf
 
 
@@ -154,7 +154,7 @@ def table(entries: Sequence[Entry]) -> str:
 
 
 def targets_table(played: Sequence[tuple[Workload, Sequence[Entry]]]) -> str:
-    """What was to be reached, and was it, in Markdown."""
+    """The targets and whether each is reached, in Markdown."""
     rows = []
     for workload, entries in played:
         ours = _ours(entries)

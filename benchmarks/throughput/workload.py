@@ -1,4 +1,4 @@
-"""What a workload, a contender and a target are."""
+"""The types of workloads, contenders and targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workloads: what is sent, who answers, in which settings, and what we want to reach."""
+"""The workloads: their requests, contenders, settings and targets."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ LAUNCH_BOUND = Workload(
     ],
     targets=[Target("base", 1.7), Target("stock", 1.1)],
     accelerator={"launch_ms": 5.0, "row_ms": 0.4},
-    # The decoder scales while it decodes: about half the time, so that the device counts.
+    # The decoder scales while it decodes, in half the time, so that the device matters.
     handler={"draft": True},
 )
 

@@ -1,4 +1,4 @@
-"""No handler at all: the same bytes for every request, which is all that the rest can serve."""
+"""The same bytes for every request: the most that frontend and worker can serve."""
 
 from typing import Any
 
