@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.fixtures import collected, lanes
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import LengthError, PayloadError, StageError
 from micro_batch_handler.pipeline.device.thread_state import ThreadState
 from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.regroup import bounds
-from tests.conftest import collected, lanes
 from tests.fakes import plan, stages
 
 GATE_S = 30

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ts.utils.util import PredictionException
 
+from harness.fixtures import lanes
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import PayloadError
@@ -21,7 +22,6 @@ from micro_batch_handler.pipeline.device.device_errors import device_is_lost
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps, cut, join
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
-from tests.conftest import lanes
 from tests.fakes import fake_context, plan, stages
 
 GATE_S = 30

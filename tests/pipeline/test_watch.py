@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 
+from harness.fixtures import collected, lanes
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import StageTimeout
 from micro_batch_handler.pipeline.lanes import MOST_LOST_LANES
@@ -16,7 +17,6 @@ from micro_batch_handler.pipeline.payloads.operations import PayloadOps, cut, jo
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
 from micro_batch_handler.pipeline.watch import alarm, alarm_works_here
-from tests.conftest import collected, lanes
 from tests.fakes import ManualClock, plan, stages
 
 GATE_S = 30

@@ -20,22 +20,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ts.utils.util import PredictionException
 
-from benchmarks.soak.handlers import service_of
-from benchmarks.soak.run import quiet
-from benchmarks.soak.settings import DEADLINE_HEADER
-from benchmarks.soak.wire import Request, Wrong, parse, predict
-from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.payloads.operations import count
-from tests.fakes import FakeMetrics, Plain
-from tests.odd_values import ANY_TEXT, NUMBERS, OBJECTS, SCALARS
 from harness.service import FakeMetrics, predict, quiet, service_of
 from harness.wire import DEADLINE_HEADER, Request, Wrong, parse
-from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.payloads.operations import Uncuttable, count, cut, join, rows_of
-from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.planning.plans import Plan
-from tests.fakes import Plain, plan, stages
+from micro_batch_handler.config import STAGES
+from micro_batch_handler.pipeline.payloads.operations import count
+from tests.fakes import Plain
+from tests.odd_values import ANY_TEXT, NUMBERS, OBJECTS, SCALARS
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
