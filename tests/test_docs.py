@@ -150,7 +150,6 @@ def test_the_picture_of_the_imports_is_true(drawn):
     assert sizes(kept) == pytest.approx(sizes(now), rel=0.1), "run scripts/draw-imports"
 
 
-@pytest.mark.xfail(strict=True, reason="three imports in pipeline/ and one in torchserve/metrics")
 def test_no_rooms_import_each_other_in_a_circle(drawn):
     """All arrows between rooms point down; what makes a circle is named."""
     assert drawn[1].returncode == 0, drawn[1].stderr

@@ -104,11 +104,12 @@ class Executor:
             raise
         except _BatchEnded:
             return []
+        except LengthError as error:
+            # The fault is where rows were lost first.
+            return self._recovery.instead(batch, call, misread or error)
         except BaseException as error:
-            # Another name for the error would be a circle of it and this frame, with all it holds.
-            return self._recovery.instead(
-                batch, call, (misread or error) if isinstance(error, LengthError) else error
-            )
+            # With another name the error would hold itself by this frame, and all that this holds.
+            return self._recovery.instead(batch, call, error)
         return batch.accept(position, micro_batch.indices, parts[0])
 
     def end(self, batch: Batch, call: Call, *, failed: bool, called: bool = True) -> bool:

@@ -82,9 +82,9 @@ class Recovery:
 
         Steps of the call's own position are what is called instead.
         """
+        error = inspectable(error)
         if isinstance(error, Unreadable):
             return _without_unreadable(batch, call, error)
-        error = inspectable(error)
         micro_batch = call.micro_batch
         failure = Failure(call.stage, error, micro_batch.indices)
         lost = device_is_lost(error)

@@ -32,7 +32,6 @@ from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.plans import Plan
-from micro_batch_handler.torchserve.assembly import stage_function
 from micro_batch_handler.torchserve.by_length import by_length
 from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
@@ -49,6 +48,7 @@ from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
 from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
 from micro_batch_handler.torchserve.sizing import Sizing
+from micro_batch_handler.torchserve.stage_call import StageCall
 from micro_batch_handler.torchserve.trace_file import TraceFile
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.wire.decode import decode_rows, decoder
@@ -114,7 +114,7 @@ class Engine:
         self._sizing = Sizing(self._config, planner, self._splitting, ops, known, trusted=first_row)
         self._readings = self._sizing.readings
         self._pipeline = Pipeline(
-            {stage: stage_function(handler, stage) for stage in STAGES},
+            {stage: StageCall(handler, stage) for stage in STAGES},
             lanes,
             ops=ops,
             lane_setup=lane_setup(threads, device),
