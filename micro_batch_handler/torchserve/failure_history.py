@@ -5,7 +5,7 @@
     calls return a wrong number of rows, and all is well uncut  its payloads are no rows
     calls on several rows fail, and each row alone passes       it stands one row a call
 
-The last is cut into single rows; of the others, whole batches are served from then on.
+After the last, calls get one row each. After the others, batches stay whole.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ class FailureHistory:
         if not rescued:
             return ""
         self._rescued.append((self._rows - rows, rescued))
-        since, most = self._rescued[0][0], sum(count for _, count in self._rescued)
-        often = most >= RESCUED_SHARE * (self._rows - since)
-        return THREAD_BOUND % most if often and len(self._rescued) == RESCUED_BATCHES else ""
+        since, total = self._rescued[0][0], sum(count for _, count in self._rescued)
+        often = total >= RESCUED_SHARE * (self._rows - since)
+        return THREAD_BOUND % total if often and len(self._rescued) == RESCUED_BATCHES else ""
 
     def _learn_one_row(self, outcomes: Outcomes) -> None:
         if self.one_row or outcomes.failures or not any(call.failed for call in outcomes.calls):
