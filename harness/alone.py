@@ -1,4 +1,4 @@
-"""What a handler answers to each request alone: by TorchServe's own code, in this process."""
+"""What a handler answers, alone and in batches: by TorchServe's own code, in this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,10 +20,11 @@ from ts.service import Service
 from harness.kinds import OK, Kind, Told, body_of
 from harness.service import predict
 from harness.wire import Answer, Request, parse
+from micro_batch_handler import MicroBatchMixin
 from micro_batch_handler.tools.checking.worker import load
 from micro_batch_handler.tools.workbench.model_folder import importable, working_in
 
-__all__ = ["Frontend", "answers_alone", "folder_of", "let_go"]
+__all__ = ["Frontend", "answers_alone", "answers_to", "folder_of", "let_go"]
 
 
 class Frontend:
@@ -86,14 +87,24 @@ def answers_alone(
     folder: Path, asked: Mapping[int, Mapping[str, Any]], headers: Sequence[str]
 ) -> dict[int, Told]:
     """What the handler of the model in `folder` answers to each request alone."""
+    return answers_to(folder, [{number: request} for number, request in asked.items()], headers)
+
+
+def answers_to(
+    folder: Path, batches: Iterable[Mapping[int, Mapping[str, Any]]], headers: Sequence[str]
+) -> dict[int, Told]:
+    """What the handler of the model in `folder` answers to these batches."""
     before = set(sys.modules)
+    answers: dict[int, Told] = {}
     with importable(folder), working_in(folder):
         service = load(folder)
         frontend = Frontend(service, headers)
-        answers: dict[int, Told] = {}
-        for number, request in asked.items():
-            answers |= frontend.ask({number: request})
-        let_go(getattr(service._entry_point, "__self__", None) or frontend)
+        for batch in batches:
+            answers |= frontend.ask(batch)
+        handler = getattr(service._entry_point, "__self__", None)
+        if isinstance(handler, MicroBatchMixin):
+            MicroBatchMixin.close(handler)
+        let_go(handler or frontend)
     for name in sys.modules.keys() - before:
         if name.startswith("ts.torch_handler."):
             del sys.modules[name]  # it may have imported stand-ins

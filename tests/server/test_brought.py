@@ -1,4 +1,7 @@
-"""On a real TorchServe: what users bring answers the same with micro-batching in front of it."""
+"""Handlers that users bring answer the same with micro-batching in front of them.
+
+All of them by TorchServe's own code in this process, some on a real server.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import importlib.util
 import itertools
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +17,23 @@ from typing import Any
 import pytest
 import torch
 
-from harness.alone import answers_alone
+from harness.alone import answers_alone, answers_to
 from harness.archives import BROUGHT, STAND_INS, pack_plain
 from harness.crowd import together
 from harness.images import jpeg
-from harness.kinds import alike, told
+from harness.kinds import Told, alike, told
 from harness.model import Packed
 from harness.torchserve import TorchServe
 from micro_batch_handler.__main__ import main
 
-pytestmark = pytest.mark.server
+pytestmark = [
+    pytest.mark.usefixtures("as_before"),
+    pytest.mark.filterwarnings("ignore:Implicit dimension choice:UserWarning"),  # TorchServe's own
+]
 
 CLIENTS = 16
 HEADERS = ("x-shade",)
+ON_SERVER = ("digits", "painter", "plain_function", "first_row", "image_classifier")
 CONFIG = {
     "micro_batching": {
         "micro_batch_size": {"preprocess": 2, "inference": 4, "postprocess": 3},
@@ -135,27 +142,50 @@ def network(name: str, folder: Path) -> dict[str, str]:
     return {"model_file": str(file), "serialized_file": str(weights)}
 
 
-@pytest.mark.usefixtures("as_before")
-@pytest.mark.filterwarnings("ignore:Implicit dimension choice:UserWarning")  # TorchServe's own
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.handler)
-def test_wrapped_handlers_answer_as_plain_ones(server, case, tmp_path):
-    """Sixteen clients at once get the answers that the plain handler gives to each alone."""
+def test_wrapped_handlers_answer_as_plain_ones(case, tmp_path):
+    """Sixteen requests in one batch get the answers that the plain handler gives to each alone."""
+    requests = {client: case.ask(client) for client in range(CLIENTS)}
+    archive = archive_of(case, tmp_path, tmp_path)
+    expected = answers_alone(unpacked(archive, tmp_path / "plain"), requests, HEADERS)
+    assert main(["wrap", str(archive)]) == 0
+
+    found = answers_to(unpacked(archive, tmp_path / "wrapped"), [requests], HEADERS)
+
+    assert_alike(expected, found)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.handler in ON_SERVER], ids=lambda case: case.handler
+)
+def test_wrapped_handlers_answer_many_clients(server, case, tmp_path):
+    """On a real TorchServe sixteen clients at once get those answers, too."""
     requests = {client: case.ask(client) for client in range(CLIENTS)}
     archive = archive_of(case, server.model_store, tmp_path)
-    plain = tmp_path / "plain"
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(plain)
-    expected = answers_alone(plain, requests, HEADERS)
+    expected = answers_alone(unpacked(archive, tmp_path / "plain"), requests, HEADERS)
     assert main(["wrap", str(archive)]) == 0
 
     with Packed(server, archive, batch_size=CLIENTS, max_batch_delay=100) as model:
         found = together(CLIENTS, lambda client: told(model.predict(**requests[client]), HEADERS))
 
+    assert_alike(expected, dict(enumerate(found)))
+
+
+def assert_alike(expected: Mapping[int, Told], found: Mapping[int, Told]) -> None:
+    """Each request has its own answer, which no other has got."""
     assert {answer.status for answer in expected.values()} == {200}
     assert len({str(answer.body) for answer in expected.values()}) > 1
-    for client, answer in expected.items():
-        assert (answer.status, answer.headers) == (found[client].status, found[client].headers)
-        assert alike(answer.body, found[client].body), (client, answer, found[client])
+    for number, answer in expected.items():
+        assert (answer.status, answer.headers) == (found[number].status, found[number].headers)
+        assert alike(answer.body, found[number].body), (number, answer, found[number])
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    """The folder of a model, as the frontend unpacks it."""
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    return folder
 
 
 def archive_of(case: Case, store: Path, folder: Path) -> Path:
@@ -172,6 +202,7 @@ def archive_of(case: Case, store: Path, folder: Path) -> Path:
     return pack_plain(name, handler, CONFIG, store, files, **network(case.model, folder))
 
 
+@pytest.mark.server
 def test_a_handler_of_stock_micro_batching_serves(server):
     """With its import changed, a handler with `self.handle = MicroBatching(self)` answers all."""
     config = {
@@ -190,6 +221,7 @@ def test_a_handler_of_stock_micro_batching_serves(server):
     assert bad.status_code == 400
 
 
+@pytest.mark.server
 def test_the_built_in_base_handler_is_wrapped_behind_an_envelope(java):
     """`base_handler`, which needs an envelope to get numbers, answers the same with both."""
     with TorchServe({"service_envelope": "body"}) as server:
