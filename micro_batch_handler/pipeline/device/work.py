@@ -1,13 +1,7 @@
-"""The work of one call, and how it is done where a device has no streams.
+"""The work of one call: a `with` block around the user's method, here without streams.
 
-A call's work is a `with` block around the user's method:
-
-    with streams.work(stage, parts, rows) as work:
-        result = method(work.take_in(payload))
-        result = work.hand_over(result)
-    # `result` may be used once `work.done` has come
-
-`Streams` in streams.py gives such work on a device; `NoStreams` gives it on the CPU.
+with streams.work(stage, inputs, rows) as work:
+    result = work.hand_over(method(work.take_in(payload)))
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +28,6 @@ CERTAIN_ROWS = 16
 Fewer rows may do so by chance, such as labels of a few classes, or a counter in its first call."""
 
 
-class _Numbers(NamedTuple):
-    """The numbers beside the rows that a call has returned."""
-
-    rows: int
-    """How many rows the stage was called with."""
-    by_place: dict[str, float]
-
-
 class Evidence:
     """What calls of one stage have returned so far.
 
@@ -54,8 +46,9 @@ class Evidence:
         """Whether a call may have returned places of rows since this was last set to False."""
         self._suspect_calls: list[int] = []
         """The rows of each call that may have returned places, until a call shows otherwise."""
-        self._agreed: dict[int, _Numbers] = {}
-        """Numbers of calls that returned, unambiguously, as many rows as went in; by these rows."""
+        self._agreed: dict[int, tuple[int, dict[str, float]]] = {}
+        """Calls that returned, unambiguously, as many rows as went in, by these rows: how many rows
+        the stage was called with, and the numbers beside the rows, by where they stand."""
         self._constants: dict[str, Any] = {}
         """Constants of the first call that returned them, by where they stand."""
 
@@ -108,37 +101,34 @@ class Evidence:
             raise Uncuttable(f"{self._stage} returned {found} rows for {rows} requests")
         ambiguous = is_ambiguous(result, rows)
         places = rows > 1 and holds_places(result, rows)
-        numbers = _Numbers(called, dict(numbers_beside_rows(result)))
+        numbers = dict(numbers_beside_rows(result))
         why_not = ""
-        if number := self._telling_number(numbers, is_cut=is_cut):
+        if number := self._telling_number(numbers, called, is_cut=is_cut):
             why_not = f"{number} for {called} rows, which may tell how many these are"
         elif ambiguous and is_cut:
             why_not = f"{rows} items of {rows} rows each, which may be rows or columns"
         elif not ambiguous and not places:
-            self._agreed[rows] = numbers
+            self._agreed[rows] = called, numbers
             if rows > 1 and self._suspect_calls:
                 self._suspect_calls, self.suspicious = [], False
         elif is_cut and self._suspect(rows):
             why_not = f"0 to {rows - 1}, which may be places of rows"
         return f"{self._stage} returned {why_not}" if why_not else ""
 
-    def _telling_number(self, numbers: _Numbers, *, is_cut: bool) -> str:
+    def _telling_number(self, numbers: dict[str, float], called: int, *, is_cut: bool) -> str:
         """The first number beside the rows that may tell how many these are, or "".
 
         It is in proportion to the rows, here and in another call. Where payloads are cut already,
         it is enough that it equals the rows and has not been seen in another call.
         """
-        for where, number in numbers.by_place.items():
+        for where, number in numbers.items():
             seen = [
-                (other.rows, other.by_place[where])
-                for other in self._agreed.values()
-                if where in other.by_place
+                (rows, before[where]) for rows, before in self._agreed.values() if where in before
             ]
             in_proportion = any(
-                rows != numbers.rows and before * numbers.rows == number * rows
-                for rows, before in seen
+                rows != called and before * called == number * rows for rows, before in seen
             )
-            if number and (in_proportion or (is_cut and not seen and number == numbers.rows)):
+            if number and (in_proportion or (is_cut and not seen and number == called)):
                 return f"{where} = {number:g}"
         return ""
 
