@@ -27,7 +27,7 @@ from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.requests import Requests
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
-from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.plan import Plan
 
 BOUND = 2
 """Of an inbox between stages with one lane each."""
@@ -86,7 +86,7 @@ def _functions() -> dict[Stage, StageFunction]:
 @contextmanager
 def _handed_over(rows: int, size: int) -> Iterator[Callable[[], None]]:
     """The pipeline, one lane a stage."""
-    data, plan = list(range(rows)), Plan(PerStage.of(size))
+    data, plan = list(range(rows)), Plan.of(size)
     with Pipeline(_functions(), PerStage.of(1), stage_timeout_s=STAGE_TIMEOUT_S) as pipeline:
         yield lambda: _ignore(pipeline.run(data, plan))
 
@@ -94,7 +94,7 @@ def _handed_over(rows: int, size: int) -> Iterator[Callable[[], None]]:
 @contextmanager
 def _one_thread(rows: int, size: int) -> Iterator[Callable[[], None]]:
     """The same micro-batches, called one after the other by the thread that asks."""
-    data, plan = list(range(rows)), Plan(PerStage.of(size))
+    data, plan = list(range(rows)), Plan.of(size)
     with Pipeline(_functions(), PerStage.of(1), stage_timeout_s=STAGE_TIMEOUT_S) as pipeline:
         executor = pipeline._executor  # noqa: SLF001
 

@@ -10,7 +10,7 @@ from ts.torch_handler.base_handler import BaseHandler
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Outcomes
 from micro_batch_handler.pipeline.records import CallRecord
-from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS, BatchMetrics
 from micro_batch_handler.torchserve.metrics.lines import MetricLines
 
@@ -57,4 +57,4 @@ def _record(size: int) -> BatchRecord:
         for first in range(0, ROWS, size)
     ]
     outcomes = Outcomes([None] * ROWS, {}, [], calls=calls)
-    return BatchRecord(ROWS, Plan(PerStage.of(size)), 1.0, 1.5, outcomes)
+    return BatchRecord(ROWS, Plan.of(size), 1.0, 1.5, outcomes)

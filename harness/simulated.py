@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.regroup import bounds
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.planning.plans import Plan
 
 HAND_OVER_S = 70e-6
 
@@ -88,7 +88,7 @@ class _InLanes:
 
     def __init__(self, machine: Machine, rows: int, plan: Plan) -> None:
         self._machine = machine
-        sizes = [plan.sizes[stage] for stage in STAGES]
+        sizes = [plan.size(stage) for stage in STAGES]
         self._groups = [bounds(rows, size) for size in sizes]
         self._sizes = sizes
         self._left = [[stop - start for start, stop in groups] for groups in self._groups]

@@ -11,9 +11,8 @@ from ts.context import Context, RequestProcessor
 from harness.service import FakeMetrics
 from harness.wire import parse
 from micro_batch_handler import MicroBatchHandler
-from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline.watch import Clock
-from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.plan import Plan
 
 
 class Plain(MicroBatchHandler):
@@ -53,7 +52,7 @@ def fake_context(
 
 def plan(preprocess: int, inference: int | None = None, postprocess: int | None = None) -> Plan:
     """A plan with these sizes; one number stands for all stages."""
-    return Plan(PerStage(preprocess, inference or preprocess, postprocess or preprocess))
+    return Plan(preprocess, inference or preprocess, postprocess or preprocess)
 
 
 def stages(

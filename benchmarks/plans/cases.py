@@ -14,10 +14,10 @@ from typing import Any
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
-from micro_batch_handler.planning.choices import even_sizes
+from micro_batch_handler.planning.forecast import Forecast
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import HAND_OVER_S, Planner
-from micro_batch_handler.planning.plans import Plan
-from micro_batch_handler.planning.schedule import Forecast
+from micro_batch_handler.planning.sizes import even_sizes
 
 __all__ = ["Case", "draw"]
 
@@ -63,7 +63,7 @@ class Case:
         )
         every = product(even_sizes(self.rows), repeat=len(STAGES))
         ranked = sorted(every, key=forecast.finish_s)
-        return [Plan(PerStage(*sizes)) for sizes in ranked[:CANDIDATES]]
+        return [Plan(*sizes) for sizes in ranked[:CANDIDATES]]
 
     def _function(
         self, at: int, stage: Stage, observe: Callable[[Stage, int, float], None]

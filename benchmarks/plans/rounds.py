@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 
 from benchmarks.plans.cases import Case
-from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.config import STAGES, MicroBatchingConfig
 from micro_batch_handler.pipeline.pipeline import Pipeline
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.planning.plans import Plan
 
 __all__ = ["Result", "play"]
 
@@ -88,8 +88,8 @@ def play(case: Case, warm_up: int, rounds: int) -> Result:
         for _ in range(warm_up):
             auto_s()
         plans = {
-            "unsplit": Plan(PerStage.of(case.rows)),
-            "quarters": Plan(PerStage.of(-(-case.rows // QUARTERS))),
+            "unsplit": Plan.of(case.rows),
+            "quarters": Plan.of(-(-case.rows // QUARTERS)),
             **{_name(plan): plan for plan in case.best_plans()},
         }
         names = ["auto", *plans]
@@ -102,4 +102,4 @@ def play(case: Case, warm_up: int, rounds: int) -> Result:
 
 
 def _name(plan: Plan) -> str:
-    return "/".join(str(plan.sizes[stage]) for stage in STAGES)
+    return "/".join(str(plan.size(stage)) for stage in STAGES)

@@ -11,10 +11,9 @@ from statistics import fmean, median
 
 from harness.simulated import HAND_OVER_S, Cost, Machine, linear
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.planning.choices import even_sizes
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.planning.plans import Plan, plan_of
-from micro_batch_handler.planning.schedule import Sizes
+from micro_batch_handler.planning.sizes import even_sizes
 
 __all__ = ["Outcome", "play"]
 
@@ -68,8 +67,8 @@ def play(number: int) -> Outcome:
             planner.observe(STAGES[stage], size, call_s)
         planner.finished(rows, plan, seconds)
         taken_s.append(true_s(plan))
-    best_s = _best_s(rows, lambda sizes: true_s(plan_of(sizes)))
-    unsplit_s = true_s(Plan(PerStage.of(rows)))
+    best_s = _best_s(rows, lambda sizes: true_s(Plan(*sizes)))
+    unsplit_s = true_s(Plan.of(rows))
     return Outcome(median(taken_s[-LAST:]) / best_s, fmean(taken_s[WARM_UP:]) / unsplit_s)
 
 
@@ -96,14 +95,14 @@ def _draw(number: int) -> tuple[int, Machine]:
     return rows, Machine(costs, lanes, cores, waiting, noise, unrest, pauses=0.003, seed=number)
 
 
-def _best_s(rows: int, taken_s: Callable[[Sizes], float]) -> float:
+def _best_s(rows: int, taken_s: Callable[[Plan], float]) -> float:
     """The least, by changing one stage's size at a time from the best few of equal sizes."""
     options = [size for size in even_sizes(rows) if size in SIZES or size == rows]
     starts = sorted(((size,) * len(STAGES) for size in options), key=taken_s)
     return min(taken_s(_descend(start, options, taken_s)) for start in starts[:STARTS])
 
 
-def _descend(sizes: Sizes, options: Sequence[int], taken_s: Callable[[Sizes], float]) -> Sizes:
+def _descend(sizes: Plan, options: Sequence[int], taken_s: Callable[[Plan], float]) -> Plan:
     while True:
         before = sizes
         for at in range(len(STAGES)):

@@ -13,9 +13,10 @@ from statistics import median
 import yaml
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.planning.choices import even_sizes
+from micro_batch_handler.planning.forecast import Forecast
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import HAND_OVER_S
-from micro_batch_handler.planning.schedule import Forecast
+from micro_batch_handler.planning.sizes import even_sizes
 from micro_batch_handler.tools.tuning.bench import HandlerBench
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
@@ -140,4 +141,4 @@ def _every_setting() -> Iterable[Setting]:
         yield Setting.whole(rows)
         for sizes in product(even_sizes(rows), repeat=len(STAGES)):
             if min(sizes) < rows:
-                yield from (Setting(rows, sizes, each) for each in lanes)
+                yield from (Setting(rows, Plan(*sizes), each) for each in lanes)

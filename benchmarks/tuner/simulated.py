@@ -10,7 +10,8 @@ from itertools import product
 from harness.simulated import Machine, linear
 from harness.tuned import SimulatedBench
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.planning.choices import even_sizes
+from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.planning.sizes import even_sizes
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
@@ -92,4 +93,4 @@ def _every_setting() -> Iterator[Setting]:
         yield Setting.whole(rows)
         for sizes in product(even_sizes(rows), repeat=len(STAGES)):
             if min(sizes) < rows:
-                yield from (Setting(rows, sizes, each) for each in lanes)
+                yield from (Setting(rows, Plan(*sizes), each) for each in lanes)

@@ -18,7 +18,7 @@ from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 from micro_batch_handler.pipeline.requests import Requests
-from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.plan import Plan
 
 __all__ = ["LAST", "Batch", "Steps"]
 
@@ -71,7 +71,7 @@ class Batch:
         self._plan = plan
         self._lock = threading.Lock()
         self._into = [
-            Regroup(len(requests), plan.sizes[before], plan.sizes[stage])
+            Regroup(len(requests), plan.size(before), plan.size(stage))
             for before, stage in pairwise(STAGES)
             if plan is not None
         ]
@@ -88,7 +88,7 @@ class Batch:
 
     def first(self) -> Steps:
         """The micro-batches of the first stage, as the plan has them."""
-        size = self._plan.sizes[STAGES[0]] if self._plan else len(self.requests)
+        size = self._plan[0] if self._plan else len(self.requests)
         return [(0, MicroBatch(range(*limit))) for limit in bounds(len(self.requests), size)]
 
     def regroups(self, position: int) -> bool:

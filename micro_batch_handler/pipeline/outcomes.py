@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from micro_batch_handler.config import Stage
 from micro_batch_handler.pipeline.records import CallRecord
-from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.plan import Plan
 
 __all__ = ["BatchRecord", "Failure", "Listener", "Outcomes"]
 

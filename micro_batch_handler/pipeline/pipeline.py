@@ -33,7 +33,7 @@ from micro_batch_handler.pipeline.recovery import Policy, Recovery, verdicts
 from micro_batch_handler.pipeline.requests import Requests
 from micro_batch_handler.pipeline.stage import StageFunction, StageMethod
 from micro_batch_handler.pipeline.watch import Clock, alarm_works_here, in_main_thread
-from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.plan import Plan
 
 __all__ = ["Pipeline"]
 

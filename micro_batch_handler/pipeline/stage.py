@@ -24,7 +24,7 @@ from micro_batch_handler.pipeline.payloads.operations import (
 )
 from micro_batch_handler.pipeline.payloads.readings import Readings
 from micro_batch_handler.pipeline.watch import alarm
-from micro_batch_handler.planning.choices import padded
+from micro_batch_handler.planning.sizes import padded
 
 __all__ = ["Keep", "StageFunction", "StageMethod"]
 

@@ -59,8 +59,8 @@ class IntraOpThreads:
     lanes: PerStage[int]
     """Of a stage, in a lane of its own."""
 
-    unsplit: int
-    """Where a batch runs unsplit, all stages in one thread."""
+    whole: int
+    """Where a batch runs whole, all stages in one thread."""
 
     @classmethod
     def of(
@@ -71,7 +71,7 @@ class IntraOpThreads:
         Each call starts as many as there are cores unless it is told otherwise, and lanes that
         call at the same time would then have several times as many threads as cores. What
         preprocess and postprocess compute with PyTorch is short: `auto` is one for them, and for
-        inference the rest. A batch that runs unsplit has all cores to itself, and what the stage
+        inference the rest. A batch that runs whole has all cores to itself, and what the stage
         that wants most does.
 
         Args:

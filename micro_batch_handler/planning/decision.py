@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.planning.choices import Choices
-from micro_batch_handler.planning.experience import Model
-from micro_batch_handler.planning.plans import Plan, plan_of, sizes_of
-from micro_batch_handler.planning.schedule import Sizes
+from micro_batch_handler.planning.cost_model import CostModel
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.search import best
+from micro_batch_handler.planning.sizes import SizeOptions
 
 __all__ = ["Decision", "decide"]
 
@@ -24,8 +23,8 @@ class Decision:
     version: int
     """Of what it was chosen by."""
 
-    whole: Sizes
-    proposed: Sizes | None
+    whole: Plan
+    proposed: Plan | None
     """The best sizes that cut, by what calls cost; None if there are none, or nothing is known."""
 
     searched: int
@@ -34,7 +33,7 @@ class Decision:
     calls_s: tuple[float, float]
     """When the one and the other would be finished, if calls were all."""
 
-    split: Sizes | None
+    split: Plan | None
     """The sizes that cut, as it is decided: those proposed, or those that have proved best."""
 
     whole_s: float
@@ -48,10 +47,10 @@ class Decision:
     """Whether cutting could be faster at all, whatever smaller calls turn out to cost; False while
     nothing is known."""
 
-    def about(self, split: Sizes, split_s: float, before: Decision | None) -> Decision:
+    def about(self, split: Plan, split_s: float, before: Decision | None) -> Decision:
         """The same decision about other sizes that cut, with which a batch takes so long."""
         splits = _splits(split_s, self.whole_s, before)
-        plan = plan_of(split if splits else self.whole)
+        plan = split if splits else self.whole
         return replace(self, split=split, split_s=split_s, splits=splits, plan=plan)
 
     def told(self, rows: int, *, stopped: bool = False) -> str:
@@ -61,7 +60,7 @@ class Decision:
             rows: of a batch.
             stopped: whether batches stay whole, whatever was decided, since splits have lost.
         """
-        shown = self.whole if stopped else sizes_of(self.plan)
+        shown = self.whole if stopped else self.plan
         sizes = zip(STAGES, shown, strict=True)
         parts = ", ".join(f"{stage} {min(size, rows)}" for stage, size in sizes)
         whole, split = f"{_ms(self.whole_s)} ms", f"{_ms(self.split_s)} ms"
@@ -77,7 +76,7 @@ class Decision:
             return f"{parts}: no split is faster than {whole}"
         return f"{parts}: predicted {whole} unsplit instead of {split} split"
 
-    def explained(self, rows: int, model: Model) -> str:
+    def explained(self, rows: int, model: CostModel) -> str:
         """What the expected times are made of: calls, their schedule, what batches take of it."""
         parts = [_explained("Unsplit", rows, self.whole, self.whole_s, model)]
         if self.split is not None:
@@ -85,7 +84,7 @@ class Decision:
         return ". ".join(parts)
 
 
-def _explained(title: str, rows: int, sizes: Sizes, batch_s: float, model: Model) -> str:
+def _explained(title: str, rows: int, sizes: Plan, batch_s: float, model: CostModel) -> str:
     calls_s = model.calls_s(rows, sizes)
     if min(sizes) < rows:
         forecast = model.forecast(rows)
@@ -113,8 +112,8 @@ def _ms(seconds: float) -> str:
 
 def decide(
     rows: int,
-    choices: Choices,
-    model: Model | None,
+    choices: SizeOptions,
+    model: CostModel | None,
     before: Decision | None,
     *,
     version: int,
@@ -132,7 +131,7 @@ def decide(
     """
     whole = choices.whole(rows)
     if model is None or not rows or not choices.free:
-        plan = plan_of(whole)
+        plan = whole
         none = (0.0, 0.0)
         return Decision(version, whole, None, -1, none, None, 0.0, 0.0, splits=False, plan=plan)
     same = before if before is not None and before.searched == searched else None
@@ -146,15 +145,15 @@ def decide(
     whole_s = calls_s[0] * model.correction(rows, split=False)
     split_s = calls_s[1] * model.correction(rows, split=True)
     splits = split is not None and _splits(split_s, whole_s, before)
-    plan = plan_of(split if split is not None and splits else whole)
+    plan = split if split is not None and splits else whole
     may_pay = splits or (same.may_pay if same else _may_pay(rows, choices, model, whole_s))
     return Decision(
         version, whole, split, searched, calls_s, split, whole_s, split_s, splits, plan, may_pay
     )
 
 
-def _may_pay(rows: int, choices: Choices, model: Model, whole_s: float) -> bool:
-    forecast = model.hopeful(rows)
+def _may_pay(rows: int, choices: SizeOptions, model: CostModel, whole_s: float) -> bool:
+    forecast = model.best_case(rows)
     return forecast.finish_s(best(forecast, choices)) < (1 - GAIN) * whole_s
 
 

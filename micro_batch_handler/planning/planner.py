@@ -16,13 +16,12 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
-from micro_batch_handler.planning.choices import Choices
-from micro_batch_handler.planning.contest import Contest, neighbours
+from micro_batch_handler.planning.comparison import Comparison, neighbours
+from micro_batch_handler.planning.cost_model import CostModel, Observations
 from micro_batch_handler.planning.decision import Decision, decide
-from micro_batch_handler.planning.experience import Experience, Model
-from micro_batch_handler.planning.plans import Plan, plan_of, sizes_of
-from micro_batch_handler.planning.schedule import Sizes
-from micro_batch_handler.planning.trials import Ledger, Trials
+from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.planning.sizes import SizeOptions
+from micro_batch_handler.planning.trial_budget import SplitBalance, TrialBudget
 
 __all__ = ["Planner"]
 
@@ -34,13 +33,13 @@ HAND_OVER_S = 70e-6
 WARM_UP_BATCHES = 3
 """Batches that run unsplit first: what there is to compare with, and the least to learn from."""
 
-GRANTED_BATCHES = 4
+FIRST_BUDGET_BATCHES = 4
 """What trials may cost at the start, in unsplit batches."""
 
-THINKING = 0.01
+SEARCH_SHARE = 0.01
 """Of all time, what learning and searching may take."""
 
-MOST_THOUGHTS_S = 0.05
+MOST_SEARCH_TIME_S = 0.05
 """What they may take at once, at the start too."""
 
 LEARN_EVERY = 4
@@ -51,7 +50,7 @@ COMMON = 8
 
 LOG_EVERY_S = 30.0
 LOG_FROM_BATCH = 16
-FORGIVEN = 1.1
+SLOWER_WHOLE = 1.1
 """If unsplit batches take so much longer than was thought, splits have lost nothing by that."""
 
 MOST_CALLS = 4096
@@ -82,27 +81,27 @@ class Planner:
     ) -> None:
         self._batch_size = batch_size
         self._now_s = now_s
-        self._choices = Choices(config, together=not regroups)
+        self._choices = SizeOptions(config, together=not regroups)
         self.tunes = any(config.micro_batch_size[stage] == AUTO for stage in STAGES)
         """Whether there is a size to choose, and so anything to learn."""
         self._kept_together = False
-        self._experience = Experience(
+        self._observations = Observations(
             [lanes[stage] for stage in STAGES], hand_over_s, self._choices.padded
         )
         self._calls: dict[Stage, deque[tuple[int, float]]] = {
             stage: deque(maxlen=MOST_CALLS) for stage in STAGES
         }
         self._lock = threading.Lock()
-        self._model: Model | None = None
+        self._model: CostModel | None = None
         self._version = 0
         self._searched = 0
         self._plans: dict[int, Decision] = {}
         self._begun = 0
         self._ended = 0
-        self._thoughts_s = MOST_THOUGHTS_S
-        self._trials = Trials(WARM_UP_BATCHES)
-        self._ledger = Ledger()
-        self._contests: dict[int, Contest] = {}
+        self._search_time_s = MOST_SEARCH_TIME_S
+        self._trials = TrialBudget(WARM_UP_BATCHES)
+        self._balance = SplitBalance()
+        self._comparisons: dict[int, Comparison] = {}
         self._seen: Counter[int] = Counter()
         self._logged: Plan | None = None
         self._looked_at: tuple[int, bool] | None = None
@@ -119,7 +118,7 @@ class Planner:
         if self._trials.due(self._begun - 1):
             return self._try(rows, choice)
         usual = self._in_force(choice)
-        return self._contend(rows, choice) if sizes_of(usual) == choice.split else usual
+        return self._compare(rows, choice) if usual == choice.split else usual
 
     def observe(self, stage: Stage, rows: int, seconds: float) -> None:
         """A call of a stage on so many rows succeeded and took so long."""
@@ -133,19 +132,21 @@ class Planner:
         with self._lock:
             self._ended += 1
             self._seen[rows] += 1
-            sizes = sizes_of(plan)
+            sizes = plan
             split = sizes != choice.whole
-            self._experience.batch(rows, sizes, seconds, self._taken(), split=split)
+            self._observations.add(rows, sizes, seconds, self._taken(), split=split)
             self._account(choice, sizes, seconds)
-            contest = self._contests.get(rows)
-            if contest is not None and contest.ended(self._ended, sizes, seconds):
+            comparison = self._comparisons.get(rows)
+            if comparison is not None and comparison.ended(self._ended, sizes, seconds):
                 self._version += 1
-            self._thoughts_s = min(self._thoughts_s + THINKING * seconds, MOST_THOUGHTS_S)
+            self._search_time_s = min(
+                self._search_time_s + SEARCH_SHARE * seconds, MOST_SEARCH_TIME_S
+            )
             early = self._ended <= WARM_UP_BATCHES + 2 * LEARN_EVERY
-            if self._thoughts_s > 0 and (early or self._ended % LEARN_EVERY == 0):
+            if self._search_time_s > 0 and (early or self._ended % LEARN_EVERY == 0):
                 began_s = self._now_s()
                 self._learn()
-                self._thoughts_s -= self._now_s() - began_s
+                self._search_time_s -= self._now_s() - began_s
         self._log(rows)
 
     def payloads(self, rows: bool) -> None:
@@ -170,8 +171,8 @@ class Planner:
         return f"<Planner {rows} requests: {shown}; a call costs {self._model or 'as yet unknown'}>"
 
     def _regroup(self, allowed: bool) -> None:
-        self._choices = Choices(self._choices.config, together=not allowed)
-        self._contests.clear()  # what has proved best may not be cut any more, or not be best
+        self._choices = SizeOptions(self._choices.config, together=not allowed)
+        self._comparisons.clear()  # what has proved best may not be cut any more, or not be best
         self._searched += 1
         self._version += 1
 
@@ -181,7 +182,7 @@ class Planner:
 
     def _choose(self, rows: int, before: Decision | None) -> Decision:
         with self._lock:
-            if before is not None and self._thoughts_s < 0:
+            if before is not None and self._search_time_s < 0:
                 return before
             began_s = self._now_s()
             choice = decide(
@@ -192,8 +193,8 @@ class Planner:
                 version=self._version,
                 searched=self._searched,
             )
-            choice = self._with_champion(rows, choice, before)
-            self._thoughts_s -= self._now_s() - began_s
+            choice = self._with_incumbent(rows, choice, before)
+            self._search_time_s -= self._now_s() - began_s
             self._plans[rows] = choice
             if before is not None and before.splits != choice.splits:
                 self._trials.restart(self._begun)
@@ -206,64 +207,64 @@ class Planner:
             usual = self._in_force(choice)
             if model is None:
                 return usual
-            splits = sizes_of(usual) != choice.whole
-            other = choice.whole if splits else self._alternative(rows, choice, model)
+            splits = usual != choice.whole
+            other = choice.whole if splits else self._split_to_try(rows, choice, model)
             if other is None:
                 return usual
             if splits:
                 loss_s = choice.whole_s - choice.split_s
             else:
                 loss_s = model.batch_s(rows, other, split=True) - choice.whole_s
-            return plan_of(other) if self._trials.begin(self._begun - 1, loss_s) else usual
+            return other if self._trials.begin(self._begun - 1, loss_s) else usual
 
-    def _with_champion(self, rows: int, choice: Decision, before: Decision | None) -> Decision:
+    def _with_incumbent(self, rows: int, choice: Decision, before: Decision | None) -> Decision:
         """The decision about the sizes that have proved to be the best, if any have."""
-        contest = self._contests.get(rows)
-        if contest is None:
+        comparison = self._comparisons.get(rows)
+        if comparison is None:
             if choice.splits and self._seen[rows] * COMMON >= self._ended:
-                self._contests[rows] = Contest(sizes_of(choice.plan))
+                self._comparisons[rows] = Comparison(choice.plan)
             return choice
-        split_s = contest.champion_s(self._ended)
+        split_s = comparison.incumbent_s(self._ended)
         if split_s is None and self._model is not None:
-            split_s = self._model.batch_s(rows, contest.champion, split=True)
+            split_s = self._model.batch_s(rows, comparison.incumbent, split=True)
         if split_s is None:
             return choice
-        found = choice.about(contest.champion, split_s, before)
-        if found.splits or choice.proposed in (None, contest.champion):
+        found = choice.about(comparison.incumbent, split_s, before)
+        if found.splits or choice.proposed in (None, comparison.incumbent):
             return found
         # The best of those that were tried does not pay; what is proposed now may.
-        del self._contests[rows]
+        del self._comparisons[rows]
         return choice
 
-    def _contend(self, rows: int, choice: Decision) -> Plan:
+    def _compare(self, rows: int, choice: Decision) -> Plan:
         """The best sizes known, or those that challenge them."""
         with self._lock:
-            contest = self._contests.get(rows)
-            if contest is None:
+            comparison = self._comparisons.get(rows)
+            if comparison is None:
                 return choice.plan
-            if contest.is_open(self._ended) and self._thoughts_s > 0:
+            if comparison.is_open(self._ended) and self._search_time_s > 0:
                 began_s = self._now_s()
-                contest.challenge(self._challenger(rows, choice, contest), self._ended)
-                self._thoughts_s -= self._now_s() - began_s
-            return plan_of(contest.turn())
+                comparison.start(self._candidate(rows, choice, comparison), self._ended)
+                self._search_time_s -= self._now_s() - began_s
+            return comparison.turn()
 
-    def _challenger(self, rows: int, choice: Decision, contest: Contest) -> Sizes | None:
+    def _candidate(self, rows: int, choice: Decision, comparison: Comparison) -> Plan | None:
         """Who shall challenge the best sizes known, if losing to them can be afforded."""
         if self._model is None:
             return None
-        others = neighbours(contest.champion, self._choices.options(rows), self._choices.groups)
+        others = neighbours(comparison.incumbent, self._choices.options(rows), self._choices.groups)
         if choice.proposed is not None:
             others.append(choice.proposed)
         others = [sizes for sizes in others if sizes != choice.whole]
         due_s = self._model.forecast(rows).finish_s
-        found = contest.strongest(others, due_s, self._ended)
+        found = comparison.most_promising(others, due_s, self._ended)
         return found[0] if found is not None and self._trials.affords(found[1]) else None
 
     def _in_force(self, choice: Decision) -> Plan:
         """What was decided, unless splitting has lost."""
-        return plan_of(choice.whole) if choice.splits and self._ledger.owes else choice.plan
+        return choice.whole if choice.splits and self._balance.is_negative else choice.plan
 
-    def _alternative(self, rows: int, choice: Decision, model: Model) -> Sizes | None:
+    def _split_to_try(self, rows: int, choice: Decision, model: CostModel) -> Plan | None:
         """What to try instead of the whole batch; None if it cannot be cut, or that cannot pay.
 
         The best known, or halves where it is not known what a row adds to a call: there the model
@@ -276,40 +277,40 @@ class Planner:
             return choice.split
         return self._choices.halves(rows)
 
-    def _account(self, choice: Decision, sizes: Sizes, seconds: float) -> None:
+    def _account(self, choice: Decision, sizes: Plan, seconds: float) -> None:
         """Charge what a batch has lost against what it would have taken the other way."""
         if self._ended == WARM_UP_BATCHES:
-            self._trials.grant(GRANTED_BATCHES * seconds)
+            self._trials.allow(FIRST_BUDGET_BATCHES * seconds)
         if not choice.whole_s:
             return
-        owed = self._ledger.owes
+        owed = self._balance.is_negative
         splits = choice.splits and not owed
         tried = sizes != (choice.split if splits else choice.whole)
         usual_s = choice.split_s if splits else choice.whole_s
         self._trials.account(seconds, max(0.0, seconds - usual_s) if tried else 0.0)
         split = sizes != choice.whole
-        self._ledger.account(seconds, choice.whole_s, split=split and choice.splits)
-        if self._ledger.owes and not owed:
+        self._balance.account(seconds, choice.whole_s, split=split and choice.splits)
+        if self._balance.is_negative and not owed:
             self._trials.restart(self._begun)
 
     def _learn(self) -> None:
-        model = self._experience.model()
+        model = self._observations.model()
         if model is None or self._ended < WARM_UP_BATCHES:
             return
         known = self._model
         counts = sorted({-(-self._batch_size // 8), self._batch_size})
         searched = known is None or model.costs_differ(known, counts)
         if known is not None and not searched:
-            model = self._experience.corrected(known)  # by the same costs as sizes were
+            model = self._observations.corrected(known)  # by the same costs as sizes were
             if not model.corrections_differ(known):
                 return
-        if known is not None and self._unsplit_s(model) > FORGIVEN * self._unsplit_s(known):
-            self._ledger.forgive()
+        if known is not None and self._whole_s(model) > SLOWER_WHOLE * self._whole_s(known):
+            self._balance.reset()
         self._model = model
         self._version += 1
         self._searched += searched
 
-    def _unsplit_s(self, model: Model) -> float:
+    def _whole_s(self, model: CostModel) -> float:
         """What the usual batch is expected to take unsplit."""
         rows = self._usual()
         return model.batch_s(rows, self._choices.whole(rows), split=False)
@@ -322,7 +323,7 @@ class Planner:
 
     def _log(self, rows: int) -> None:
         """One line when the plan for the usual batch has changed, and not often."""
-        state = (self._version, self._ledger.owes)
+        state = (self._version, self._balance.is_negative)
         if state == self._looked_at or self._model is None or rows != self._usual():
             return
         choice = self._plans[rows]

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.planning.choices import INFERENCE, Choices
-from micro_batch_handler.planning.schedule import Forecast, Sizes
+from micro_batch_handler.planning.forecast import Forecast
+from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.planning.sizes import ANY_SIZE, INFERENCE, SizeOptions
 
 __all__ = ["best"]
 
@@ -26,7 +27,7 @@ REACH = 2
 """How many sizes away two are changed at once, where changing one alone would not help."""
 
 
-def best(forecast: Forecast, choices: Choices, least: Sizes = ()) -> Sizes:
+def best(forecast: Forecast, choices: SizeOptions, least: Plan = ANY_SIZE) -> Plan:
     """The sizes that finish earliest, by coordinate descent from a few good plans.
 
     Where it is cut at all, a start has one size. Then one stage's size after the other is set to
@@ -40,9 +41,9 @@ def best(forecast: Forecast, choices: Choices, least: Sizes = ()) -> Sizes:
     whole = choices.whole(forecast.rows)
     free = choices.free
     options = choices.options(forecast.rows, least)
-    worth: dict[Sizes, float] = {}
+    worth: dict[Plan, float] = {}
 
-    def cost_s(sizes: Sizes) -> float:
+    def cost_s(sizes: Plan) -> float:
         if sizes not in worth:
             work_s = sum(forecast.work_s(at, size) for at, size in enumerate(sizes))
             worth[sizes] = forecast.finish_s(sizes) + WORK_COUNTS * work_s
@@ -51,12 +52,11 @@ def best(forecast: Forecast, choices: Choices, least: Sizes = ()) -> Sizes:
     if not free:
         return whole
 
-    def cut(stages: Sequence[int], size: int) -> Sizes:
+    def cut(stages: Sequence[int], size: int) -> Plan:
         if choices.together:
-            return (size,) * len(STAGES)
-        return tuple(
-            _at_most(size, options[at]) if at in stages else whole[at] for at in range(len(STAGES))
-        )
+            return Plan.of(size)
+        at_most = [_at_most(size, each) for each in options]
+        return Plan(*(at_most[at] if at in stages else whole[at] for at in range(len(STAGES))))
 
     starts = {whole}
     for stages in choices.groups:
@@ -68,7 +68,7 @@ def best(forecast: Forecast, choices: Choices, least: Sizes = ()) -> Sizes:
     found = {_descend(each, free, options, forecast, cost_s) for each in nearest[:STARTS]}
     least = min(found, key=cost_s)
     for parts in FINER:
-        finer = tuple(_at_most(size // parts, options[at]) for at, size in enumerate(least))
+        finer = Plan(*map(_at_most, [size // parts for size in least], options))
         least = min(least, _descend(finer, free, options, forecast, cost_s), key=cost_s)
     return min(_near(least, free, options, forecast, cost_s), key=cost_s)
 
@@ -78,30 +78,30 @@ def _at_most(size: int, options: Sequence[int]) -> int:
 
 
 def _descend(
-    sizes: Sizes,
+    sizes: Plan,
     free: Sequence[int],
     options: Sequence[Sequence[int]],
     forecast: Forecast,
-    cost_s: Callable[[Sizes], float],
-) -> Sizes:
+    cost_s: Callable[[Plan], float],
+) -> Plan:
     while True:
         before = sizes
         for at in reversed(free):  # a change of the last stage keeps what was computed before it
             for size in options[at]:
                 if forecast.at_least_s(at, size) < cost_s(sizes):
-                    other = (*sizes[:at], size, *sizes[at + 1 :])
+                    other = sizes.with_size(at, size)
                     sizes = min(sizes, other, key=cost_s)
         if sizes == before:
             return sizes
 
 
 def _near(
-    sizes: Sizes,
+    sizes: Plan,
     free: Sequence[int],
     options: Sequence[Sequence[int]],
     forecast: Forecast,
-    cost_s: Callable[[Sizes], float],
-) -> Iterator[Sizes]:
+    cost_s: Callable[[Plan], float],
+) -> Iterator[Plan]:
     """These sizes, and those with two of them a little larger or smaller."""
     yield sizes
     least_s = cost_s(sizes)
@@ -113,6 +113,4 @@ def _near(
 
     for one, other in combinations(free, 2):
         for size, beside_it in product(beside(one), beside(other)):
-            changed = list(sizes)
-            changed[one], changed[other] = size, beside_it
-            yield tuple(changed)
+            yield sizes.with_size(one, size).with_size(other, beside_it)

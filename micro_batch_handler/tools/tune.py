@@ -22,7 +22,7 @@ from micro_batch_handler import __version__
 from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
-from micro_batch_handler.planning.curves import Line
+from micro_batch_handler.planning.cost_curve import Line
 from micro_batch_handler.tools.packing.model_config import read_model_config
 from micro_batch_handler.tools.packing.writable import refuse_unwritable
 from micro_batch_handler.tools.pages.tuning_page import written

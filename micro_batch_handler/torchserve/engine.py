@@ -20,7 +20,7 @@ from typing import Any
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.config import STAGES, MicroBatchingConfig
 from micro_batch_handler.errors import SplitError
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Failure, Listener, Outcomes
@@ -30,8 +30,8 @@ from micro_batch_handler.pipeline.recovery import Policy
 from micro_batch_handler.pipeline.requests import Requests
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.planning.plans import Plan
 from micro_batch_handler.torchserve.by_length import by_length
 from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
@@ -204,7 +204,7 @@ class Engine:
         if batch.changes_state() or (split and self._is_spoiled(outcomes)):
             # Nothing of what was computed in parts may reach a client.
             batch.forget()
-            plan, serial = Plan(PerStage.of(len(data))), self._splitting.whole(len(data))
+            plan, serial = Plan.of(len(data)), self._splitting.whole(len(data))
             batch = ServedBatch(context, self._splitting, encoded=encoded, split=False)
             if outcomes.fatal:
                 outcomes = _all_failed(outcomes, len(data))

@@ -48,8 +48,8 @@ def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) ->
 def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[[Stage], None]:
     """A function that prepares the thread of a lane; prepares this one, for whole batches, now."""
     state = ThreadState.capture(device.device.type if device else None)
-    torch.set_num_threads(threads.unsplit)
-    logger.info("threads of PyTorch in each lane %s, unsplit %d", threads.lanes, threads.unsplit)
+    torch.set_num_threads(threads.whole)
+    logger.info("threads of PyTorch in each lane %s, unsplit %d", threads.lanes, threads.whole)
 
     def setup(stage: Stage) -> None:
         state.apply()

@@ -7,13 +7,13 @@ import sys
 from dataclasses import astuple
 from typing import Any
 
-from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage
+from micro_batch_handler.config import AUTO, MicroBatchingConfig
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.payloads.readings import Readings
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.planning.plans import Plan
 from micro_batch_handler.torchserve.splitting import Splitting
 
 __all__ = ["Sizing"]
@@ -66,16 +66,16 @@ class Sizing:
         if not serial and not may_overlap:
             serial = self._splitting.whole(rows)
         if serial:
-            return Plan(PerStage.of(rows)), serial
+            return Plan.of(rows), serial
         if self._splitting.one_row:
-            return Plan(PerStage.of(1)), []
+            return Plan.of(1), []
         plan = self._planner.plan(rows)
         if not plan.regroups(rows) or self.readings.may_cut:
             return plan, []
         if self.readings.rows is None:
-            return Plan(PerStage.of(rows)), self.readings.probe(rows)
+            return Plan.of(rows), self.readings.probe(rows)
         self._warn_of_one_size()
-        return Plan(PerStage.of(plan.sizes.inference)), []
+        return Plan.of(plan.inference), []
 
     def learn(self, record: BatchRecord) -> None:
         """A batch has ended."""

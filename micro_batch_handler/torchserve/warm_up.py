@@ -13,10 +13,9 @@ from typing import Any
 
 from ts.context import Context, RequestProcessor
 
-from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.plan import Plan
 
 __all__ = ["warm_up"]
 
@@ -65,7 +64,7 @@ def warm_up(
 
 def _answer(pipeline: Pipeline, rows: list[Any], batch: Any) -> None:
     size = len(rows)
-    outcomes = pipeline.run(rows, Plan(PerStage.of(size)), batch, bounded=False)
+    outcomes = pipeline.run(rows, Plan.of(size), batch, bounded=False)
     if outcomes.failures:
         failure = next(iter(outcomes.failures.values()))
         raise ConfigError(

@@ -126,7 +126,7 @@ def _for_the_model(seen: WhatIf) -> list[str]:
     if setup.on_device:
         tries.append("another worker (minWorkers, maxWorkers), if the device holds a second model")
     elif setup.threads is not None and setup.cores > 1:
-        now = setup.threads.unsplit if seen.inline else setup.threads.lanes.inference
+        now = setup.threads.whole if seen.inline else setup.threads.lanes.inference
         share = setup.cores // seen.lanes[stage]
         if now < share:
             tries.append(f"intra_op_threads: {{inference: {share}}}, of which a call has {now} now")

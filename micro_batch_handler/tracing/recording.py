@@ -10,8 +10,7 @@ from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
-from micro_batch_handler.planning.plans import sizes_of
-from micro_batch_handler.planning.schedule import Sizes
+from micro_batch_handler.planning.plan import Plan
 
 __all__ = ["Setup", "Trace", "TracedBatch", "with_sources"]
 
@@ -38,7 +37,7 @@ class TracedBatch(NamedTuple):
     """One batch; times are seconds on a clock that all batches of a trace share."""
 
     rows: int
-    sizes: Sizes
+    sizes: Plan
     """The most rows of a micro-batch, for each stage in order."""
     began_s: float
     ended_s: float
@@ -49,7 +48,7 @@ class TracedBatch(NamedTuple):
     def of(cls, record: BatchRecord) -> TracedBatch:
         """What a trace keeps of a record: no answers, nothing of the requests."""
         calls = tuple(call._replace(indices=tuple(call.indices)) for call in record.outcomes.calls)
-        return cls(record.rows, sizes_of(record.plan), record.began_s, record.ended_s, calls)
+        return cls(record.rows, record.plan, record.began_s, record.ended_s, calls)
 
     @property
     def wall_s(self) -> float:

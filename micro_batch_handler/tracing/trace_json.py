@@ -19,6 +19,7 @@ from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
 from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tracing.recording import Setup, Trace, TracedBatch, with_sources
 
 __all__ = ["from_json", "lane_names", "to_json"]
@@ -54,7 +55,8 @@ def to_json(trace: Trace) -> str:
         "pads": setup.pads,
     }
     if setup.threads is not None:
-        other["threads"] = asdict(setup.threads)
+        threads = setup.threads
+        other["threads"] = {"lanes": asdict(threads.lanes), "unsplit": threads.whole}
     whole = {"displayTimeUnit": "ms", "otherData": other, "traceEvents": events}
     return json.dumps(whole, separators=(",", ":"))
 
@@ -163,7 +165,7 @@ def _batches(events: list[dict[str, Any]]) -> list[TracedBatch]:
         args = span["args"]
         began_s, ended_s = span["ts"] / 1e6, (span["ts"] + span["dur"]) / 1e6
         if span["cat"] == "batch":
-            sizes = tuple(map(int, args["sizes"]))
+            sizes = Plan(*map(int, args["sizes"]))
             of_batch = calls.setdefault(args["batch"], [])
             batches.append(TracedBatch(int(args["rows"]), sizes, began_s, ended_s, of_batch))
         else:

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.records import INLINE, CallRecord
-from micro_batch_handler.planning.schedule import Cost, Forecast
+from micro_batch_handler.planning.forecast import Cost, Forecast
 from micro_batch_handler.tracing.recording import Setup, TracedBatch
 
 __all__ = ["WhatIf"]

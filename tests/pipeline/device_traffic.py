@@ -276,7 +276,7 @@ class Sender:
             pinned_bytes=traffic.pinned_bytes,
             observe=self._observe if traffic.timed else None,
         )
-        self._plan = Plan(PerStage(*traffic.sizes))
+        self._plan = Plan(*traffic.sizes)
         self.pipeline = Pipeline(
             self.handler.functions,
             PerStage(*traffic.lanes),
@@ -405,7 +405,7 @@ def problems_when_lost(traffic: Traffic = LOST) -> list[str]:
     sender = Sender(traffic, handler_class=_Losing)
     device = sender.device
     with sender.pipeline:
-        outcomes = sender.pipeline.run(list(range(traffic.rows)), Plan(PerStage(*traffic.sizes)))
+        outcomes = sender.pipeline.run(list(range(traffic.rows)), Plan(*traffic.sizes))
         found = [] if outcomes.fatal else ["nobody noticed"]
         if len(outcomes.failures) + sum(each is not None for each in outcomes.answers) < len(
             outcomes.answers

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.payloads.operations import Uncuttable, count, cut, join, rows_of
 from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.planning.plans import Plan
+from micro_batch_handler.planning.plan import Plan
 from tests.fakes import plan, stages
 from tests.odd_values import OBJECTS
 
@@ -107,7 +107,7 @@ def test_a_payload_is_cut_and_joined_to_itself_or_uncuttable(payload, places):
 def plans_and_rows(draw):
     """Sizes for the three stages, and a number of rows."""
     sizes = [draw(st.integers(1, 12)) for _ in STAGES]
-    return Plan(PerStage(*sizes)), draw(st.integers(0, 24))
+    return Plan(*sizes), draw(st.integers(0, 24))
 
 
 def nested_columns():

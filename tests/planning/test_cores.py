@@ -97,7 +97,7 @@ AUTO = PerStage.of("auto")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "lanes", "cores", "most", "in_lanes", "unsplit"),
+    ("wanted", "lanes", "cores", "most", "in_lanes", "whole"),
     [
         (AUTO, (2, 1, 1), 8, 8, (1, 5, 1), 8),
         (AUTO, (1, 2, 1), 8, 8, (1, 3, 1), 8),
@@ -109,8 +109,8 @@ AUTO = PerStage.of("auto")
         (PerStage(4, 1, "auto"), (1, 1, 1), 8, 8, (4, 1, 1), 4),
     ],
 )
-def test_threads_inside_calls_are_shared_out(wanted, lanes, cores, most, in_lanes, unsplit):
+def test_threads_inside_calls_are_shared_out(wanted, lanes, cores, most, in_lanes, whole):
     """Inference gets the cores that other lanes leave, an unsplit batch all; numbers are kept."""
     found = IntraOpThreads.of(wanted, PerStage(*lanes), cores, most)
 
-    assert IntraOpThreads(PerStage(*in_lanes), unsplit) == found
+    assert IntraOpThreads(PerStage(*in_lanes), whole) == found

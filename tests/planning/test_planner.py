@@ -12,10 +12,10 @@ import pytest
 
 from harness.simulated import HAND_OVER_S, Machine, linear
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.planning.contest import Contest
+from micro_batch_handler.planning.comparison import Comparison
+from micro_batch_handler.planning.forecast import Forecast
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.planning.plans import Plan
-from micro_batch_handler.planning.schedule import Forecast
 
 BALANCED = [linear(0.0002, 0.001), linear(0.005, 0.0004), linear(0.0001, 0.0005)]
 
@@ -41,7 +41,7 @@ def serve(machine, planner, sizes, batches) -> tuple[float, float]:
     for _ in range(batches):
         rows = order.choice(sizes)
         taken_s += machine.batch_s(planner, rows)
-        unsplit_s += alone.run_s(rows, Plan(PerStage.of(rows)))
+        unsplit_s += alone.run_s(rows, Plan.of(rows))
     return taken_s, unsplit_s
 
 
@@ -61,15 +61,15 @@ def in_force(planner, rows=32) -> Plan:
 
 
 def sizes_in_force(planner) -> set[int]:
-    return set(vars(in_force(planner).sizes).values())
+    return set(in_force(planner))
 
 
 def test_the_first_batches_run_unsplit():
     """Before anything is known a batch is not cut, so that nothing can become slower."""
     planner = planner_for(Machine(BALANCED))
 
-    assert Plan(PerStage.of(32)) == planner.plan(32)
-    assert Plan(PerStage.of(5)) == planner.plan(5)
+    assert Plan.of(32) == planner.plan(32)
+    assert Plan.of(5) == planner.plan(5)
     assert planner.plan(0).fits(0)
 
 
@@ -122,7 +122,7 @@ def test_plans_are_nearly_the_best_there_are():
         machine = Machine(costs, PerStage(chance.randint(1, 3), 1, chance.randint(1, 2)))
         planner = planner_for(machine)
         serve(machine, planner, [32], 80)
-        equal = [machine.run_s(32, Plan(PerStage.of(size))) for size in (2, 4, 6, 8, 11, 16, 32)]
+        equal = [machine.run_s(32, Plan.of(size)) for size in (2, 4, 6, 8, 11, 16, 32)]
 
         assert machine.run_s(32, in_force(planner)) <= 1.02 * min(equal)
 
@@ -141,18 +141,18 @@ def test_sizes_prove_best_where_calls_get_in_each_others_way(row_s, launch_s):
     serve(machine, planner, [64], 300)
     alone = Machine(costs, lanes, cores=2, waiting=(1,))
     sizes = (1, 2, 4, 8, 16, 32)
-    best_s = min(alone.run_s(64, Plan(PerStage(*each))) for each in product(sizes, repeat=3))
+    best_s = min(alone.run_s(64, Plan(*each)) for each in product(sizes, repeat=3))
 
     assert alone.run_s(64, in_force(planner, 64)) <= 1.04 * best_s
 
 
-@pytest.mark.parametrize("champion", [(1, 1, 1), (32, 1, 1), (1, 32, 1)])
-def test_a_bad_first_choice_does_not_stay_in_the_way_of_better_ones(champion):
+@pytest.mark.parametrize("incumbent", [(1, 1, 1), (32, 1, 1), (1, 32, 1)])
+def test_a_bad_first_choice_does_not_stay_in_the_way_of_better_ones(incumbent):
     """Where the sizes that were tried lose to whole batches, others are proposed and tried."""
     machine = Machine(BALANCED, PerStage(2, 1, 1), noise=0.02)
     planner = planner_for(machine)
     serve(machine, planner, [32], 3)
-    planner._contests[32] = Contest(champion)
+    planner._comparisons[32] = Comparison(Plan(*incumbent))
     serve(machine, planner, [32], 200)
 
     taken_s, unsplit_s = serve(machine, planner, [32], 100)
@@ -234,7 +234,7 @@ def test_sizes_of_the_user_are_in_every_plan():
     planner = planner_for(machine, micro_batch_size={"inference": 5})
     seen = set()
     for rows in [32, 3, 17] * 60:
-        seen.add(planner.plan(rows).sizes.inference)
+        seen.add(planner.plan(rows).inference)
         machine.batch_s(planner, rows)
 
     assert {5} == seen
@@ -245,7 +245,7 @@ def test_with_all_sizes_given_there_is_one_plan():
     machine = Machine([linear(0.01, 0)] * 3)
     planner = planner_for(machine, micro_batch_size=4)
     for _ in range(50):
-        assert Plan(PerStage.of(4)) == planner.plan(32)
+        assert Plan.of(4) == planner.plan(32)
         machine.batch_s(planner, 32)
     assert repr(planner).endswith("a call costs as yet unknown>")  # nothing is learned for nothing
 
@@ -257,7 +257,7 @@ def test_inference_sizes_are_allowed_ones():
     planner = planner_for(machine, allowed_sizes=allowed)
     seen = set()
     for rows in [32, 3, 16, 9] * 40:
-        seen.add(planner.plan(rows).sizes.inference)
+        seen.add(planner.plan(rows).inference)
         machine.batch_s(planner, rows)
 
     assert seen <= set(allowed)
@@ -380,11 +380,11 @@ def test_thinking_is_paid_from_a_small_share_of_time():
     """When learning has used up its share, plans stay as they are until there is more."""
     machine = Machine(BALANCED, PerStage(2, 1, 1))
     planner = planner_for(machine)
-    planner._thoughts_s = -1e9
+    planner._search_time_s = -1e9
 
     serve(machine, planner, [32], 50)
 
-    assert Plan(PerStage.of(32)) == planner.plan(32)
+    assert Plan.of(32) == planner.plan(32)
 
 
 def test_a_plan_stays_while_there_is_no_time_to_think():
@@ -393,22 +393,22 @@ def test_a_plan_stays_while_there_is_no_time_to_think():
     planner = planner_for(machine)
     serve(machine, planner, [32], 50)
     before = in_force(planner)
-    planner._thoughts_s = -1e9
+    planner._search_time_s = -1e9
     planner.keep_together()
 
     assert before == in_force(planner)
-    planner._thoughts_s = 0.0
+    planner._search_time_s = 0.0
     assert before != in_force(planner)
 
 
 def losing(planner):
     """Let splits have lost three batches."""
     for _ in range(6):
-        planner._ledger.account(2.0, 1.0, split=True)
+        planner._balance.account(2.0, 1.0, split=True)
 
 
 def test_splits_that_have_lost_stop_whatever_is_predicted():
-    """The plan says split, the ledger says that it loses: batches run whole."""
+    """The plan says split, the balance says that it loses: batches run whole."""
     machine = Machine(BALANCED, PerStage(2, 1, 1))
     planner = planner_for(machine)
     serve(machine, planner, [32], 50)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from micro_batch_handler.config import PerStage
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.setting import Setting
 
 pytestmark = pytest.mark.server
@@ -19,7 +20,7 @@ def test_the_frontend_takes_what_is_written(server, tmp_path):
     file = tmp_path / "model-config.yaml"
     file.write_text("batchSize: 1  # one\nresponseTimeout: 60\n")
     threads = PerStage("auto", 2, "auto")
-    update(file, Setting(6, (1, 3, 6), PerStage(2, 1, 1), threads, workers=2).keys(40))
+    update(file, Setting(6, Plan(1, 3, 6), PerStage(2, 1, 1), threads, workers=2).keys(40))
     with server.model("plain", yaml.safe_load(file.read_text())) as model, server.rest() as client:
         (told,) = client.describe(model.name).json()
 

@@ -12,6 +12,7 @@ import yaml
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import SECTION, PerStage
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools import tune as command
 from micro_batch_handler.tools.tuning.batch import SettingFails
 from micro_batch_handler.tools.tuning.bench import HandlerBench
@@ -107,7 +108,7 @@ def test_a_handler_is_tuned_and_the_file_written(capsys):
 def test_a_batch_is_told_as_it_went(workbench):
     """Its calls, of the sizes and in the lanes of the setting; samples are taken in turn."""
     bench = HandlerBench(workbench, [Path("one.json").resolve(), Path("two.json").resolve()])
-    visit = bench.visit(Setting(4, (1, 2, 4), PerStage(2, 1, 1)))
+    visit = bench.visit(Setting(4, Plan(1, 2, 4), PerStage(2, 1, 1)))
 
     (batch,) = visit.batches
     rows = sorted((call.stage, call.rows) for call in batch.calls)
@@ -122,7 +123,7 @@ def test_the_setting_that_there_is_is_read(workbench):
     bench = HandlerBench(workbench, [Path("one.json").resolve()])
     budget = Budget(1)
 
-    assert bench.given(budget) == Setting(4, (1, 2, 4), PerStage(2, 1, 1))
+    assert bench.given(budget) == Setting(4, Plan(1, 2, 4), PerStage(2, 1, 1))
 
     workbench._given[SECTION] = {"micro_batch_size": "auto"}
     found = bench.given(budget)
@@ -143,7 +144,7 @@ def test_workers_run_side_by_side(workbench):
     with Copies(job("one.json"), 1) as copies:
         bench = HandlerBench(workbench, [sample], copies)
         for size in (2, 4):
-            setting = Setting(4, (1, size, 4), PerStage(2, 1, 1), workers=2)
+            setting = Setting(4, Plan(1, size, 4), PerStage(2, 1, 1), workers=2)
             own, *others = bench.visit(setting).batches
             assert others
             for batch in (own, *others):

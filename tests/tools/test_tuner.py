@@ -11,7 +11,8 @@ import pytest
 from harness.simulated import Machine, linear
 from harness.tuned import SimulatedBench
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
-from micro_batch_handler.planning.choices import even_sizes
+from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.planning.sizes import even_sizes
 from micro_batch_handler.tools.tuning.batch import SettingFails
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
@@ -57,7 +58,7 @@ def every_setting(batch_sizes=BATCH_SIZES):
         yield Setting.whole(rows)
         for sizes in product(even_sizes(rows), repeat=len(STAGES)):
             if min(sizes) < rows:
-                yield from (Setting(rows, sizes, each) for each in lanes)
+                yield from (Setting(rows, Plan(*sizes), each) for each in lanes)
 
 
 def rate(bench, setting):

@@ -9,7 +9,8 @@ import pytest
 from harness.simulated import Machine, linear
 from harness.tuned import SimulatedBench
 from micro_batch_handler.config import MicroBatchingConfig, PerStage
-from micro_batch_handler.planning.choices import Choices
+from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.planning.sizes import SizeOptions
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
@@ -20,7 +21,7 @@ from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.verify import FEW, Verified, explore
 
 TWO = PerStage(2, 1, 2)
-CHOICES = Choices(MicroBatchingConfig())
+CHOICES = SizeOptions(MicroBatchingConfig())
 
 
 def modelled(machine, cores):
@@ -36,9 +37,9 @@ def modelled(machine, cores):
     [
         Setting.whole(16),
         Setting.whole(5),
-        Setting(16, (1, 8, 16)),
-        Setting(16, (2, 4, 2), TWO),
-        Setting(7, (3, 7, 1), TWO),
+        Setting(16, Plan(1, 8, 16)),
+        Setting(16, Plan(2, 4, 2), TWO),
+        Setting(7, Plan(3, 7, 1), TWO),
     ],
     ids=str,
 )
@@ -54,7 +55,7 @@ def test_lanes_that_share_a_core_are_not_thought_to_help():
     """Two lanes of the only stage that costs take as long as one, on one core."""
     costs = [linear(0, 0.004), linear(0, 1e-5), linear(0, 1e-5)]
     bench, model = modelled(Machine(costs, cores=1), 1)
-    setting = Setting(16, (2, 16, 16), TWO)
+    setting = Setting(16, Plan(2, 16, 16), TWO)
 
     assert model.batch_s(setting) == pytest.approx(bench.batch_s(setting), rel=0.05)
     assert replace(model, contention={}, cores=8).batch_s(setting) < 0.6 * bench.batch_s(setting)
@@ -63,7 +64,7 @@ def test_lanes_that_share_a_core_are_not_thought_to_help():
 def test_lanes_that_hold_one_another_up_are_not_thought_to_help():
     """Where calls take twice as long in two lanes, though cores are plenty, a lock is between."""
     _, model = modelled(Machine([linear(0, 0.004), linear(0, 1e-5), linear(0, 1e-5)]), 8)
-    alone, both = Setting(16, (2, 16, 16)), Setting(16, (2, 16, 16), TWO)
+    alone, both = Setting(16, Plan(2, 16, 16)), Setting(16, Plan(2, 16, 16), TWO)
 
     assert model.batch_s(both) < 0.6 * model.batch_s(alone)
     locked = replace(model, contention={(0, 2): 2.0})
@@ -73,13 +74,13 @@ def test_lanes_that_hold_one_another_up_are_not_thought_to_help():
 def test_stages_that_overlap_take_no_less_than_their_work_on_all_cores():
     """Three stages that cost alike cannot all run at once on two cores."""
     bench, model = modelled(Machine([linear(0, 0.003)] * 3, cores=2), 2)
-    setting = Setting(16, (1, 1, 1))
+    setting = Setting(16, Plan(1, 1, 1))
 
     assert model.batch_s(setting) == pytest.approx(bench.batch_s(setting), rel=0.1)
     assert replace(model, cores=8).batch_s(setting) < 0.8 * bench.batch_s(setting)
 
 
-@pytest.mark.parametrize("setting", [Setting.whole(16), Setting(16, (4, 4, 4))], ids=str)
+@pytest.mark.parametrize("setting", [Setting.whole(16), Setting(16, Plan(4, 4, 4))], ids=str)
 def test_workers_share_the_cores(setting):
     """Four on two cores take at least twice as long each; one that has a core is not disturbed."""
     bench, model = modelled(Machine([linear(0, 0.003)] * 3, cores=2), 2)
@@ -102,7 +103,7 @@ def test_what_threads_gain_is_measured_and_foretold(threads):
     measured = measure(bench, CHOICES, [1, 2, 4, 8, 16], TWO, budget, 0.5, tries, 4)
     model = BatchModel.of(measured, CHOICES, 4)
 
-    for setting in (Setting.whole(16), Setting(16, (8, 16, 16))):
+    for setting in (Setting.whole(16), Setting(16, Plan(8, 16, 16))):
         given = replace(setting, threads=PerStage("auto", threads, "auto"))
         assert model.batch_s(given) == pytest.approx(bench.batch_s(given), rel=0.05)
 
@@ -110,8 +111,8 @@ def test_what_threads_gain_is_measured_and_foretold(threads):
 def test_what_batches_took_corrects_what_is_expected_of_others():
     """A setting that took 30 % longer makes others of its kind expected longer, and no others."""
     _, model = modelled(Machine([linear(0.001, 0.003)] * 3), 8)
-    seen, alike = Setting(16, (4, 4, 4), TWO), Setting(8, (2, 2, 2), TWO)
-    fewer, whole = Setting(16, (4, 4, 4)), Setting.whole(16)
+    seen, alike = Setting(16, Plan(4, 4, 4), TWO), Setting(8, Plan(2, 2, 2), TWO)
+    fewer, whole = Setting(16, Plan(4, 4, 4)), Setting.whole(16)
 
     corrected = model.corrected({seen: 1.3 * model.batch_s(seen), whole: model.batch_s(whole)})
 
@@ -126,7 +127,7 @@ def test_running_a_setting_changes_what_is_expected_of_others():
     """The model was made on a quick machine; on one twice as slow, the rest is expected slower."""
     _, model = modelled(Machine([linear(0.001, 0.003)] * 3), 8)
     slow = SimulatedBench(Machine([linear(0.002, 0.006)] * 3))
-    seen, other = Setting(16, (4, 4, 4), TWO), Setting(8, (2, 2, 2), TWO)
+    seen, other = Setting(16, Plan(4, 4, 4), TWO), Setting(8, Plan(2, 2, 2), TWO)
     verified = Verified(Expectations(model, Load()))
     before = verified.expected.of(other)
 

@@ -7,6 +7,7 @@ import pytest
 from harness.simulated import Machine, linear
 from harness.tuned import SimulatedBench
 from micro_batch_handler.config import MicroBatchingConfig, PerStage
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
@@ -15,7 +16,7 @@ from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.tuner import Space, tune
 from tests.tools.browser import look_at
 
-GIVEN = Setting(8, (1, 8, 8), PerStage(2, 1, 1))
+GIVEN = Setting(8, Plan(1, 8, 8), PerStage(2, 1, 1))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import yaml
 
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.planning.curves import Line
+from micro_batch_handler.planning.cost_curve import Line
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.batch import Batch, Visit, spread
 from micro_batch_handler.tools.tuning.goals import MIB, Figures, Goal, frontier, goals
 from micro_batch_handler.tools.tuning.load import Load, percentile
@@ -45,7 +46,7 @@ handler:
 # tail
 """
 
-SETTING = Setting(32, (2, 16, 32), PerStage(2, 1, 1))
+SETTING = Setting(32, Plan(2, 16, 32), PerStage(2, 1, 1))
 
 
 def test_throughput_counts_the_gap():

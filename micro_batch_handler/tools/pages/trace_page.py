@@ -87,7 +87,7 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
 
 def _threads(threads: IntraOpThreads) -> str:
     counts = ", ".join(f"{stage} {threads.lanes[stage]}" for stage in STAGES)
-    return f"PyTorch's threads in a call: {counts}, unsplit {threads.unsplit}. "
+    return f"PyTorch's threads in a call: {counts}, unsplit {threads.whole}. "
 
 
 def _kept_together(text: str) -> str:

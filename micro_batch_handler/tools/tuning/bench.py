@@ -10,7 +10,7 @@ from pathlib import Path
 from micro_batch_handler.config import AUTO, STAGES
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
-from micro_batch_handler.planning.plans import sizes_of
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.batch import Batch, Call, SettingFails, Visit
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.copies import Copies
@@ -88,23 +88,22 @@ class HandlerBench:
         config, rows = self._workbench.config, self._workbench.batch_size
         lanes = lanes_for(config.parallelism, usable_cores())
         sizes = [config.micro_batch_size[stage] for stage in STAGES]
-        fixed = tuple(size for size in sizes if size != AUTO)
-        if len(fixed) < len(STAGES):
-            fixed = self._learned(rows, budget)
+        fixed = [int(size) for size in sizes if size != AUTO]
+        plan = Plan(*fixed) if len(fixed) == len(STAGES) else self._learned(rows, budget)
         threads = config.intra_op_threads
-        if min(fixed) < rows:
-            return Setting(rows, fixed, lanes, threads, workers)
-        return Setting.whole(rows, fixed, threads, workers)
+        if min(plan) < rows:
+            return Setting(rows, plan, lanes, threads, workers)
+        return Setting.whole(rows, plan, threads, workers)
 
-    def _learned(self, rows: int, budget: Budget) -> tuple[int, ...]:
+    def _learned(self, rows: int, budget: Budget) -> Plan:
         """What `auto` has come to."""
-        found: list[tuple[int, ...]] = []
+        found: list[Plan] = []
         while not found or (len(found) < LEARNING_BATCHES and budget.lasts(LEARNING_SHARE)):
             budget.doing("learning the sizes of auto")
             found.append(self._run(rows)[1])
         return Counter(found[-LATEST:]).most_common(1)[0][0]
 
-    def _run(self, rows: int) -> tuple[Batch, tuple[int, ...]]:
+    def _run(self, rows: int) -> tuple[Batch, Plan]:
         """A batch, and the sizes that it was cut into."""
         samples = [
             self._samples[at % len(self._samples)] for at in range(self._next, self._next + rows)
@@ -124,7 +123,7 @@ class HandlerBench:
         ]
         # Around the pipeline this thread alone makes requests of files and reads the answers.
         cpu_s = max(0.0, cpu_s - max(0.0, around_s - seconds))
-        return Batch(seconds, calls, cpu_s, self._memory.peak_bytes()), sizes_of(record.plan)
+        return Batch(seconds, calls, cpu_s, self._memory.peak_bytes()), record.plan
 
 
 def _failure(ran: Ran) -> SettingFails:

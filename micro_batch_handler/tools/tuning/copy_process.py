@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from micro_batch_handler.config import PerStage
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.batch import Batch, Bench, SettingFails
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         for line in lines:
             given = json.loads(line)
             lanes, threads = PerStage(*given["lanes"]), PerStage(*given["threads"])
-            setting = Setting(given["batch_size"], tuple(given["sizes"]), lanes, threads)
+            setting = Setting(given["batch_size"], Plan(*given["sizes"]), lanes, threads)
             try:
                 bench.visit(setting)
             except SettingFails as failure:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from micro_batch_handler.planning.curves import Line
+from micro_batch_handler.planning.cost_curve import Line
 
 __all__ = ["GAP", "Load", "percentile"]
 

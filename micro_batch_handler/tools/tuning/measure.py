@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from micro_batch_handler.config import STAGES, PerStage, Threads
-from micro_batch_handler.planning.choices import INFERENCE, Choices
+from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.planning.sizes import INFERENCE, SizeOptions
 from micro_batch_handler.tools.tuning.batch import Bench, SettingFails
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.measured import Measured, Notes
@@ -41,7 +42,7 @@ OTHERS = [stage for stage in STAGES if stage != STAGES[INFERENCE]]
 
 def measure(
     bench: Bench,
-    choices: Choices,
+    choices: SizeOptions,
     batch_sizes: Sequence[int],
     most_lanes: PerStage[int],
     budget: Budget,
@@ -119,13 +120,13 @@ def _probes_of_threads(
     return apart.values()
 
 
-def _probes(sizes: Sequence[int], choices: Choices) -> Iterable[Setting]:
+def _probes(sizes: Sequence[int], choices: SizeOptions) -> Iterable[Setting]:
     """Calls of each size below the largest, two or more in a batch."""
     for size in sizes[:-1]:
         rows = min(sizes[-1], CALLS_A_LANE * size)
-        yield Setting(rows, (size, choices.padded(rows), size))
+        yield Setting(rows, Plan(size, choices.padded(rows), size))
         if choices.padded(size) < rows:
-            yield Setting(rows, (rows, choices.padded(size), rows))
+            yield Setting(rows, Plan(rows, choices.padded(size), rows))
 
 
 def _probes_with_neighbours(rows: int, most_lanes: PerStage[int]) -> Iterable[Setting]:
@@ -134,7 +135,7 @@ def _probes_with_neighbours(rows: int, most_lanes: PerStage[int]) -> Iterable[Se
     for lanes in range(2, min(most, rows) + 1):
         size = max(1, rows // (CALLS_A_LANE * lanes))
         counts = {stage: min(lanes, most_lanes[stage]) for stage in OTHERS}
-        yield Setting(rows, (size, rows, size), replace(ONE_LANE, **counts))
+        yield Setting(rows, Plan(size, rows, size), replace(ONE_LANE, **counts))
     for lanes in range(2, min(most_lanes.inference, rows) + 1):
         size = max(1, rows // (CALLS_A_LANE * lanes))
-        yield Setting(rows, (rows, size, rows), replace(ONE_LANE, inference=lanes))
+        yield Setting(rows, Plan(rows, size, rows), replace(ONE_LANE, inference=lanes))

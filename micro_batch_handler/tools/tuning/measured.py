@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.planning.choices import INFERENCE
-from micro_batch_handler.planning.costs import CallCosts
-from micro_batch_handler.planning.curves import Curve, Point, curve
+from micro_batch_handler.planning.call_costs import CallCosts
+from micro_batch_handler.planning.cost_curve import Curve, Point, curve
+from micro_batch_handler.planning.sizes import INFERENCE
 from micro_batch_handler.tools.tuning.batch import SettingFails, Visit, spread
 from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, ONE_LANE, Setting
 

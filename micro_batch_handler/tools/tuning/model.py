@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.planning.choices import Choices
-from micro_batch_handler.planning.curves import Curve, Line, fit
-from micro_batch_handler.planning.experience import Model
+from micro_batch_handler.planning.cost_curve import Curve, Line, fit
+from micro_batch_handler.planning.cost_model import CostModel
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import HAND_OVER_S
 from micro_batch_handler.planning.search import best
+from micro_batch_handler.planning.sizes import ANY_SIZE, SizeOptions
 from micro_batch_handler.tools.tuning.measured import AS_AUTO, Measured, Threaded
 from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
 
@@ -33,7 +34,7 @@ class BatchModel:
     contention: Mapping[tuple[int, int], float]
     cpu: float
     cores: int
-    choices: Choices
+    choices: SizeOptions
     memory: Line | None
     """Bytes that a worker holds, for the rows of an unsplit batch."""
 
@@ -49,7 +50,7 @@ class BatchModel:
     """What is computed already, without corrections."""
 
     @classmethod
-    def of(cls, measured: Measured, choices: Choices, cores: int) -> BatchModel:
+    def of(cls, measured: Measured, choices: SizeOptions, cores: int) -> BatchModel:
         """The model that the measures give.
 
         Args:
@@ -81,11 +82,11 @@ class BatchModel:
         Coarser sizes make fewer calls. They finish first where the cores are what is short, which
         the schedule does not know.
         """
-        forecast = self._model(Setting(batch_size, (1,) * len(STAGES), lanes)).forecast(batch_size)
+        forecast = self._model(Setting(batch_size, Plan.of(1), lanes)).forecast(batch_size)
         found = {self.choices.whole(batch_size): None}
         least = 1
         while least < batch_size:
-            found[best(forecast, self.choices, (least,) * len(STAGES))] = None
+            found[best(forecast, self.choices, Plan.of(least))] = None
             least *= 2
         return [
             Setting(batch_size, sizes, lanes)
@@ -138,7 +139,7 @@ class BatchModel:
         count = setting.in_calls(self.cores)[at]
         return self.threads.get(count, AS_AUTO)
 
-    def _model(self, setting: Setting, *, alone: bool = False) -> Model:
+    def _model(self, setting: Setting, *, alone: bool = False) -> CostModel:
         counts = setting.lane_counts
         usual = _with_auto(setting)
         slower = [
@@ -148,7 +149,7 @@ class BatchModel:
         inline = [_scaled(known, slower[at]) for at, known in enumerate(self.inline)]
         crowded = [1.0 if alone else self.contention.get(each, 1.0) for each in enumerate(counts)]
         lanes = [_scaled(known, slower[at] * crowded[at]) for at, known in enumerate(self.lanes)]
-        return Model(inline, lanes, {}, (), self.choices.padded, counts, self.hand_over_s)
+        return CostModel(inline, lanes, {}, ANY_SIZE, self.choices.padded, counts, self.hand_over_s)
 
 
 def _with_auto(setting: Setting) -> Setting:

@@ -8,8 +8,7 @@ from typing import Any
 
 from micro_batch_handler.config import AUTO, SECTION, STAGES, PerStage, Threads
 from micro_batch_handler.planning.cores import IntraOpThreads
-from micro_batch_handler.planning.plans import Plan, plan_of
-from micro_batch_handler.planning.schedule import Sizes
+from micro_batch_handler.planning.plan import Plan
 
 __all__ = ["AUTO_THREADS", "ONE_LANE", "Setting"]
 
@@ -24,7 +23,7 @@ class Setting:
     batch_size: int
     """Requests in a full batch."""
 
-    sizes: Sizes
+    sizes: Plan
     """The most rows of a micro-batch, for each stage."""
 
     lanes: PerStage[int] = ONE_LANE
@@ -37,12 +36,12 @@ class Setting:
     def whole(
         cls,
         batch_size: int,
-        sizes: Sizes = (),
+        sizes: Plan | None = None,
         threads: PerStage[Threads] = AUTO_THREADS,
         workers: int = 1,
     ) -> Setting:
         """Batches that are not cut: they run in one thread, so that lanes mean nothing."""
-        sizes = sizes or (batch_size,) * len(STAGES)
+        sizes = sizes or Plan.of(batch_size)
         return cls(batch_size, sizes, threads=threads, workers=workers)
 
     @property
@@ -53,7 +52,7 @@ class Setting:
     @property
     def plan(self) -> Plan:
         """The sizes, as the pipeline takes them."""
-        return plan_of(self.sizes)
+        return self.sizes
 
     @property
     def section(self) -> dict[str, Any]:
@@ -69,7 +68,7 @@ class Setting:
         """The threads that PyTorch has inside a call of each stage, with so many cores."""
         threads = IntraOpThreads.of(self.threads, self.lanes, cores, cores)
         if not self.splits:
-            return (threads.unsplit,) * len(STAGES)
+            return (threads.whole,) * len(STAGES)
         return tuple(threads.lanes[stage] for stage in STAGES)
 
     def keys(self, max_batch_delay_ms: int) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage, Threads
-from micro_batch_handler.planning.choices import Choices
+from micro_batch_handler.planning.sizes import SizeOptions
 from micro_batch_handler.tools.tuning.batch import Bench
 from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import Figures, Goal, frontier
@@ -58,9 +58,9 @@ class Space:
         """That calls may have inside, in any number of workers."""
         return [each for count in self.workers for each in threads_to_try(count, self.cores)]
 
-    def choices(self, *, together: bool = False) -> Choices:
+    def choices(self, *, together: bool = False) -> SizeOptions:
         """The sizes of micro-batches; for all stages the same if they must be."""
-        return Choices(replace(self.config, micro_batch_size=PerStage.of(AUTO)), together)
+        return SizeOptions(replace(self.config, micro_batch_size=PerStage.of(AUTO)), together)
 
 
 def tune(

@@ -112,7 +112,7 @@ class BatchMetrics:
         yield DURATION, lasted_s, ("whole" if plan.fits(record.rows) else "split",)
         calls, work_s, wait_s = self._totals(record)
         for stage in STAGES:
-            yield SIZE, min(plan.sizes[stage], record.rows), (stage,)
+            yield SIZE, min(plan.size(stage), record.rows), (stage,)
             yield CALLS, calls[stage], (stage,)
             yield WORK, work_s[stage], (stage,)
             yield WAIT, wait_s[stage], (stage,)

@@ -16,11 +16,12 @@ from operator import mul
 from statistics import median
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.planning.costs import CallCosts
-from micro_batch_handler.planning.curves import Curve, curve
-from micro_batch_handler.planning.schedule import Cost, Forecast, Sizes
+from micro_batch_handler.planning.call_costs import CallCosts
+from micro_batch_handler.planning.cost_curve import Curve, curve
+from micro_batch_handler.planning.forecast import Cost, Forecast
+from micro_batch_handler.planning.plan import Plan
 
-__all__ = ["Calls", "Experience", "Model"]
+__all__ = ["Calls", "CostModel", "Observations"]
 
 REMEMBERED_BATCHES = 9
 """Batches of a kind and of about a size that count, the latest."""
@@ -42,7 +43,7 @@ Calls = Sequence[Iterable[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
-class Model:
+class CostModel:
     """What is expected, as last learned; does not change any more."""
 
     inline: Sequence[Curve]
@@ -54,7 +55,7 @@ class Model:
     corrections: Mapping[tuple[bool, int], float]
     """By what factor batches take longer, for whether they were split, and how large they were."""
 
-    least: Sizes
+    least: Plan
     """For each stage, half of the smallest size that was seen more than once.
 
     What is known does not reach further down, where an error in what a call costs at all would
@@ -69,7 +70,7 @@ class Model:
         """When a batch would be finished in lanes, if calls were all."""
         return Forecast(rows, self._costs(self.lanes), self.lane_counts, self.hand_over_s)
 
-    def hopeful(self, rows: int) -> Forecast:
+    def best_case(self, rows: int) -> Forecast:
         """The same if a call on fewer rows cost no more than their share of what all cost unsplit.
 
         Nothing that is learned of smaller calls can make a batch that is cut finish much earlier.
@@ -78,7 +79,7 @@ class Model:
         costs = [partial(mul, factor * seconds) for seconds in self.inline_s(rows)]
         return Forecast(rows, costs, self.lane_counts, self.hand_over_s)
 
-    def calls_s(self, rows: int, sizes: Sizes, forecast: Forecast | None = None) -> float:
+    def calls_s(self, rows: int, sizes: Plan, forecast: Forecast | None = None) -> float:
         """When a batch would be finished, if calls were all."""
         if min(sizes) < rows:
             return (forecast or self.forecast(rows)).finish_s(sizes)
@@ -88,7 +89,7 @@ class Model:
         """What the calls of a batch that runs unsplit cost, for each stage."""
         return [cost(rows) for cost in self._costs(self.inline)]
 
-    def batch_s(self, rows: int, sizes: Sizes, *, split: bool) -> float:
+    def batch_s(self, rows: int, sizes: Plan, *, split: bool) -> float:
         """When a batch is expected to be finished."""
         return self.calls_s(rows, sizes) * self.correction(rows, split=split)
 
@@ -102,7 +103,7 @@ class Model:
         """Whether it is known what a row adds to a call of these stages."""
         return all(self.lanes[stage].line.slope_known for stage in stages)
 
-    def costs_differ(self, other: Model, rows: Sequence[int]) -> bool:
+    def costs_differ(self, other: CostModel, rows: Sequence[int]) -> bool:
         """Whether calls of so many rows cost noticeably more or less."""
         stages = range(len(STAGES))
         if self.least != other.least:
@@ -116,7 +117,7 @@ class Model:
             for count in rows
         )
 
-    def corrections_differ(self, other: Model) -> bool:
+    def corrections_differ(self, other: CostModel) -> bool:
         """Whether batches take longer or shorter than they did, for what their calls cost."""
         if self.corrections.keys() != other.corrections.keys():
             return True
@@ -134,7 +135,7 @@ class Model:
         return [curves[0], lambda rows: inference(self.padded(rows)), curves[2]]
 
 
-class Experience:
+class Observations:
     """Learns from batches. One thread at a time may call it.
 
     Args:
@@ -150,9 +151,9 @@ class Experience:
         self._hand_over_s = hand_over_s
         self._padded = padded
         self._costs = {inline: [CallCosts() for _ in STAGES] for inline in (True, False)}
-        self._batches: dict[tuple[bool, int], deque[tuple[int, Sizes, float]]] = {}
+        self._batches: dict[tuple[bool, int], deque[tuple[int, Plan, float]]] = {}
 
-    def batch(self, rows: int, sizes: Sizes, seconds: float, calls: Calls, *, split: bool) -> None:
+    def add(self, rows: int, sizes: Plan, seconds: float, calls: Calls, *, split: bool) -> None:
         """A batch took so long, with these calls.
 
         Args:
@@ -169,7 +170,7 @@ class Experience:
             self._batches[key] = deque(maxlen=REMEMBERED_BATCHES)
         self._batches[key].append((rows, sizes, seconds))
 
-    def model(self) -> Model | None:
+    def model(self) -> CostModel | None:
         """What to expect; None while no call of some stage has been seen.
 
         Calls that are not made now, alone or among others, take longer as those do that are: else
@@ -196,16 +197,16 @@ class Experience:
             [point.rows for point in (*own, *other) if point.calls > 1] or [(own or other)[0].rows]
             for own, other in pairs
         ]
-        smallest = tuple(-(-min(seen) // 2) for seen in sizes)
-        model = Model(least, found, {}, smallest, self._padded, self._lanes, self._hand_over_s)
+        smallest = Plan(*(-(-min(seen) // 2) for seen in sizes))
+        model = CostModel(least, found, {}, smallest, self._padded, self._lanes, self._hand_over_s)
         return self.corrected(model)
 
-    def corrected(self, model: Model) -> Model:
+    def corrected(self, model: CostModel) -> CostModel:
         """The same costs, corrected by what batches have taken since."""
         return replace(model, corrections=self._corrections(model))
 
-    def _corrections(self, model: Model) -> dict[tuple[bool, int], float]:
-        expected: dict[tuple[int, Sizes], float] = {}
+    def _corrections(self, model: CostModel) -> dict[tuple[bool, int], float]:
+        expected: dict[tuple[int, Plan], float] = {}
         corrections: dict[tuple[bool, int], float] = {}
         ratios: dict[bool, list[float]] = {True: [], False: []}
         for (split, about), batches in self._batches.items():

@@ -9,10 +9,10 @@ import pytest
 
 from harness.simulated import HAND_OVER_S, Machine, linear
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.planning.choices import Choices, even_sizes
-from micro_batch_handler.planning.plans import Plan
-from micro_batch_handler.planning.schedule import Forecast
+from micro_batch_handler.planning.forecast import Forecast
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.search import best
+from micro_batch_handler.planning.sizes import SizeOptions, even_sizes
 
 
 def forecast(machine: Machine, rows: int) -> Forecast:
@@ -40,7 +40,7 @@ def test_a_forecast_is_what_the_stages_then_do():
         machine, rows = drawn(chance), chance.choice([1, 2, 7, 16, 33, 64])
         sizes = tuple(chance.randint(1, rows) for _ in STAGES)
         predicted_s = forecast(machine, rows).finish_s(sizes)
-        plan = Plan(PerStage(*sizes))
+        plan = Plan(*sizes)
         if plan.fits(rows):
             continue
         taken_s = machine.run_s(rows, plan)
@@ -54,7 +54,7 @@ def test_a_forecast_is_what_the_stages_then_do():
 def test_the_search_finds_what_trying_everything_finds(seed, config_of):
     """Within 5 % of the best of all sizes, for batches of 1 to 33 rows."""
     chance = random.Random(seed)
-    choices = Choices(config_of())
+    choices = SizeOptions(config_of())
     for _ in range(15):
         machine, rows = drawn(chance), chance.choice([1, 2, 3, 5, 8, 12, 16, 20, 32, 33])
         known = forecast(machine, rows)
@@ -69,20 +69,20 @@ def test_the_search_holds_for_batches_of_a_hundred(config_of):
     for rows in (100, 128):
         known = forecast(drawn(chance), rows)
         least_s = min(map(known.finish_s, product(even_sizes(rows), repeat=3)))
-        assert known.finish_s(best(known, Choices(config_of()))) <= 1.05 * least_s
+        assert known.finish_s(best(known, SizeOptions(config_of()))) <= 1.05 * least_s
 
 
 def test_of_equally_fast_plans_the_one_with_fewest_calls_is_taken(config_of):
     """Where postprocess costs next to nothing it is not cut into many calls for nothing."""
     machine = Machine([linear(0, 0.001), linear(0.02, 0), linear(1e-6, 0)])
 
-    assert (32, 32, 32) == best(forecast(machine, 32), Choices(config_of()))
+    assert (32, 32, 32) == best(forecast(machine, 32), SizeOptions(config_of()))
 
 
 def test_sizes_of_the_user_are_kept(config_of):
     """They are neither searched nor capped by the batch; the others are chosen around them."""
     machine = Machine([linear(0, 0.001)] * 3)
-    choices = Choices(config_of(micro_batch_size={"inference": 64, "postprocess": 3}))
+    choices = SizeOptions(config_of(micro_batch_size={"inference": 64, "postprocess": 3}))
 
     sizes = best(forecast(machine, 32), choices)
 
@@ -93,9 +93,9 @@ def test_sizes_of_the_user_are_kept(config_of):
 def test_stages_stay_alike_until_payloads_are_known_to_be_cuttable(config_of):
     """Together, all sizes are the same, and those that the user has given are taken for all."""
     machine = Machine([linear(0.0001, 0.001), linear(0.005, 0.0001), linear(0.001, 0.001)])
-    assert len(set(best(forecast(machine, 32), Choices(config_of(), together=True)))) == 1
+    assert len(set(best(forecast(machine, 32), SizeOptions(config_of(), together=True)))) == 1
 
-    given = Choices(config_of(micro_batch_size={"inference": 8}), together=True)
+    given = SizeOptions(config_of(micro_batch_size={"inference": 8}), together=True)
     assert (8, 8, 8) == best(forecast(machine, 32), given)
     assert given.free == ()
 
@@ -104,7 +104,7 @@ def test_stages_stay_alike_until_payloads_are_known_to_be_cuttable(config_of):
 def test_inference_is_called_with_allowed_sizes_only(config_of, together):
     """Every plan's inference size is an allowed one; a small batch is padded up, not cut."""
     chance = random.Random(3)
-    choices = Choices(config_of(allowed_sizes=[2, 8, 24]), together=together)
+    choices = SizeOptions(config_of(allowed_sizes=[2, 8, 24]), together=together)
     for rows in range(1, 41):
         machine = drawn(chance)
         assert best(forecast(machine, rows), choices)[1] in {2, 8, 24}
@@ -116,7 +116,7 @@ def test_inference_is_called_with_allowed_sizes_only(config_of, together):
 
 def test_rows_that_fill_allowed_sizes_are_not_padded(config_of):
     """Where a row costs, 24 rows go in three calls of 8 rather than in one padded to 32."""
-    choices = Choices(config_of(allowed_sizes=[8, 32]))
+    choices = SizeOptions(config_of(allowed_sizes=[8, 32]))
     costs = [linear(0, 1e-5), lambda k: 0.001 * choices.padded(k), linear(0, 1e-5)]
 
     assert best(forecast(Machine(costs), 24), choices)[1] == 8
@@ -126,22 +126,22 @@ def test_sizes_far_below_those_seen_are_not_chosen(config_of):
     """However good they look: the least for each stage is kept, unless the batch is smaller."""
     machine = Machine([linear(0, 0.001)] * 3)
 
-    sizes = best(forecast(machine, 32), Choices(config_of()), least=(8, 4, 16))
-    together = best(forecast(machine, 32), Choices(config_of(), together=True), least=(8, 4, 2))
+    sizes = best(forecast(machine, 32), SizeOptions(config_of()), least=(8, 4, 16))
+    together = best(forecast(machine, 32), SizeOptions(config_of(), together=True), least=(8, 4, 2))
 
     assert all(size >= limit for size, limit in zip(sizes, (8, 4, 16), strict=True))
     assert (8, 8, 8) == together
-    assert (3, 3, 3) == best(forecast(machine, 3), Choices(config_of()), least=(8, 4, 16))
+    assert (3, 3, 3) == best(forecast(machine, 3), SizeOptions(config_of()), least=(8, 4, 16))
 
 
 def test_halves_are_the_fewest_cuts(config_of):
     """Halves of what is free; nothing where there is nothing to cut."""
-    assert (16, 16, 16) == Choices(config_of()).halves(32)
-    assert (16, 8, 16) == Choices(config_of(allowed_sizes=[8, 32])).halves(32)
-    assert (8, 8, 8) == Choices(config_of(allowed_sizes=[8, 32]), together=True).halves(32)
-    assert (16, 4, 16) == Choices(config_of(micro_batch_size={"inference": 4})).halves(32)
-    assert Choices(config_of()).halves(1) is None
-    assert Choices(config_of(micro_batch_size=4)).halves(32) is None
+    assert (16, 16, 16) == SizeOptions(config_of()).halves(32)
+    assert (16, 8, 16) == SizeOptions(config_of(allowed_sizes=[8, 32])).halves(32)
+    assert (8, 8, 8) == SizeOptions(config_of(allowed_sizes=[8, 32]), together=True).halves(32)
+    assert (16, 4, 16) == SizeOptions(config_of(micro_batch_size={"inference": 4})).halves(32)
+    assert SizeOptions(config_of()).halves(1) is None
+    assert SizeOptions(config_of(micro_batch_size=4)).halves(32) is None
 
 
 def test_very_large_batches_are_not_cut_into_very_small_pieces():

@@ -8,11 +8,14 @@ from functools import lru_cache
 from itertools import combinations
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig
-from micro_batch_handler.planning.schedule import Sizes
+from micro_batch_handler.planning.plan import Plan
 
-__all__ = ["INFERENCE", "Choices", "even_sizes", "padded"]
+__all__ = ["ANY_SIZE", "INFERENCE", "SizeOptions", "even_sizes", "padded"]
 
 INFERENCE = STAGES.index("inference")
+
+ANY_SIZE = Plan.of(1)
+"""As the least sizes that may be chosen: there is no limit."""
 
 MOST_MICRO_BATCHES = 64
 """Micro-batches that a stage may be cut into; more only cost."""
@@ -38,7 +41,7 @@ def padded(rows: int, allowed_sizes: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
-class Choices:
+class SizeOptions:
     """The sizes that may be chosen.
 
     Args:
@@ -69,7 +72,7 @@ class Choices:
         """The size that a call of inference on so many rows has, once it is padded."""
         return padded(rows, self.config.allowed_sizes or ())
 
-    def whole(self, rows: int) -> Sizes:
+    def whole(self, rows: int) -> Plan:
         """No more cuts than must be."""
         given = [self.config.micro_batch_size[stage] for stage in STAGES]
         numbers = [int(size) for size in given if size != AUTO]
@@ -84,12 +87,10 @@ class Choices:
             # Inference may be padded to more rows than there are, which cuts nothing.
             same = min(largest)
             largest = [size if same >= rows else same for size in largest]
-        return tuple(
-            size if wanted == AUTO else int(wanted)
-            for size, wanted in zip(largest, given, strict=True)
-        )
+        pairs = zip(largest, given, strict=True)
+        return Plan(*(size if wanted == AUTO else int(wanted) for size, wanted in pairs))
 
-    def options(self, rows: int, least: Sizes = ()) -> list[tuple[int, ...]]:
+    def options(self, rows: int, least: Plan = ANY_SIZE) -> list[tuple[int, ...]]:
         """The sizes to choose from, descending, for each stage; one for those that are given.
 
         Args:
@@ -97,15 +98,15 @@ class Choices:
             least: for each stage, below which a size must not be chosen, unless it cuts nothing.
         """
         whole = self.whole(rows)
-        if self.together and least:
-            least = (max(least),) * len(STAGES)
+        if self.together:
+            least = Plan.of(max(least))
         options = self._options(rows)
         for at, limit in enumerate(least):
             largest, *others = options[at]
             options[at] = (largest, *(size for size in others if size >= limit))
         return [options[at] if at in self.free else (whole[at],) for at in range(len(STAGES))]
 
-    def halves(self, rows: int) -> Sizes | None:
+    def halves(self, rows: int) -> Plan | None:
         """As few cuts as can be; None if there are none to make."""
         whole = self.whole(rows)
         half = -(-rows // 2)
@@ -115,7 +116,7 @@ class Choices:
         ]
         if self.together and self.free:
             options = [min(options)] * len(STAGES)
-        halves = tuple(map(min, options, whole))
+        halves = Plan(*map(min, options, whole))
         return None if halves == whole else halves
 
     def _options(self, rows: int) -> list[tuple[int, ...]]:

@@ -8,13 +8,13 @@ less than a small share of all time.
 
 from __future__ import annotations
 
-__all__ = ["Ledger", "Trials"]
+__all__ = ["SplitBalance", "TrialBudget"]
 
 SHARE = 0.01
 """Of all time, what trials may lose."""
 
 BURST = 3
-"""Trials in a row: one alone may have met a pause."""
+"""TrialBudget in a row: one alone may have met a pause."""
 
 FIRST_BATCHES = 32
 MOST_BATCHES = 1024
@@ -24,7 +24,7 @@ POSTPONED_BATCHES = 8
 """How long a trial that would cost too much is put off."""
 
 
-class Trials:
+class TrialBudget:
     """Decides which batches are trials. One thread at a time may call it, but for `due`.
 
     Args:
@@ -65,7 +65,7 @@ class Trials:
         self._next = batch + FIRST_BATCHES
         self._left = BURST
 
-    def grant(self, seconds: float) -> None:
+    def allow(self, seconds: float) -> None:
         """Let trials lose so much at once, since nothing is known yet."""
         self._credit_s += seconds
 
@@ -74,16 +74,16 @@ class Trials:
         self._credit_s += SHARE * seconds - lost_s
 
 
-MOST_SAVED_BATCHES = 2.0
-MOST_OWED_BATCHES = 1.0
-"""What the ledger keeps, in unsplit batches: enough for a pause or two, little enough to notice
+MOST_CREDIT_BATCHES = 2.0
+MOST_DEBT_BATCHES = 1.0
+"""What the balance keeps, in unsplit batches: enough for a pause or two, little enough to notice
 soon that splitting has begun to lose, and to do it again soon."""
 
-FORGIVEN_SHARE = 0.005
+ALLOWED_SHARE = 0.005
 """Of each batch, what splitting may lose against not splitting."""
 
 
-class Ledger:
+class SplitBalance:
     """What splitting gains against not splitting, batch by batch, as measured.
 
     The last safeguard: whatever costs and corrections say, splitting stops while it has lost.
@@ -94,7 +94,7 @@ class Ledger:
         self._balance = 0.0
 
     @property
-    def owes(self) -> bool:
+    def is_negative(self) -> bool:
         """Whether splitting has lost more than it has gained lately, and than is allowed."""
         return self._balance < 0
 
@@ -107,9 +107,9 @@ class Ledger:
             split: whether it was split, and not as a trial.
         """
         gain = max(-1.0, 1 - seconds / whole_s) if split else 0.0
-        balance = self._balance + gain + FORGIVEN_SHARE
-        self._balance = max(-MOST_OWED_BATCHES, min(balance, MOST_SAVED_BATCHES))
+        balance = self._balance + gain + ALLOWED_SHARE
+        self._balance = max(-MOST_DEBT_BATCHES, min(balance, MOST_CREDIT_BATCHES))
 
-    def forgive(self) -> None:
+    def reset(self) -> None:
         """What it has lost was lost against an expectation that no longer holds."""
         self._balance = max(self._balance, 0.0)

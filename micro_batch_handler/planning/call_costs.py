@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from statistics import median
 
-from micro_batch_handler.planning.curves import Point
+from micro_batch_handler.planning.cost_curve import Point
 
 __all__ = ["CallCosts"]
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from micro_batch_handler.planning.costs import CallCosts
-from micro_batch_handler.planning.curves import Curve, Line, curve, fit
+from micro_batch_handler.planning.call_costs import CallCosts
+from micro_batch_handler.planning.cost_curve import Curve, Line, curve, fit
 
 
 def learned(calls) -> Curve:

@@ -15,10 +15,7 @@ from heapq import heapify, heapreplace
 from operator import le
 from typing import TypeAlias
 
-__all__ = ["Cost", "Forecast", "Sizes"]
-
-Sizes: TypeAlias = "tuple[int, ...]"
-"""The most rows of a micro-batch, for each stage in order."""
+__all__ = ["Cost", "Forecast"]
 
 Cost: TypeAlias = Callable[[int], float]
 """Seconds of a call on so many rows."""
@@ -44,9 +41,9 @@ class Forecast:
         self.hand_over_s = hand_over_s
         self._costs = costs
         self._calls_s: dict[tuple[int, int], tuple[int, float, float]] = {}
-        self._done_s: dict[Sizes, list[float]] = {}
+        self._done_s: dict[tuple[int, ...], list[float]] = {}
 
-    def finish_s(self, sizes: Sizes) -> float:
+    def finish_s(self, sizes: tuple[int, ...]) -> float:
         """Seconds until the last micro-batch has left the last stage."""
         return max(self._done(sizes))
 
@@ -71,7 +68,7 @@ class Forecast:
             known = self._calls_s[stage, size] = (count, full_s, last_s)
         return known
 
-    def _done(self, sizes: Sizes) -> list[float]:
+    def _done(self, sizes: tuple[int, ...]) -> list[float]:
         """When each micro-batch of the last of these stages has left it."""
         done = self._done_s.get(sizes)
         if done is None:
@@ -82,7 +79,7 @@ class Forecast:
             self._done_s[sizes] = done
         return done
 
-    def _ready(self, sizes: Sizes, count: int) -> list[float]:
+    def _ready(self, sizes: tuple[int, ...], count: int) -> list[float]:
         """When the last row of each micro-batch has come."""
         if len(sizes) == 1:
             return [0.0] * count
