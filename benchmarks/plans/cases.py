@@ -14,9 +14,10 @@ from typing import Any
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
+from micro_batch_handler.planning.constants import HAND_OVER_S
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.planning.planner import HAND_OVER_S, Planner
+from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.sizes import even_sizes
 
 __all__ = ["Case", "draw"]

@@ -13,9 +13,9 @@ from statistics import median
 import yaml
 
 from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.planning.constants import HAND_OVER_S
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.planning.planner import HAND_OVER_S
 from micro_batch_handler.planning.sizes import even_sizes
 from micro_batch_handler.tools.tuning.bench import HandlerBench
 from micro_batch_handler.tools.tuning.budget import Budget

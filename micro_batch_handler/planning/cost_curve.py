@@ -61,10 +61,18 @@ class Curve:
     """What a call costs at least."""
 
     def __call__(self, rows: int) -> float:
-        """Seconds of a call on so many rows."""
+        """Seconds of a call on so many rows.
+
+        A call on fewer rows than any that was measured is taken to cost its share of the smallest:
+        it may cost more, but it has to be tried to tell.
+        """
         seconds = self.measured.get(rows)
         if seconds is None:
-            seconds = self.line.at(rows)
+            smallest = min(self.measured, default=rows)
+            if rows < smallest:
+                seconds = self.measured[smallest] * rows / smallest
+            else:
+                seconds = self.line.at(rows)
         return seconds if self.least is None else max(seconds, self.least(rows))
 
 
@@ -128,10 +136,10 @@ def _drawn(line: Line, points: Sequence[Point]) -> Curve:
     """
     measured = {}
     for point in points:
-        off_s = point.seconds - line.at(point.rows)
-        if off_s:
-            weight = 1 / (1 + (2 * point.error_s / off_s) ** 2)
-            measured[point.rows] = line.at(point.rows) + off_s * weight
+        due_s = line.at(point.rows)
+        off_s = point.seconds - due_s
+        weight = 1 / (1 + (2 * point.error_s / off_s) ** 2) if off_s else 0.0
+        measured[point.rows] = due_s + off_s * weight
     return Curve(line, measured)
 
 

@@ -1,10 +1,8 @@
 """How large the micro-batches of each stage are, for a batch of n.
 
-plan(n)             of what is known, the sizes that finish earliest; unsplit unless splitting
-                    is faster by more than the prediction may err
-observe, finished   what calls and whole batches really took
-learned anew        when that has changed noticeably, and then no more often than costs little
-trials              now and then a batch runs the other way, or the error would never be seen
+`plan(n)` gives the plan in force for about n requests, or a candidate in turns with it. `observe`
+and `finished` take what calls and batches took: from calls the cost model is learned, which
+proposes candidates; from batches, which plan is faster. Both have a budget of time.
 """
 
 from __future__ import annotations
@@ -13,47 +11,32 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
-from micro_batch_handler.planning.comparison import Comparison, neighbours
-from micro_batch_handler.planning.cost_model import CostModel, Observations
-from micro_batch_handler.planning.decision import Decision, decide
+from micro_batch_handler.planning.candidates import Candidates
+from micro_batch_handler.planning.comparison import Comparison
+from micro_batch_handler.planning.constants import (
+    EARLY_BATCHES,
+    EARLY_SHARE,
+    HAND_OVER_S,
+    LEARN_EVERY,
+    LOG_FROM_BATCH,
+    MOST_CALLS,
+    MOST_SEARCH_S,
+    SHARE,
+    SLOWER,
+    VERDICTS,
+)
+from micro_batch_handler.planning.cost_model import Observations
 from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.planning.plan_report import PlanLog, plan_in_words
 from micro_batch_handler.planning.sizes import SizeOptions
-from micro_batch_handler.planning.trial_budget import SplitBalance, TrialBudget
 
 __all__ = ["Planner"]
 
 logger = logging.getLogger(__name__)
-
-HAND_OVER_S = 70e-6
-"""What a micro-batch costs in each stage beside the call, on a small virtual machine."""
-
-WARM_UP_BATCHES = 3
-"""Batches that run unsplit first: what there is to compare with, and the least to learn from."""
-
-FIRST_BUDGET_BATCHES = 4
-"""What trials may cost at the start, in unsplit batches."""
-
-SEARCH_SHARE = 0.01
-"""Of all time, what learning and searching may take."""
-
-MOST_SEARCH_TIME_S = 0.05
-"""What they may take at once, at the start too."""
-
-LEARN_EVERY = 4
-"""Batches between two times of learning; at the start, every batch."""
-
-COMMON = 8
-"""One batch in so many must be of a size for sizes to contend for it."""
-
-LOG_EVERY_S = 30.0
-LOG_FROM_BATCH = 16
-SLOWER_WHOLE = 1.1
-"""If unsplit batches take so much longer than was thought, splits have lost nothing by that."""
-
-MOST_CALLS = 4096
 
 
 class Planner:
@@ -79,46 +62,39 @@ class Planner:
         regroups: bool = False,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._config = config
         self._batch_size = batch_size
         self._now_s = now_s
-        self._choices = SizeOptions(config, together=not regroups)
         self.tunes = any(config.micro_batch_size[stage] == AUTO for stage in STAGES)
         """Whether there is a size to choose, and so anything to learn."""
         self._kept_together = False
+        self._candidates = Candidates(SizeOptions(config, together=not regroups))
         self._observations = Observations(
-            [lanes[stage] for stage in STAGES], hand_over_s, self._choices.padded
+            [lanes[stage] for stage in STAGES], self._candidates.options.padded, hand_over_s
         )
         self._calls: dict[Stage, deque[tuple[int, float]]] = {
             stage: deque(maxlen=MOST_CALLS) for stage in STAGES
         }
         self._lock = threading.Lock()
-        self._model: CostModel | None = None
-        self._version = 0
-        self._searched = 0
-        self._plans: dict[int, Decision] = {}
-        self._begun = 0
-        self._ended = 0
-        self._search_time_s = MOST_SEARCH_TIME_S
-        self._trials = TrialBudget(WARM_UP_BATCHES)
-        self._balance = SplitBalance()
         self._comparisons: dict[int, Comparison] = {}
         self._seen: Counter[int] = Counter()
-        self._logged: Plan | None = None
-        self._looked_at: tuple[int, bool] | None = None
-        self._logged_s = -LOG_EVERY_S
+        self._ended = 0
+        self._loss_budget_s = 0.0
+        self._search_budget_s = MOST_SEARCH_S
+        self._log = PlanLog(now_s)
 
     def plan(self, rows: int) -> Plan:
         """The sizes for a batch of so many rows."""
         for calls in self._calls.values():
             calls.clear()  # what a batch with failures has left tells little
-        choice = self._plans.get(rows)
-        if choice is None or choice.version != self._version:
-            choice = self._choose(rows, choice)
-        self._begun += 1
-        if self._trials.due(self._begun - 1):
-            return self._try(rows, choice)
-        usual = self._in_force(choice)
-        return self._compare(rows, choice) if usual == choice.split else usual
+        with self._lock:
+            if not rows or not self._candidates.options.free:
+                return self._candidates.options.whole(rows)
+            comparison = self._comparison(rows)
+            if comparison.is_open and self._candidates.model and self._search_budget_s > 0:
+                with self._timed():
+                    comparison.start(self._candidate(comparison))
+            return self._candidates.adapted(comparison.turn(), rows)
 
     def observe(self, stage: Stage, rows: int, seconds: float) -> None:
         """A call of a stage on so many rows succeeded and took so long."""
@@ -126,218 +102,121 @@ class Planner:
 
     def finished(self, rows: int, plan: Plan, seconds: float) -> None:
         """A batch without failures took so long, from its cut to its last outcome."""
-        choice = self._plans.get(rows)
-        if choice is None or seconds <= 0 or not self.tunes:
+        if not rows or seconds <= 0 or not self.tunes:
             return
         with self._lock:
             self._ended += 1
             self._seen[rows] += 1
-            sizes = plan
-            split = sizes != choice.whole
-            self._observations.add(rows, sizes, seconds, self._taken(), split=split)
-            self._account(choice, sizes, seconds)
-            comparison = self._comparisons.get(rows)
-            if comparison is not None and comparison.ended(self._ended, sizes, seconds):
-                self._version += 1
-            self._search_time_s = min(
-                self._search_time_s + SEARCH_SHARE * seconds, MOST_SEARCH_TIME_S
-            )
-            early = self._ended <= WARM_UP_BATCHES + 2 * LEARN_EVERY
-            if self._search_time_s > 0 and (early or self._ended % LEARN_EVERY == 0):
-                began_s = self._now_s()
+            calls = [list(made) for made in self._calls.values()]
+            for made in self._calls.values():
+                made.clear()
+            self._observations.add(calls, inline=plan.fits(rows))
+            self._compare(rows, plan, seconds)
+            self._search_budget_s = min(self._search_budget_s + SHARE * seconds, MOST_SEARCH_S)
+            if self._ended <= EARLY_BATCHES or self._ended % LEARN_EVERY == 0:
                 self._learn()
-                self._search_time_s -= self._now_s() - began_s
-        self._log(rows)
+                self._tell(rows)
 
     def payloads(self, rows: bool) -> None:
         """Whether what the stages return is known to be rows, which can be cut and joined."""
         with self._lock:
-            if rows and self._choices.together and not self._kept_together:
+            if rows and self._candidates.options.together and not self._kept_together:
                 self._regroup(True)
 
     def keep_together(self) -> None:
         """What a stage returned could not be cut or joined: never plan that again."""
         with self._lock:
             self._kept_together = True
-            if not self._choices.together:
+            if not self._candidates.options.together:
                 logger.warning("micro-batching stages alike, since payloads cannot be regrouped")
                 self._regroup(False)
+                self._comparisons.clear()
 
     def __repr__(self) -> str:
-        rows = self._usual()
-        choice = self._plans.get(rows)
-        stopped = choice is not None and self._in_force(choice) != choice.plan
-        shown = "unplanned" if choice is None else choice.told(rows, stopped=stopped)
-        return f"<Planner {rows} requests: {shown}; a call costs {self._model or 'as yet unknown'}>"
+        with self._lock:
+            rows = self._usual()
+            words = plan_in_words(rows, *self._in_force(rows)) if self._seen else "unplanned"
+            costs = self._candidates.model or "as yet unknown"
+        return f"<Planner {rows} requests: {words}; a call costs {costs}>"
 
     def _regroup(self, allowed: bool) -> None:
-        self._choices = SizeOptions(self._choices.config, together=not allowed)
-        self._comparisons.clear()  # what has proved best may not be cut any more, or not be best
-        self._searched += 1
-        self._version += 1
+        options = SizeOptions(self._config, together=not allowed)
+        self._candidates = Candidates(options, self._candidates.model)
 
     def _usual(self) -> int:
         """The number of rows that most batches have."""
         return max(self._seen, key=lambda rows: (self._seen[rows], rows), default=self._batch_size)
 
-    def _choose(self, rows: int, before: Decision | None) -> Decision:
-        with self._lock:
-            if before is not None and self._search_time_s < 0:
-                return before
-            began_s = self._now_s()
-            choice = decide(
-                rows,
-                self._choices,
-                self._model,
-                before,
-                version=self._version,
-                searched=self._searched,
-            )
-            choice = self._with_incumbent(rows, choice, before)
-            self._search_time_s -= self._now_s() - began_s
-            self._plans[rows] = choice
-            if before is not None and before.splits != choice.splits:
-                self._trials.restart(self._begun)
-            return choice
+    def _comparison(self, rows: int) -> Comparison:
+        """That of batches of about so many rows, up to the next power of two."""
+        about = (rows - 1).bit_length()
+        if about not in self._comparisons:
+            most = min(1 << about, max(rows, self._batch_size))
+            whole = self._candidates.options.whole(most)
+            self._comparisons[about] = Comparison(most, whole)
+        return self._comparisons[about]
 
-    def _try(self, rows: int, choice: Decision) -> Plan:
-        """The plan that is not in force, if it is worth a trial now."""
-        with self._lock:
-            model = self._model
-            usual = self._in_force(choice)
-            if model is None:
-                return usual
-            splits = usual != choice.whole
-            other = choice.whole if splits else self._split_to_try(rows, choice, model)
-            if other is None:
-                return usual
-            if splits:
-                loss_s = choice.whole_s - choice.split_s
-            else:
-                loss_s = model.batch_s(rows, other, split=True) - choice.whole_s
-            return other if self._trials.begin(self._begun - 1, loss_s) else usual
+    def _in_force(self, rows: int) -> tuple[Plan, Plan, dict[Plan, float]]:
+        """The plan in force, the whole batch, and what a batch takes with each, if known."""
+        comparison, adapted = self._comparison(rows), self._candidates.adapted
+        seconds = {}
+        for plan in (comparison.in_force, comparison.whole):
+            known_s = comparison.seconds(plan)
+            scale = self._candidates.scale(plan, comparison.rows, rows)
+            if known_s is not None and scale is not None:
+                seconds[adapted(plan, rows)] = known_s * scale
+        return adapted(comparison.in_force, rows), adapted(comparison.whole, rows), seconds
 
-    def _with_incumbent(self, rows: int, choice: Decision, before: Decision | None) -> Decision:
-        """The decision about the sizes that have proved to be the best, if any have."""
-        comparison = self._comparisons.get(rows)
-        if comparison is None:
-            if choice.splits and self._seen[rows] * COMMON >= self._ended:
-                self._comparisons[rows] = Comparison(choice.plan)
-            return choice
-        split_s = comparison.incumbent_s(self._ended)
-        if split_s is None and self._model is not None:
-            split_s = self._model.batch_s(rows, comparison.incumbent, split=True)
-        if split_s is None:
-            return choice
-        found = choice.about(comparison.incumbent, split_s, before)
-        if found.splits or choice.proposed in (None, comparison.incumbent):
-            return found
-        # The best of those that were tried does not pay; what is proposed now may.
-        del self._comparisons[rows]
-        return choice
+    def _candidate(self, comparison: Comparison) -> Plan | None:
+        """The most promising plan that may run, if what it may lose can be afforded.
 
-    def _compare(self, rows: int, choice: Decision) -> Plan:
-        """The best sizes known, or those that challenge them."""
-        with self._lock:
-            comparison = self._comparisons.get(rows)
-            if comparison is None:
-                return choice.plan
-            if comparison.is_open(self._ended) and self._search_time_s > 0:
-                began_s = self._now_s()
-                comparison.start(self._candidate(rows, choice, comparison), self._ended)
-                self._search_time_s -= self._now_s() - began_s
-            return comparison.turn()
-
-    def _candidate(self, rows: int, choice: Decision, comparison: Comparison) -> Plan | None:
-        """Who shall challenge the best sizes known, if losing to them can be afforded."""
-        if self._model is None:
-            return None
-        others = neighbours(comparison.incumbent, self._choices.options(rows), self._choices.groups)
-        if choice.proposed is not None:
-            others.append(choice.proposed)
-        others = [sizes for sizes in others if sizes != choice.whole]
-        due_s = self._model.forecast(rows).finish_s
-        found = comparison.most_promising(others, due_s, self._ended)
-        return found[0] if found is not None and self._trials.affords(found[1]) else None
-
-    def _in_force(self, choice: Decision) -> Plan:
-        """What was decided, unless splitting has lost."""
-        return choice.whole if choice.splits and self._balance.is_negative else choice.plan
-
-    def _split_to_try(self, rows: int, choice: Decision, model: CostModel) -> Plan | None:
-        """What to try instead of the whole batch; None if it cannot be cut, or that cannot pay.
-
-        The best known, or halves where it is not known what a row adds to a call: there the model
-        takes calls to cost the same for any number of rows, which is the worst that can be.
+        The whole batch comes first: it is what every split has to be faster than.
         """
-        if not choice.may_pay:
-            return None
-        free = self._choices.free
-        if choice.split is not None and model.knows_slopes(free):
-            return choice.split
-        return self._choices.halves(rows)
+        in_force, whole, rows = comparison.in_force, comparison.whole, comparison.rows
+        usual_s = comparison.seconds(in_force) or 0.0
+        plans = filter(comparison.may_run, self._candidates.beside(in_force, rows))
+        slower = {plan: self._candidates.slower(plan, in_force, rows) for plan in plans}
+        whole_s = comparison.seconds(whole)
+        if whole in slower and whole_s is not None:
+            slower[whole] = whole_s / usual_s - 1
+        for plan in sorted(slower, key=lambda plan: (plan != whole, slower[plan])):
+            loss_s = min(VERDICTS) * usual_s * max(0.0, slower[plan])
+            if plan != whole and slower[plan] > SLOWER:
+                break
+            if loss_s <= self._loss_budget_s or (plan == whole and not loss_s):
+                return plan
+        return None
 
-    def _account(self, choice: Decision, sizes: Plan, seconds: float) -> None:
-        """Charge what a batch has lost against what it would have taken the other way."""
-        if self._ended == WARM_UP_BATCHES:
-            self._trials.allow(FIRST_BUDGET_BATCHES * seconds)
-        if not choice.whole_s:
-            return
-        owed = self._balance.is_negative
-        splits = choice.splits and not owed
-        tried = sizes != (choice.split if splits else choice.whole)
-        usual_s = choice.split_s if splits else choice.whole_s
-        self._trials.account(seconds, max(0.0, seconds - usual_s) if tried else 0.0)
-        split = sizes != choice.whole
-        self._balance.account(seconds, choice.whole_s, split=split and choice.splits)
-        if self._balance.is_negative and not owed:
-            self._trials.restart(self._begun)
+    def _compare(self, rows: int, plan: Plan, seconds: float) -> None:
+        """Tell the comparison what a batch took, if it ran with one of its plans."""
+        comparison = self._comparison(rows)
+        plans = dict.fromkeys([comparison.in_force, comparison.candidate, comparison.whole])
+        ran = [each for each in plans if each and self._candidates.adapted(each, rows) == plan]
+        if len(ran) == 1:
+            scale = self._candidates.scale(ran[0], rows, comparison.rows)
+            if scale is not None:
+                lost_s = comparison.add(ran[0], seconds * scale) / scale
+                share = EARLY_SHARE if self._ended <= EARLY_BATCHES else SHARE
+                self._loss_budget_s += share * seconds - lost_s
 
     def _learn(self) -> None:
-        model = self._observations.model()
-        if model is None or self._ended < WARM_UP_BATCHES:
+        """Replace the cost model if calls have become noticeably slower or faster."""
+        if self._search_budget_s <= 0:
             return
-        known = self._model
-        counts = sorted({-(-self._batch_size // 8), self._batch_size})
-        searched = known is None or model.costs_differ(known, counts)
-        if known is not None and not searched:
-            model = self._observations.corrected(known)  # by the same costs as sizes were
-            if not model.corrections_differ(known):
-                return
-        if known is not None and self._whole_s(model) > SLOWER_WHOLE * self._whole_s(known):
-            self._balance.reset()
-        self._model = model
-        self._version += 1
-        self._searched += searched
+        with self._timed():
+            model, known = self._observations.model(), self._candidates.model
+            counts = sorted({-(-self._batch_size // 8), self._batch_size})
+            if model and (known is None or model.differs(known, counts)):
+                self._candidates = Candidates(self._candidates.options, model)
 
-    def _whole_s(self, model: CostModel) -> float:
-        """What the usual batch is expected to take unsplit."""
-        rows = self._usual()
-        return model.batch_s(rows, self._choices.whole(rows), split=False)
+    def _tell(self, rows: int) -> None:
+        model = self._candidates.model
+        if model and self._ended >= LOG_FROM_BATCH and rows == self._usual():
+            self._log.tell(rows, *self._in_force(rows), model)
 
-    def _taken(self) -> list[list[tuple[int, float]]]:
-        taken = [list(calls) for calls in self._calls.values()]
-        for calls in self._calls.values():
-            calls.clear()
-        return taken
-
-    def _log(self, rows: int) -> None:
-        """One line when the plan for the usual batch has changed, and not often."""
-        state = (self._version, self._balance.is_negative)
-        if state == self._looked_at or self._model is None or rows != self._usual():
-            return
-        choice = self._plans[rows]
-        if choice.version != self._version:
-            return  # it is planned anew when the next such batch comes
-        plan = self._in_force(choice)
-        alike = self._logged is not None and plan.is_like(self._logged, rows)
-        now_s = self._now_s()
-        if not alike and (now_s < self._logged_s + LOG_EVERY_S or self._ended < LOG_FROM_BATCH):
-            return
-        self._looked_at = state
-        if alike:
-            return
-        self._logged, self._logged_s = plan, now_s
-        told = choice.told(rows, stopped=plan != choice.plan)
-        explained = choice.explained(rows, self._model)
-        logger.info("micro-batching %d requests as %s. %s", rows, told, explained)
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """What is done inside is charged to the budget of searching."""
+        began_s = self._now_s()
+        yield
+        self._search_budget_s -= self._now_s() - began_s

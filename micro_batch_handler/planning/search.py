@@ -8,9 +8,9 @@ from itertools import combinations, product
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.planning.sizes import ANY_SIZE, INFERENCE, SizeOptions
+from micro_batch_handler.planning.sizes import ANY_SIZE, INFERENCE, SizeOptions, at_most
 
-__all__ = ["best"]
+__all__ = ["best", "neighbours"]
 
 WORK_COUNTS = 0.01
 """How much a second of work weighs against a second of waiting: of plans that finish at about the
@@ -55,8 +55,8 @@ def best(forecast: Forecast, choices: SizeOptions, least: Plan = ANY_SIZE) -> Pl
     def cut(stages: Sequence[int], size: int) -> Plan:
         if choices.together:
             return Plan.of(size)
-        at_most = [_at_most(size, each) for each in options]
-        return Plan(*(at_most[at] if at in stages else whole[at] for at in range(len(STAGES))))
+        cut_to = [at_most(size, each) for each in options]
+        return Plan(*(cut_to[at] if at in stages else whole[at] for at in range(len(STAGES))))
 
     starts = {whole}
     for stages in choices.groups:
@@ -68,13 +68,9 @@ def best(forecast: Forecast, choices: SizeOptions, least: Plan = ANY_SIZE) -> Pl
     found = {_descend(each, free, options, forecast, cost_s) for each in nearest[:STARTS]}
     least = min(found, key=cost_s)
     for parts in FINER:
-        finer = Plan(*map(_at_most, [size // parts for size in least], options))
+        finer = Plan(*map(at_most, [size // parts for size in least], options))
         least = min(least, _descend(finer, free, options, forecast, cost_s), key=cost_s)
     return min(_near(least, free, options, forecast, cost_s), key=cost_s)
-
-
-def _at_most(size: int, options: Sequence[int]) -> int:
-    return next((option for option in options if option <= size), options[-1])
 
 
 def _descend(
@@ -114,3 +110,24 @@ def _near(
     for one, other in combinations(free, 2):
         for size, beside_it in product(beside(one), beside(other)):
             yield sizes.with_size(one, size).with_size(other, beside_it)
+
+
+def neighbours(plan: Plan, options: SizeOptions, rows: int) -> list[Plan]:
+    """The plans with sizes doubled or halved in one or more stages, as far as options allow."""
+    found: list[Plan] = []
+    sizes = options.options(rows)
+    for stages, change in product(options.groups, (_half, _double)):
+        changed = Plan(
+            *(change(size, sizes[at]) if at in stages else size for at, size in enumerate(plan))
+        )
+        if changed != plan and changed not in found:
+            found.append(changed)
+    return found
+
+
+def _half(size: int, options: Sequence[int]) -> int:
+    return next((option for option in options if 2 * option <= size), options[-1])
+
+
+def _double(size: int, options: Sequence[int]) -> int:
+    return next((option for option in reversed(options) if option >= 2 * size), options[0])

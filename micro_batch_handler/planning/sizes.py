@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig
 from micro_batch_handler.planning.plan import Plan
 
-__all__ = ["ANY_SIZE", "INFERENCE", "SizeOptions", "even_sizes", "padded"]
+__all__ = ["ANY_SIZE", "INFERENCE", "SizeOptions", "at_most", "even_sizes", "padded"]
 
 INFERENCE = STAGES.index("inference")
 
@@ -40,6 +40,11 @@ def padded(rows: int, allowed_sizes: Sequence[int]) -> int:
     return next((size for size in allowed_sizes if size >= rows), rows)
 
 
+def at_most(size: int, options: Sequence[int]) -> int:
+    """The largest of the options, which descend, that is no larger; the smallest if none is."""
+    return next((option for option in options if option <= size), options[-1])
+
+
 @dataclass(frozen=True)
 class SizeOptions:
     """The sizes that may be chosen.
@@ -53,7 +58,7 @@ class SizeOptions:
     config: MicroBatchingConfig
     together: bool = False
 
-    @property
+    @cached_property
     def free(self) -> tuple[int, ...]:
         """The stages whose size may be chosen."""
         sizes = self.config.micro_batch_size
@@ -106,18 +111,22 @@ class SizeOptions:
             options[at] = (largest, *(size for size in others if size >= limit))
         return [options[at] if at in self.free else (whole[at],) for at in range(len(STAGES))]
 
+    def adapted(self, plan: Plan, rows: int) -> Plan:
+        """The plan for so many rows: no larger micro-batches, all of about the same size."""
+        whole = self.whole(rows)
+        if plan.fits(rows):
+            return whole
+        even = [-(-rows // -(-rows // size)) for size in plan]
+        sizes = [
+            whole[at] if plan[at] >= rows else at_most(even[at], options)
+            for at, options in enumerate(self.options(rows))
+        ]
+        return Plan.of(sizes[INFERENCE]) if self.together and self.free else Plan(*sizes)
+
     def halves(self, rows: int) -> Plan | None:
         """As few cuts as can be; None if there are none to make."""
-        whole = self.whole(rows)
-        half = -(-rows // 2)
-        options = [
-            next((size for size in sizes if size <= half), sizes[-1])
-            for sizes in self.options(rows)
-        ]
-        if self.together and self.free:
-            options = [min(options)] * len(STAGES)
-        halves = Plan(*map(min, options, whole))
-        return None if halves == whole else halves
+        halves = self.adapted(Plan.of(-(-rows // 2)), rows)
+        return None if halves == self.whole(rows) else halves
 
     def _options(self, rows: int) -> list[tuple[int, ...]]:
         options = [even_sizes(max(rows, 1))] * len(STAGES)

@@ -1,35 +1,32 @@
-"""What batches have taken, what to expect of the next, and what that decides."""
+"""What calls cost, whole and in lanes, and what a batch takes by that."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 
 from harness.simulated import HAND_OVER_S
-from micro_batch_handler.planning.cost_model import Observations
-from micro_batch_handler.planning.decision import decide
-from micro_batch_handler.planning.sizes import SizeOptions
+from micro_batch_handler.planning.cost_curve import Curve, Line
+from micro_batch_handler.planning.cost_model import CostModel, Observations
+from micro_batch_handler.planning.plan import Plan
 
 
 @pytest.fixture
 def observations():
     """Of a pipeline with a lane for each stage, and calls that are not padded."""
-    return Observations([1, 1, 1], HAND_OVER_S, lambda rows: rows)
+    return Observations([1, 1, 1], lambda rows: rows, HAND_OVER_S)
 
 
-def whole(observations, rows, call_s, seconds=None):
-    """A batch that ran unsplit; each stage's call takes so long."""
-    calls = [[(rows, call_s)]] * 3
-    observations.add(rows, (rows,) * 3, seconds or 3 * call_s, calls, split=False)
+def whole(observations, rows, call_s):
+    """A whole batch; each stage's call takes so long."""
+    observations.add([[(rows, call_s)]] * 3, inline=True)
 
 
 def test_calls_in_lanes_do_not_change_what_calls_cost_alone(observations):
-    """Three times as slow among others, a call costs what it did in an unsplit batch."""
+    """Three times as slow among others, a call costs what it did in a whole batch."""
     for rows in (8, 16, 32) * 5:
         whole(observations, rows, 0.002 + 0.001 * rows)
         calls = [[(size, 3 * (0.002 + 0.001 * size)) for size in (4, 8)]] * 3
-        observations.add(rows, (4, 8, 8), 0.2, calls, split=True)
+        observations.add(calls, inline=False)
     model = observations.model()
 
     assert pytest.approx(0.018, rel=0.01) == model.inline[0](16)
@@ -38,10 +35,10 @@ def test_calls_in_lanes_do_not_change_what_calls_cost_alone(observations):
 
 def test_calls_among_others_are_never_taken_to_be_cheaper_than_alone(observations):
     """A few calls in lanes that look free for small sizes do not make them so."""
-    for rows in (8, 16, 32) * 5:
+    for rows in (1, 8, 16, 32) * 5:
         whole(observations, rows, 0.010 + 0.001 * rows)
         calls = [[(size, 0.004 * size) for size in (8, 16)]] * 3
-        observations.add(64, (8, 16, 16), 0.1, calls, split=True)
+        observations.add(calls, inline=False)
     model = observations.model()
 
     assert pytest.approx(0.0, abs=1e-6) == model.lanes[0].line.fixed_s
@@ -55,20 +52,20 @@ def test_plans_reach_half_as_far_down_as_calls_were_seen(observations):
         whole(observations, 32, 0.01)
     assert (16, 16, 16) == observations.model().least
 
-    observations.add(32, (8, 16, 32), 0.03, [[(8, 0.01)] * 4, [(16, 0.01)] * 2, []], split=True)
+    observations.add([[(8, 0.01)] * 4, [(16, 0.01)] * 2, []], inline=False)
     known = observations.model()
     assert (4, 8, 16) == known.least
 
-    observations.add(32, (3, 16, 32), 0.03, [[(2, 0.01)], [], []], split=True)
+    observations.add([[(2, 0.01)], [], []], inline=False)
     assert (4, 8, 16) == observations.model().least
 
 
 def test_a_slower_machine_is_slower_for_the_calls_that_are_not_made_now(observations):
-    """While all batches run unsplit, what calls in lanes cost follows in proportion."""
+    """While all batches are whole, what calls in lanes cost follows in proportion."""
     for _ in range(15):
         whole(observations, 32, 0.01)
         calls = [[(16, 0.008)] * 2] * 3
-        observations.add(32, (16, 16, 16), 0.03, calls, split=True)
+        observations.add(calls, inline=False)
     assert pytest.approx(0.008) == observations.model().lanes[0](16)
     for _ in range(15):
         whole(observations, 32, 0.02)
@@ -76,37 +73,38 @@ def test_a_slower_machine_is_slower_for_the_calls_that_are_not_made_now(observat
     assert pytest.approx(0.016) == observations.model().lanes[0](16)
 
 
-def test_batches_that_take_longer_than_their_calls_would_are_corrected(observations):
-    """By size of batch where there were enough, else by all of the kind."""
-    for _ in range(5):
-        whole(observations, 32, 0.01, seconds=0.036)
-        whole(observations, 4, 0.01, seconds=0.030)
-    model = observations.model()
-
-    assert pytest.approx(1.2) == model.correction(32, split=False)
-    assert pytest.approx(1.0) == model.correction(4, split=False)
-    assert pytest.approx(1.1) == model.correction(100, split=False)
-    assert model.correction(32, split=True) == 1.0
-
-
 def test_nothing_is_expected_before_every_stage_was_called(observations):
     """A batch of which one stage's calls are missing does not make a model."""
-    observations.add(4, (4, 4, 4), 0.1, [[(4, 0.1)], [(4, 0.1)], []], split=False)
+    observations.add([[(4, 0.1)], [(4, 0.1)], []], inline=True)
 
     assert observations.model() is None
 
 
-@pytest.mark.parametrize(("gain", "splits"), [(0.10, True), (0.02, False), (-0.5, False)])
-def test_splitting_must_promise_more_than_predictions_err(observations, config_of, gain, splits):
-    """A promise of 2 % is not enough to begin, but to go on; a loss ends it."""
-    for rows in (8, 16, 32) * 5:
-        whole(observations, rows, 0.001 * rows)
-    choices = SizeOptions(config_of())
-    model = observations.model()
-    free = decide(32, choices, model, None, version=1, searched=1)
-    assert free.splits
-    promise = (1 - gain) * free.whole_s / free.split_s
-    model = replace(model, corrections={**model.corrections, (True, -1): promise})
+def test_a_model_tells_what_a_batch_takes_with_any_plan():
+    """A whole batch is the sum of its calls, a split one their schedule in the lanes."""
+    inline, lanes = Curve(Line(0.001, 0.001)), Curve(Line(0.002, 0.001))
+    model = CostModel([inline] * 3, [lanes] * 3, [1, 1, 1], lambda rows: rows, hand_over_s=0.0)
+    forecast = model.forecast(8)
 
-    assert splits == decide(32, choices, model, None, version=2, searched=1).splits
-    assert (gain > 0) == decide(32, choices, model, free, version=2, searched=1).splits
+    assert model.batch_s(Plan.of(8), forecast) == pytest.approx(3 * 0.009)
+    assert model.batch_s(Plan.of(4), forecast) == pytest.approx(4 * 0.006)
+
+
+def test_at_best_a_smaller_call_costs_its_share():
+    """No fixed cost is left, only what handing over takes."""
+    inline = Curve(Line(0.009, 0.0))
+    model = CostModel([inline] * 3, [inline] * 3, [1, 1, 1], lambda rows: rows, hand_over_s=0.001)
+
+    assert model.at_best(9).finish_s(Plan.of(3)) == pytest.approx(5 * (0.003 + 0.001))
+
+
+def test_a_call_smaller_than_any_that_was_seen_is_taken_to_cost_its_share(observations):
+    """Calls in several lanes may look all fixed cost; only smaller ones can tell."""
+    for _ in range(5):
+        whole(observations, 32, 0.02)
+        observations.add([[(16, 0.02)] * 2] * 3, inline=False)
+
+    found = observations.model().lanes[0]
+
+    assert found(16) == pytest.approx(0.02)
+    assert found(8) == pytest.approx(0.01)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.planning.constants import HAND_OVER_S
 from micro_batch_handler.planning.cost_curve import Curve, Line, fit
 from micro_batch_handler.planning.cost_model import CostModel
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.planning.planner import HAND_OVER_S
 from micro_batch_handler.planning.search import best
-from micro_batch_handler.planning.sizes import ANY_SIZE, SizeOptions
+from micro_batch_handler.planning.sizes import SizeOptions
 from micro_batch_handler.tools.tuning.measured import AS_AUTO, Measured, Threaded
 from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
 
@@ -120,7 +120,7 @@ class BatchModel:
 
     def _computed_s(self, setting: Setting) -> float:
         model = self._model(setting)
-        calls_s = model.calls_s(setting.batch_size, setting.sizes)
+        calls_s = model.batch_s(setting.sizes, model.forecast(setting.batch_size))
         now, usual = (self._threaded(each, 1) for each in (setting, _with_auto(setting)))
         share = self.cores / setting.workers
         if not setting.splits:
@@ -149,7 +149,7 @@ class BatchModel:
         inline = [_scaled(known, slower[at]) for at, known in enumerate(self.inline)]
         crowded = [1.0 if alone else self.contention.get(each, 1.0) for each in enumerate(counts)]
         lanes = [_scaled(known, slower[at] * crowded[at]) for at, known in enumerate(self.lanes)]
-        return CostModel(inline, lanes, {}, ANY_SIZE, self.choices.padded, counts, self.hand_over_s)
+        return CostModel(inline, lanes, counts, self.choices.padded, hand_over_s=self.hand_over_s)
 
 
 def _with_auto(setting: Setting) -> Setting:

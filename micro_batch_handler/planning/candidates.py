@@ -1,0 +1,79 @@
+"""Which plans may be faster than the one in force, by the cost model."""
+
+from __future__ import annotations
+
+from micro_batch_handler.planning.constants import GAIN
+from micro_batch_handler.planning.cost_model import CostModel
+from micro_batch_handler.planning.forecast import Forecast
+from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.planning.search import best, neighbours
+from micro_batch_handler.planning.sizes import SizeOptions
+
+__all__ = ["Candidates"]
+
+
+class Candidates:
+    """Plans that are worth trying. One thread at a time may call it.
+
+    Args:
+        options: the sizes that may be chosen.
+        model: what calls cost; None while nothing is known.
+    """
+
+    def __init__(self, options: SizeOptions, model: CostModel | None = None) -> None:
+        self.options = options
+        self.model = model
+        self._proposed: dict[int, Plan | None] = {}
+        self._adapted: dict[tuple[Plan, int], Plan] = {}
+        self._forecasts: dict[int, Forecast] = {}
+
+    def adapted(self, plan: Plan, rows: int) -> Plan:
+        """The plan for another number of rows, see `SizeOptions.adapted`."""
+        if (plan, rows) not in self._adapted:
+            self._adapted[plan, rows] = self.options.adapted(plan, rows)
+        return self._adapted[plan, rows]
+
+    def scale(self, plan: Plan, rows: int, to_rows: int) -> float | None:
+        """By what factor a batch of `to_rows` takes longer; None if that is not known.
+
+        The plan is adapted to both.
+        """
+        if rows == to_rows:
+            return 1.0
+        due_s, to_s = (self._batch_s(self.adapted(plan, at), at) for at in (rows, to_rows))
+        return to_s / due_s if due_s and to_s else None
+
+    def beside(self, in_force: Plan, rows: int) -> list[Plan]:
+        """The plans to try in place of the one in force.
+
+        That is the plan that the model takes to be fastest, the whole batch, and the plans with
+        sizes doubled or halved; none while nothing is known, or if no split can pay.
+        """
+        if rows not in self._proposed and self.model is not None:
+            self._proposed[rows] = self._proposal(rows, self.model)
+        proposed = self._proposed.get(rows)
+        if proposed is None:
+            return []
+        near = neighbours(in_force, self.options, rows)
+        return [proposed, self.options.whole(rows), *near]
+
+    def slower(self, plan: Plan, in_force: Plan, rows: int) -> float:
+        """By what share a batch would be slower than with the plan in force; negative if faster."""
+        usual_s, due_s = self._batch_s(in_force, rows), self._batch_s(plan, rows)
+        return due_s / usual_s - 1 if due_s and usual_s else 0.0
+
+    def _batch_s(self, plan: Plan, rows: int) -> float | None:
+        """Seconds of a batch by the model; None while nothing is known."""
+        if self.model is None:
+            return None
+        if rows not in self._forecasts:
+            self._forecasts[rows] = self.model.forecast(rows)
+        return self.model.batch_s(plan, self._forecasts[rows])
+
+    def _proposal(self, rows: int, model: CostModel) -> Plan | None:
+        """The plan that the model takes to be fastest; None if no split can pay."""
+        at_best = model.at_best(rows)
+        at_best_s = at_best.finish_s(best(at_best, self.options))
+        if at_best_s >= (1 - GAIN) * sum(model.inline_s(rows)):
+            return None
+        return best(model.forecast(rows), self.options, model.least)
