@@ -4,6 +4,6 @@
 
 Each case draws three stages at random (what a call costs, what a row adds, lanes). Calls wait, as
 for a device or a native library, and release the interpreter. After a warm-up, batches as the
-planner plans them, unsplit, in quarters, and by the best sizes that trying everything on the true
+planner plans them, whole batches, quarters, and the best sizes that trying everything on the true
 costs gives are run in turns through the real pipeline, and their medians compared.
 """

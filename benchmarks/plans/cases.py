@@ -24,7 +24,7 @@ __all__ = ["Case", "draw"]
 
 BATCHES = (8, 16, 32, 64)
 SHORTEST_S, LONGEST_S = 0.02, 0.2
-"""What an unsplit batch takes."""
+"""What a whole batch takes."""
 
 MOST_LANES = 4
 LOCKED_EVERY = 5

@@ -37,8 +37,8 @@ class Outcome:
     to_best: float
     """The plan found, to the best that a search on the machine itself finds."""
 
-    to_unsplit: float
-    """All batches after the warm-up, trials included, to unsplit ones."""
+    to_whole: float
+    """All batches after the warm-up, trials included, to whole ones."""
 
 
 def play(number: int) -> Outcome:
@@ -68,8 +68,8 @@ def play(number: int) -> Outcome:
         planner.finished(rows, plan, seconds)
         taken_s.append(true_s(plan))
     best_s = _best_s(rows, lambda sizes: true_s(Plan(*sizes)))
-    unsplit_s = true_s(Plan.of(rows))
-    return Outcome(median(taken_s[-LAST:]) / best_s, fmean(taken_s[WARM_UP:]) / unsplit_s)
+    whole_s = true_s(Plan.of(rows))
+    return Outcome(median(taken_s[-LAST:]) / best_s, fmean(taken_s[WARM_UP:]) / whole_s)
 
 
 def _draw(number: int) -> tuple[int, Machine]:

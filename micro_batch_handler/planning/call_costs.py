@@ -11,22 +11,16 @@ from collections import deque
 from collections.abc import Iterable
 from statistics import median
 
+from micro_batch_handler.planning.constants import (
+    ENOUGH_CALLS,
+    FADES,
+    FORGOTTEN,
+    MOST_CALLS,
+    REMEMBERED,
+)
 from micro_batch_handler.planning.cost_curve import Point
 
 __all__ = ["CallCosts"]
-
-MOST_PENDING = 4096
-REMEMBERED = 15
-"""Calls of one size that count, the latest. Their median is not moved by a pause in one of them."""
-
-FADES = 0.98
-"""What is left of a size's weight after each round of learning in which it was not seen."""
-
-FORGOTTEN = 0.01
-"""A size with less weight than this is dropped, and may have to be explored again."""
-
-ENOUGH_CALLS = 3
-"""With fewer calls of a size it is not known how much they vary."""
 
 
 class _Size:
@@ -64,7 +58,7 @@ class CallCosts:
     """
 
     def __init__(self) -> None:
-        self._pending: deque[tuple[int, float]] = deque(maxlen=MOST_PENDING)
+        self._pending: deque[tuple[int, float]] = deque(maxlen=MOST_CALLS)
         self._sizes: dict[int, _Size] = {}
 
     def observe(self, rows: int, seconds: float) -> None:

@@ -46,16 +46,15 @@ class Candidates:
     def beside(self, in_force: Plan, rows: int) -> list[Plan]:
         """The plans to try in place of the one in force.
 
-        That is the plan that the model takes to be fastest, the whole batch, and the plans with
-        sizes doubled or halved; none while nothing is known, or if no split can pay.
+        That is the whole batch and, if a split can pay, the plan that the model takes to be fastest
+        and those with sizes doubled or halved.
         """
         if rows not in self._proposed and self.model is not None:
             self._proposed[rows] = self._proposal(rows, self.model)
-        proposed = self._proposed.get(rows)
+        proposed, whole = self._proposed.get(rows), self.options.whole(rows)
         if proposed is None:
-            return []
-        near = neighbours(in_force, self.options, rows)
-        return [proposed, self.options.whole(rows), *near]
+            return [whole]
+        return [whole, proposed, *neighbours(in_force, self.options, rows)]
 
     def slower(self, plan: Plan, in_force: Plan, rows: int) -> float:
         """By what share a batch would be slower than with the plan in force; negative if faster."""

@@ -7,22 +7,36 @@ __all__ = [
     "EARLY_BATCHES",
     "EARLY_SHARE",
     "ENOUGH_BATCHES",
+    "ENOUGH_CALLS",
+    "FADES",
+    "FINER",
     "FIRST_WAIT_BATCHES",
+    "FORGOTTEN",
     "GAIN",
     "HAND_OVER_S",
     "LEARN_EVERY",
     "LOG_EVERY_S",
     "LOG_FROM_BATCH",
+    "MATERIAL",
     "MOST_CALLS",
     "MOST_FAILED",
+    "MOST_LANES",
+    "MOST_MICRO_BATCHES",
+    "MOST_PER_CORE",
     "MOST_SEARCH_S",
     "MOST_WAIT_BATCHES",
     "NOTICEABLE",
+    "OUTLIER",
     "POSTPONED_BATCHES",
+    "REACH",
     "RECENT_BATCHES",
+    "REMEMBERED",
     "SHARE",
     "SLOWER",
+    "SPREAD",
+    "STARTS",
     "VERDICTS",
+    "WORK_COUNTS",
 ]
 
 HAND_OVER_S = 70e-6
@@ -81,3 +95,49 @@ MOST_CALLS = 4096
 LOG_FROM_BATCH = 64
 LOG_EVERY_S = 30.0
 """The log tells a new plan after the first few batches, and then not often."""
+
+WORK_COUNTS = 0.01
+"""How much a second of work weighs against a second of waiting: of plans that finish at about the
+same time, the one with the fewest and largest calls leaves the machine most for others."""
+
+STARTS = 3
+"""Where the search starts from: the best few of those plans that cut some stages, all alike."""
+
+FINER = (2, 3)
+"""All sizes found are also tried cut into so many: where several lanes wait for one another, no
+stage alone gains by smaller micro-batches."""
+
+REACH = 2
+"""How many sizes away two are changed at once, where changing one alone would not help."""
+
+MOST_MICRO_BATCHES = 64
+"""Micro-batches that a stage may be cut into; more only cost."""
+
+MATERIAL = 1.5
+"""Sizes that differ by less are alike."""
+
+SPREAD = 1.25
+"""The largest size must be so many times the smallest for the two to tell what a row adds."""
+
+OUTLIER = 0.1
+"""A size that lies so far off the line (relatively) counts half, unless most do."""
+
+MOST_LANES = 4
+"""Lanes that `auto` gives preprocess and postprocess. More would mostly wait for one another: for
+the interpreter, and for the single lane of inference between them."""
+
+MOST_PER_CORE = 4
+"""Lanes of a stage for each core, whatever is asked for: settings may come from a larger machine.
+Enough for stages that wait half of their time; lanes that compute gain nothing beyond one."""
+
+REMEMBERED = 15
+"""Calls of one size that count, the latest. Their median is not moved by a pause in one of them."""
+
+FADES = 0.98
+"""What is left of a size's weight after each round of learning in which it was not seen."""
+
+FORGOTTEN = 0.01
+"""A size with less weight than this is dropped, and may have to be explored again."""
+
+ENOUGH_CALLS = 3
+"""With fewer calls of a size it is not known how much they vary."""

@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from micro_batch_handler.config import AUTO, STAGES, Lanes, PerStage, Threads
+from micro_batch_handler.planning.constants import MOST_LANES, MOST_PER_CORE
 
 __all__ = ["MOST_PER_CORE", "IntraOpThreads", "lanes_for", "usable_cores"]
-
-MOST_LANES = 4
-"""Lanes that `auto` gives preprocess and postprocess. More would mostly wait for one another: for
-the interpreter, and for the single lane of inference between them."""
-
-
-MOST_PER_CORE = 4
-"""Lanes of a stage for each core, whatever is asked for: settings may come from a larger machine.
-Enough for stages that wait half of their time; lanes that compute gain nothing beyond one."""
 
 
 def usable_cores(root: Path = Path("/")) -> int:

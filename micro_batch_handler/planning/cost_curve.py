@@ -7,13 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from micro_batch_handler.planning.constants import OUTLIER, SPREAD
+
 __all__ = ["Curve", "Line", "Point", "curve", "fit"]
-
-SPREAD = 1.25
-"""The largest size must be so many times the smallest for the two to tell what a row adds."""
-
-OUTLIER = 0.1
-"""A size that lies so far off the line (relatively) counts half, unless most do."""
 
 
 @dataclass(frozen=True)

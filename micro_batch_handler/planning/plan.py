@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from micro_batch_handler.config import Stage
+from micro_batch_handler.planning.constants import MATERIAL
 
 __all__ = ["Plan"]
-
-MATERIAL = 1.5
-"""Sizes that differ by less are alike."""
 
 
 class Plan(NamedTuple):

@@ -6,25 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 
 from micro_batch_handler.config import STAGES
+from micro_batch_handler.planning.constants import FINER, REACH, STARTS, WORK_COUNTS
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.sizes import ANY_SIZE, INFERENCE, SizeOptions, at_most
 
 __all__ = ["best", "neighbours"]
-
-WORK_COUNTS = 0.01
-"""How much a second of work weighs against a second of waiting: of plans that finish at about the
-same time, the one with the fewest and largest calls leaves the machine most for others."""
-
-STARTS = 3
-"""Where the search starts from: the best few of those plans that cut some stages, all alike."""
-
-FINER = (2, 3)
-"""All sizes found are also tried cut into so many: where several lanes wait for one another, no
-stage alone gains by smaller micro-batches."""
-
-REACH = 2
-"""How many sizes away two are changed at once, where changing one alone would not help."""
 
 
 def best(forecast: Forecast, choices: SizeOptions, least: Plan = ANY_SIZE) -> Plan:

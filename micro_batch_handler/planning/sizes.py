@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from itertools import combinations
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig
+from micro_batch_handler.planning.constants import MOST_MICRO_BATCHES
 from micro_batch_handler.planning.plan import Plan
 
 __all__ = ["ANY_SIZE", "INFERENCE", "SizeOptions", "at_most", "even_sizes", "padded"]
@@ -16,9 +17,6 @@ INFERENCE = STAGES.index("inference")
 
 ANY_SIZE = Plan.of(1)
 """As the least sizes that may be chosen: there is no limit."""
-
-MOST_MICRO_BATCHES = 64
-"""Micro-batches that a stage may be cut into; more only cost."""
 
 
 @lru_cache(maxsize=4096)

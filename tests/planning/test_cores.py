@@ -110,7 +110,7 @@ AUTO = PerStage.of("auto")
     ],
 )
 def test_threads_inside_calls_are_shared_out(wanted, lanes, cores, most, in_lanes, whole):
-    """Inference gets the cores that other lanes leave, an unsplit batch all; numbers are kept."""
+    """Inference gets the cores that other lanes leave, a whole batch all; numbers are kept."""
     found = IntraOpThreads.of(wanted, PerStage(*lanes), cores, most)
 
     assert IntraOpThreads(PerStage(*in_lanes), whole) == found
