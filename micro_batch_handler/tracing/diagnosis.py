@@ -1,36 +1,31 @@
-"""What holds a batch up, and what to change: decided from its calls and settings alone.
-
-how much would be saved if the busiest stage cost nothing?    more: that stage is to blame
-how much, for each row, if batches never ended?               more: the batch is too small
-"""
+"""What holds a batch up, and what to change: decided from its calls and settings alone."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import dataclass, field
 from typing import Literal
 
-from micro_batch_handler.config import STAGES, PerStage, Stage
+from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import TraceError
+from micro_batch_handler.tracing.batch_profile import BatchProfile
 from micro_batch_handler.tracing.recording import Setup, TracedBatch
-from micro_batch_handler.tracing.what_if import WhatIf
 
 __all__ = ["Cause", "Diagnosis", "diagnose", "typical"]
 
 Cause = Literal["lanes", "size", "slow", "batch", "hand-over", "none"]
-"""Too few lanes of a stage; too large micro-batches for its lanes; a stage that costs too much; too
+"""Too few lanes of a stage; micro-batches too large for its lanes; calls that cost too much; too
 few micro-batches to overlap; calls so short that handing over takes longer; nothing stands out."""
 
+INFERENCE = STAGES.index("inference")
+
 WORTH_TELLING = 0.05
-"""A change that saves less is none to propose."""
+"""A change that saves less is not proposed."""
 
 UNEVEN = 0.2
-"""What a batch may lose by filling and draining its stages before it is called too small."""
-
-OVERHEAD = 0.5
-"""If so much of a batch passes outside its calls, they are too short."""
+"""The share of its time that a batch may lose by filling and draining its stages before it is
+called too small."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +35,12 @@ class Diagnosis:
     bottleneck: Stage | None
     """The stage, if it is one."""
     cause: Cause
-    busy: PerStage[float]
-    """The share of the batch that the lanes of each stage worked, 0 to 1, on average."""
     finding: str
     """One sentence."""
     advice: str
     """One or two more."""
+    profile: BatchProfile = field(compare=False)
+    """Of the batches that were judged."""
 
     def __str__(self) -> str:
         return f"{self.finding} {self.advice}"
@@ -63,7 +58,7 @@ def typical(batches: Sequence[TracedBatch]) -> list[TracedBatch]:
     made = [batch for batch in batches if batch.calls]
     clean = [batch for batch in made if not any(call.failed for call in batch.calls)]
     for batch in clean or made:
-        kinds[batch.rows, batch.sizes].append(batch)
+        kinds[batch.rows, batch.plan].append(batch)
     if not kinds:
         raise TraceError("the trace has no batch with calls; send the worker some requests")
     return max(kinds.values(), key=lambda kind: sum(batch.wall_s for batch in kind))
@@ -75,50 +70,53 @@ def diagnose(batches: Sequence[TracedBatch], setup: Setup) -> Diagnosis:
     Raises:
         TraceError: there are no batches with calls.
     """
-    seen = WhatIf(typical(batches), setup)
-    if seen.rows == 1:
-        return _found(seen, None, "batch", _one_request(seen))
-    by_batch = seen.saved_by_endless_batches()
-    if not seen.inline and seen.forecast_s < OVERHEAD * seen.wall_s:
-        return _found(seen, None, "hand-over", _calls_too_short(seen))
-    if by_batch < seen.saved_by_ease(seen.busiest):
-        return _held_up_by(seen, seen.busiest)
-    if by_batch < UNEVEN:
-        return _found(seen, None, "none", _nothing(seen))
-    return _found(seen, None, "batch", _batch_too_small(seen))
+    profile = BatchProfile.of(typical(batches), setup.lanes)
+    stage = profile.bottleneck
+    told: tuple[Cause, str, str]
+    if stage is not None:
+        told = _slow_stage(profile, setup, stage)
+    elif profile.rows == 1:
+        told = "batch", *_one_request(profile, setup.batch_size)
+    elif profile.calls_are_short:
+        told = "hand-over", *_short_calls(profile)
+    elif profile.saved_by_endless_batches() < UNEVEN:
+        told = "none", *_nothing(profile)
+    else:
+        told = "batch", *_small_batch(profile, setup.batch_size)
+    return Diagnosis(None if stage is None else STAGES[stage], *told, profile)
 
 
-def _held_up_by(seen: WhatIf, stage: int) -> Diagnosis:
+def _slow_stage(profile: BatchProfile, setup: Setup, stage: int) -> tuple[Cause, str, str]:
     name = STAGES[stage]
-    finding = f"{name} is the bottleneck: {_lanes_busy(seen, stage)}; {_waited(seen, stage)}."
-    if name == "inference":
-        advice = f"Make the model faster. To try: {'; '.join(_for_the_model(seen))}."
-        return _found(seen, name, "slow", (finding, advice))
-    saved, lanes = seen.saved_by_lanes(stage)
+    inference_idle = _percent(1 - profile.busy[INFERENCE])
+    waited = f"{'it' if stage == INFERENCE else 'inference'} waited {inference_idle}"
+    finding = f"{name} is the bottleneck: {_lanes_busy(profile, stage)}; {waited}."
+    if stage == INFERENCE:
+        tries = "; ".join(_for_the_model(profile, setup))
+        return "slow", finding, f"Make the model faster. To try: {tries}."
+    saved, lanes = profile.saved_by_lanes(stage, setup.cores)
     if saved > WORTH_TELLING:
         advice = (
             f"It has too few lanes. Add {name} lanes: with parallelism: {{{name}: {lanes}}} the "
             f"batch would end {_percent(saved)} earlier, if its calls do not wait for Python's "
             "lock."
         )
-        return _found(seen, name, "lanes", (finding, advice))
-    if seen.count(stage) <= seen.lanes[stage] and seen.rows > seen.lanes[stage]:
+        return "lanes", finding, advice
+    if profile.count(stage) <= profile.lanes[stage] < profile.rows:
         advice = (
             "Its micro-batches are too large to share out among lanes: set a smaller "
             f"micro_batch_size for {name}, and give it lanes."
         )
-        return _found(seen, name, "size", (finding, advice))
-    full = seen.lanes[stage] >= seen.setup.cores
+        return "size", finding, advice
+    full = profile.lanes[stage] >= setup.cores
     why = "Each core has a lane for it" if full else "More lanes would not help"
-    advice = f"{why}: make its calls cheaper, or give the worker more cores."
-    return _found(seen, name, "slow", (finding, advice))
+    return "slow", finding, f"{why}: make its calls cheaper, or give the worker more cores."
 
 
-def _for_the_model(seen: WhatIf) -> list[str]:
+def _for_the_model(profile: BatchProfile, setup: Setup) -> list[str]:
     """What could make inference faster with these settings; what is so already is left out."""
-    setup, stage = seen.setup, STAGES.index("inference")
-    tries = []
-    if seen.sizes[stage] < seen.rows:
+    size, tries = profile.plan[INFERENCE], []
+    if size < profile.rows:
         tries.append(
             "a larger micro_batch_size for inference, where a call costs much however few its "
             "rows are"
@@ -126,8 +124,8 @@ def _for_the_model(seen: WhatIf) -> list[str]:
     if setup.on_device:
         tries.append("another worker (minWorkers, maxWorkers), if the device holds a second model")
     elif setup.threads is not None and setup.cores > 1:
-        now = setup.threads.whole if seen.inline else setup.threads.lanes.inference
-        share = setup.cores // seen.lanes[stage]
+        now = setup.threads.whole if profile.whole else setup.threads.lanes.inference
+        share = setup.cores // profile.lanes[INFERENCE]
         if now < share:
             tries.append(f"intra_op_threads: {{inference: {share}}}, of which a call has {now} now")
         tries.append(
@@ -135,7 +133,7 @@ def _for_the_model(seen: WhatIf) -> list[str]:
             "intra_op_threads: 1, which `tune` measures"
         )
     if not setup.pads:
-        most = min(seen.sizes[stage], seen.rows)
+        most = min(size, profile.rows)
         sizes = ", ".join(str(1 << bits) for bits in range((most - 1).bit_length() + 1))
         tries.append(
             f"compiling it (pt2: {{compile: {{enable: true}}}}, with allowed_sizes: [{sizes}])"
@@ -143,49 +141,50 @@ def _for_the_model(seen: WhatIf) -> list[str]:
     return [*tries, "a smaller model, or a faster device"]
 
 
-def _one_request(seen: WhatIf) -> tuple[str, str]:
-    name, busy = STAGES[seen.busiest], _percent(seen.busy[seen.busiest])
+def _one_request(profile: BatchProfile, batch_size: int) -> tuple[str, str]:
+    name, busy = STAGES[profile.busiest], _percent(profile.busy[profile.busiest])
     finding = (
         "Batches had one request each, which cannot be cut, so nothing overlapped: "
         f"{name}, the busiest, took {busy} of it."
     )
-    most = seen.setup.batch_size
-    if most == 1:
+    if batch_size == 1:
         return finding, (
             "Set batchSize in model-config.yaml, to 32 for example (--batch-size tries it), and "
             "send requests from as many clients at a time."
         )
     return finding, (
-        f"batchSize is {most}: send requests from more clients at a time, or raise maxBatchDelay."
+        f"batchSize is {batch_size}: send requests from more clients at a time, or raise "
+        "maxBatchDelay."
     )
 
 
-def _batch_too_small(seen: WhatIf) -> tuple[str, str]:
-    name, idle = STAGES[seen.busiest], _percent(1 - seen.busy[seen.busiest])
-    rows, most = _number(seen.rows, "row"), seen.setup.batch_size
-    if seen.inline:
-        finding = f"{rows} ran unsplit, so nothing overlapped: {name}, the busiest, waited {idle}."
+def _small_batch(profile: BatchProfile, batch_size: int) -> tuple[str, str]:
+    name, idle = STAGES[profile.busiest], _percent(1 - profile.busy[profile.busiest])
+    rows = _number(profile.rows, "row")
+    if profile.whole:
+        finding = f"{rows} ran whole, so nothing overlapped: {name}, the busiest, waited {idle}."
     else:
-        calls = _number(seen.count(seen.busiest), "call")
+        calls = _number(profile.count(profile.busiest), "call")
         finding = (
             f"The batch is too small for the pipeline: {rows} in {calls} of {name}, the busiest, "
             f"which waited {idle} of it while stages filled and drained."
         )
-    if seen.rows * 2 <= most:
+    if profile.rows * 2 <= batch_size:
         advice = (
-            f"Of batchSize {most} only {seen.rows} came together: more clients or a longer "
-            "maxBatchDelay would fill the batch."
+            f"Of batchSize {batch_size} only {profile.rows} came together: more clients or a "
+            "longer maxBatchDelay would fill the batch."
         )
-    elif max(seen.sizes) > 1:
+    elif max(profile.plan) > 1:
         advice = "Raise batchSize; or lower micro_batch_size, if it is not auto."
     else:
         advice = "Raise batchSize."
     return finding, advice
 
 
-def _calls_too_short(seen: WhatIf) -> tuple[str, str]:
-    mean_ms = 1e3 * fmean(call.ended_s - call.began_s for call in seen.calls)
-    outside = _percent(1 - seen.forecast_s / seen.wall_s)
+def _short_calls(profile: BatchProfile) -> tuple[str, str]:
+    count = sum(map(profile.count, range(len(STAGES))))
+    mean_ms = 1e3 * sum(profile.work_s) / count
+    outside = _percent(1 - profile.forecast_s / profile.batch_s)
     return (
         f"Handing over is the bottleneck: calls take {mean_ms:.2g} ms on average, and {outside} of "
         "the batch passed outside them.",
@@ -193,32 +192,20 @@ def _calls_too_short(seen: WhatIf) -> tuple[str, str]:
     )
 
 
-def _nothing(seen: WhatIf) -> tuple[str, str]:
+def _nothing(profile: BatchProfile) -> tuple[str, str]:
     return (
-        f"No stage stands out: {STAGES[seen.busiest]}, the busiest, worked "
-        f"{_percent(seen.busy[seen.busiest])} of the batch.",
+        f"No stage stands out: {STAGES[profile.busiest]}, the busiest, worked "
+        f"{_percent(profile.busy[profile.busiest])} of the batch.",
         "To be faster, all stages must be.",
     )
 
 
-def _lanes_busy(seen: WhatIf, stage: int) -> str:
-    busy = _percent(seen.busy[stage])
-    if seen.inline:
-        return f"it took {busy} of the batch, which ran unsplit"
-    lanes = seen.lanes[stage]
+def _lanes_busy(profile: BatchProfile, stage: int) -> str:
+    busy = _percent(profile.busy[stage])
+    if profile.whole:
+        return f"it took {busy} of the batch, which ran whole"
+    lanes = profile.lanes[stage]
     return f"its {_number(lanes, 'lane')} {'were' if lanes > 1 else 'was'} busy {busy} of the batch"
-
-
-def _waited(seen: WhatIf, stage: int) -> str:
-    inference = STAGES.index("inference")
-    who = "it" if stage == inference else "inference"
-    return f"{who} waited {_percent(1 - seen.busy[inference])}"
-
-
-def _found(
-    seen: WhatIf, bottleneck: Stage | None, cause: Cause, told: tuple[str, str]
-) -> Diagnosis:
-    return Diagnosis(bottleneck, cause, PerStage(*seen.busy), *told)
 
 
 def _percent(share: float) -> str:

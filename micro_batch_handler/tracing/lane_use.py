@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from micro_batch_handler.config import Stage
+from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.records import CallRecord
-from micro_batch_handler.tracing.recording import TracedBatch, with_sources
+from micro_batch_handler.tracing.recording import TracedBatch
 
-__all__ = ["Span", "critical_path", "idle_spans", "waiting"]
+__all__ = ["Span", "critical_path", "idle_spans", "waiting", "with_sources"]
 
 
 class Span(NamedTuple):
@@ -48,6 +49,22 @@ def waiting(batch: TracedBatch, stage: Stage) -> list[tuple[Span, int]]:
         number += steps[at_s]
         since_s = at_s
     return found
+
+
+def with_sources(calls: Sequence[CallRecord]) -> Iterator[tuple[CallRecord, list[CallRecord]]]:
+    """Each call of a batch with the calls of the stage before that its rows came from.
+
+    Args:
+        calls: in the order in which they ended.
+    """
+    came_from: dict[tuple[int, int], CallRecord] = {}
+    for call in calls:
+        position = STAGES.index(call.stage)
+        found = (came_from.get((position - 1, row)) for row in call.indices)
+        # By identity: two calls may be equal, and a dictionary keeps their order.
+        yield call, list({id(source): source for source in found if source}.values())
+        if not call.failed:
+            came_from.update(dict.fromkeys(((position, row) for row in call.indices), call))
 
 
 def critical_path(batch: TracedBatch) -> list[CallRecord]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.records import CallRecord
+from micro_batch_handler.config import PerStage
+from micro_batch_handler.pipeline.outcomes import BatchRecord
+from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.plan import Plan
 
-__all__ = ["Setup", "Trace", "TracedBatch", "with_sources"]
+__all__ = ["Setup", "Trace", "TracedBatch", "call_s"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,7 @@ class TracedBatch(NamedTuple):
     """One batch; times are seconds on a clock that all batches of a trace share."""
 
     rows: int
-    sizes: Plan
-    """The most rows of a micro-batch, for each stage in order."""
+    plan: Plan
     began_s: float
     ended_s: float
     calls: Sequence[CallRecord]
@@ -64,17 +66,6 @@ class Trace:
     batches: Sequence[TracedBatch]
 
 
-def with_sources(calls: Sequence[CallRecord]) -> Iterator[tuple[CallRecord, list[CallRecord]]]:
-    """Each call of a batch with the calls of the stage before that its rows came from.
-
-    Args:
-        calls: in the order in which they ended.
-    """
-    came_from: dict[tuple[int, int], CallRecord] = {}
-    for call in calls:
-        position = STAGES.index(call.stage)
-        found = (came_from.get((position - 1, row)) for row in call.indices)
-        # By identity: two calls may be equal, and a dictionary keeps their order.
-        yield call, list({id(source): source for source in found if source}.values())
-        if not call.failed:
-            came_from.update(dict.fromkeys(((position, row) for row in call.indices), call))
+def call_s(call: CallRecord) -> float:
+    """Seconds that a call took."""
+    return call.ended_s - call.began_s

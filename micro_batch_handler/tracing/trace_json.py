@@ -20,7 +20,8 @@ from micro_batch_handler.errors import TraceError
 from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.tracing.recording import Setup, Trace, TracedBatch, with_sources
+from micro_batch_handler.tracing.lane_use import with_sources
+from micro_batch_handler.tracing.recording import Setup, Trace, TracedBatch
 
 __all__ = ["from_json", "lane_names", "to_json"]
 
@@ -56,7 +57,7 @@ def to_json(trace: Trace) -> str:
     }
     if setup.threads is not None:
         threads = setup.threads
-        other["threads"] = {"lanes": asdict(threads.lanes), "unsplit": threads.whole}
+        other["threads"] = {"lanes": asdict(threads.lanes), "whole": threads.whole}
     whole = {"displayTimeUnit": "ms", "otherData": other, "traceEvents": events}
     return json.dumps(whole, separators=(",", ":"))
 
@@ -107,7 +108,8 @@ def _threads(found: Any) -> IntraOpThreads | None:
     if found is None:
         return None
     lanes = PerStage(*(int(found["lanes"][stage]) for stage in STAGES))
-    return IntraOpThreads(lanes, int(found["unsplit"]))
+    # Older traces say "unsplit".
+    return IntraOpThreads(lanes, int(found.get("whole", found.get("unsplit"))))
 
 
 def _number(name: str) -> int:
@@ -129,7 +131,7 @@ def _events(
             "ts": us(began_s), "dur": dur, "args": args,
         }  # fmt: skip
 
-    args = {"batch": number, "rows": batch.rows, "sizes": list(batch.sizes)}
+    args = {"batch": number, "rows": batch.rows, "sizes": list(batch.plan)}
     yield span(f"batch {number}: {batch.rows} rows", _BATCHES, batch.began_s, batch.ended_s, args)
     for call, sources in with_sources(batch.calls):
         args = {

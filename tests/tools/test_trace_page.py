@@ -28,7 +28,7 @@ def failed(batch):
 BATCHES = {
     "regrouped": scheduled(32, (4, 8, 16), COSTS, LANES, began_s=1000.0),
     "many calls": failed(scheduled(64, (1, 16, 1), COSTS, LANES)),
-    "unsplit": scheduled(8, (8, 8, 8), COSTS, LANES),
+    "whole": scheduled(8, (8, 8, 8), COSTS, LANES),
     "short": scheduled(3, (1, 3, 3), [a_row(0.0), a_row(1e-6), a_row(0.0)], LANES),
 }
 
@@ -50,7 +50,7 @@ def test_a_browser_shows_bars_and_legend_and_no_text_on_another(name, tmp_path):
     assert len(found["bars"]) == len(batch.calls)
     assert len(found["path"]) == len(found["legend"]) == 1
     assert "critical path" in found["legend"][0].text
-    split = name != "unsplit"
+    split = name != "whole"
     assert bool(found["idle"]) == split
     assert ("micro-batches wait for a lane" in found["legend"][0].text) == split
     overlaps = [pair for pair in combinations(found["texts"], 2) if pair[0].overlaps(pair[1])]

@@ -21,9 +21,9 @@ def by_row(*seconds: float) -> list:
     return [a_row(each) for each in seconds]
 
 
-def threads(inference: int, unsplit: int) -> IntraOpThreads:
-    """PyTorch's threads in the lanes of inference, and where a batch runs unsplit."""
-    return IntraOpThreads(PerStage(1, inference, 1), unsplit)
+def threads(inference: int, whole: int) -> IntraOpThreads:
+    """PyTorch's threads in the lanes of inference, and in a whole batch."""
+    return IntraOpThreads(PerStage(1, inference, 1), whole)
 
 
 PLANTED = {
@@ -78,11 +78,11 @@ PLANTED = {
         (None, "batch"),
         ["batch is too small", "Of batchSize 32 only 2 came together", "maxBatchDelay"],
     ),
-    "unsplit": (
+    "whole": (
         (8, (8, 8, 8), by_row(10, 9, 8)),
         {},
         (None, "batch"),
-        ["8 rows ran unsplit, so nothing overlapped", "lower micro_batch_size"],
+        ["8 rows ran whole, so nothing overlapped", "lower micro_batch_size"],
     ),
     "too large micro-batches for the lanes": (
         (8, (8, 1, 1), by_row(10, 1, 1), (4, 1, 1)),

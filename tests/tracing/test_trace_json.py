@@ -13,8 +13,8 @@ from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import IntraOpThreads
-from micro_batch_handler.tracing.lane_use import critical_path, idle_spans, waiting
-from micro_batch_handler.tracing.recording import Trace, TracedBatch, with_sources
+from micro_batch_handler.tracing.lane_use import critical_path, idle_spans, waiting, with_sources
+from micro_batch_handler.tracing.recording import Trace, TracedBatch
 from micro_batch_handler.tracing.trace_json import from_json, lane_names, to_json
 from tests.fakes import plan, stages
 from tests.tracing.traced import a_row, scheduled, setup
@@ -33,7 +33,7 @@ def real_batch(rows: int, sizes, **functions) -> TracedBatch:
 
 
 def a_trace() -> Trace:
-    """Two computed batches and two real ones, of which one has a guilty row and one is unsplit."""
+    """Two computed batches and two real ones, of which one has a guilty row and one is whole."""
 
     def guilty(payload):
         if 2 in payload:
@@ -70,10 +70,18 @@ def test_a_trace_is_the_same_when_it_is_read_again():
     assert again.setup == trace.setup
     assert to_json(again) == text
     for batch, other in zip(trace.batches, again.batches, strict=True):
-        assert (batch.rows, batch.sizes) == (other.rows, other.sizes)
+        assert (batch.rows, batch.plan) == (other.rows, other.plan)
         assert [c[:3] for c in batch.calls] == [c[:3] for c in other.calls]
         assert [c.failed for c in batch.calls] == [c.failed for c in other.calls]
         assert batch.wall_s == pytest.approx(other.wall_s, abs=2e-9)
+
+
+def test_a_trace_of_before_is_read():
+    """Its threads in a whole batch have another name."""
+    trace = a_trace()
+    before = to_json(trace).replace('"whole"', '"unsplit"')
+
+    assert from_json(before).setup == trace.setup
 
 
 def test_threads_are_named_and_slices_lie_in_their_batch():

@@ -90,7 +90,7 @@ class Led:
         """The outcomes of the batch."""
         found = []
         rows = list(range(self._expected.rows))
-        sizes = plan(*self._expected.sizes)
+        sizes = plan(*self._expected.plan)
         caller = threading.Thread(target=lambda: found.append(self.pipeline.run(rows, sizes)))
         with self.pipeline:
             caller.start()

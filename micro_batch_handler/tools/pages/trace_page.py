@@ -52,7 +52,7 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
     """The page, as HTML."""
     setup = trace.setup
     number = next(at for at, other in enumerate(trace.batches) if other is batch)
-    sizes = ", ".join(f"{stage} {size}" for stage, size in zip(STAGES, batch.sizes, strict=True))
+    sizes = ", ".join(f"{stage} {size}" for stage, size in zip(STAGES, batch.plan, strict=True))
     alike = len(typical(trace.batches))
     caption = (
         f"Batch {number}: {batch.rows} requests in {batch.wall_s * 1e3:.4g} ms, of {alike} alike "
@@ -87,7 +87,7 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
 
 def _threads(threads: IntraOpThreads) -> str:
     counts = ", ".join(f"{stage} {threads.lanes[stage]}" for stage in STAGES)
-    return f"PyTorch's threads in a call: {counts}, unsplit {threads.whole}. "
+    return f"PyTorch's threads in a call: {counts}, in a whole batch {threads.whole}. "
 
 
 def _kept_together(text: str) -> str:

@@ -58,7 +58,7 @@ class _Picture:
     def __init__(self, trace: Trace, batch: TracedBatch) -> None:
         self._batch = batch
         used = {call.thread for call in batch.calls}
-        # Of a batch that ran unsplit the lanes say nothing, of another the caller.
+        # In a whole batch the lanes did nothing, in one that was cut the caller.
         names = [name for name in lane_names(trace) if (name == INLINE) == (INLINE in used)]
         self._idle = False
         self._rows: dict[str, float] = {}
