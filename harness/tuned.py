@@ -1,4 +1,4 @@
-"""A bench in simulated time for the tuner: it runs batches on a machine with known costs."""
+"""Batches for the tuner in simulated time, of stages whose costs are known."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from functools import partial
 
 from harness.simulated import Cost, Machine
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.tools.tuning.batch import Batch, Call, SettingFails, Visit
+from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
 from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.trials import Batch, SettingFails, Trial
+from micro_batch_handler.tracing.recording import TracedBatch
 
 MIB = 2**20
 
 
-class SimulatedBench:
-    """Runs batches on a simulated machine; its clock shows the sum of their times.
+class SimulatedRunner:
+    """Runs batches on a simulated machine; its clock is what they took.
 
     Args:
         machine: has the costs; its lanes are those of each setting.
@@ -38,14 +40,14 @@ class SimulatedBench:
         self.fails = fails
         self.parallel = parallel
         self.now_s = 0.0
-        self.visited: list[Setting] = []
+        self.settings: list[Setting] = []
 
-    def visit(self, setting: Setting, times: int = 1) -> Visit:
+    def run(self, setting: Setting, times: int = 1) -> Trial:
         failure = self.fails(setting)
         if failure is not None:
             raise failure
-        self.visited.append(setting)
-        return Visit([self._batch(setting) for _ in range(times)])
+        self.settings.append(setting)
+        return Trial([self._batch(setting) for _ in range(times)])
 
     def batch_s(self, setting: Setting) -> float:
         """What a batch takes in each worker, if the machine has no noise."""
@@ -69,21 +71,24 @@ class SimulatedBench:
 
         A thread that waits for others keeps its core busy.
         """
-        for at, threads in enumerate(setting.in_calls(int(self.machine.cores or 1))):
+        for at, threads in enumerate(setting.threads_in_calls(int(self.machine.cores or 1))):
             share = self.parallel if at == 1 else 0.0
             yield 1 - share + share / threads, threads if share else 1
 
     def _batch(self, setting: Setting) -> Batch:
-        machine = self._on(setting, len(self.visited))
+        machine = self._on(setting, len(self.settings))
         seconds = machine.run_s(setting.batch_size, setting.plan)
         self.now_s += seconds
-        calls = [Call(STAGES[stage], rows, taken_s) for stage, rows, taken_s in machine.calls]
+        calls, work_s = [], 0.0
         threaded = list(self._threaded(setting))
-        work_s = sum(
-            self.machine.costs[stage](rows) * math.prod(threaded[stage])
-            for stage, rows, _ in machine.calls
-        )
-        return Batch(seconds, calls, work_s, self.memory(setting.batch_size))
+        for stage, rows, taken_s in machine.calls:
+            thread = f"{LANE}{STAGES[stage]}-0" if setting.splits else INLINE
+            times = (0.0, 0.0, taken_s)
+            call = CallRecord(STAGES[stage], tuple(range(rows)), thread, *times, failed=False)
+            calls.append(call)
+            work_s += self.machine.costs[stage](rows) * math.prod(threaded[stage])
+        traced = TracedBatch(setting.batch_size, setting.plan, 0.0, seconds, calls)
+        return Batch(traced, work_s, self.memory(setting.batch_size))
 
 
 def _times(factor: float, cost: Cost, rows: int) -> float:

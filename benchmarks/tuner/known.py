@@ -17,13 +17,14 @@ from micro_batch_handler.planning.constants import HAND_OVER_S
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.sizes import even_sizes
-from micro_batch_handler.tools.tuning.bench import HandlerBench
-from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
+from micro_batch_handler.tools.tuning.handler_runner import HandlerRunner
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.result import Tuning
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.tuner import Space, tune
+from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.trials import TimeBudget
+from micro_batch_handler.tools.tuning.tuner import tune
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 from micro_batch_handler.tools.workbench.workbench import Workbench
 
@@ -58,7 +59,7 @@ class Case:
         if not setting.splits:
             return sum(self.cost_s(at, rows) for at in range(len(STAGES)))
         costs = [lambda k, at=at: self.cost_s(at, k) for at in range(len(STAGES))]  # type: ignore[misc]
-        return Forecast(rows, costs, setting.lane_counts, HAND_OVER_S).finish_s(setting.sizes)
+        return Forecast(rows, costs, setting.lane_counts, HAND_OVER_S).finish_s(setting.plan)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Outcome:
 
 
 def draw(seed: int, number: int) -> Case:
-    """The case of this number: an unsplit batch of 16 takes some 100 to 300 ms."""
+    """The case of this number: a whole batch of 16 takes some 100 to 300 ms."""
     chance = random.Random(f"{seed}-{number}")  # noqa: S311  (no secret)
     return Case([(chance.uniform(0.002, 0.02), chance.uniform(0.001, 0.006)) for _ in STAGES])
 
@@ -102,26 +103,24 @@ def play(case: Case, seconds: float) -> Outcome:
         sample = Path(folder, "sample.bin")
         sample.write_bytes(b"0")
         with Workbench(HANDLER, ModelFiles(config_file=str(config))) as workbench:
-            bench = HandlerBench(workbench, [sample])
-            return _tuned(case, workbench, bench, seconds)
+            runner = HandlerRunner(workbench, [sample])
+            return _tuned(case, workbench, runner, seconds)
 
 
-def _tuned(case: Case, workbench: Workbench, bench: HandlerBench, seconds: float) -> Outcome:
+def _tuned(case: Case, workbench: Workbench, runner: HandlerRunner, seconds: float) -> Outcome:
     load = Load()
     limit_s = 3 * case.batch_s(Setting.whole(4))
     space = Space(workbench.config, BATCH_SIZES, LANES, PLENTY_OF_CORES)
     wanted = goals(limit_s * 1000, None)
-    tuning = tune(bench, Setting.whole(4), space, wanted, Budget(seconds), load)
-    ranked = sorted(
-        _every_setting(), key=lambda each: -load.rate(each.batch_size, case.batch_s(each))
-    )
+    tuning = tune(runner, Setting.whole(4), space, wanted, TimeBudget(seconds), load)
+    ranked = sorted(_every_setting(), key=lambda each: -load.rate(each, case.batch_s(each)))
     chosen = tuning.recommendations[0].measured
     settings = list(dict.fromkeys([*([chosen.setting] if chosen else []), *ranked[:RIVALS]]))
     taken_s: dict[Setting, list[float]] = {setting: [] for setting in settings}
     for _ in range(ROUNDS):
         for setting in settings:
-            taken_s[setting].append(bench.visit(setting).seconds)
-    rates = {each: load.rate(each.batch_size, median(taken_s[each])) for each in settings}
+            taken_s[setting].append(runner.run(setting).seconds)
+    rates = {each: load.rate(each, median(taken_s[each])) for each in settings}
     best = max(rates, key=rates.__getitem__)
     _, lanes = tuning.measured.curves()
     off = max(

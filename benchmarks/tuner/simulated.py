@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from harness.simulated import Machine, linear
-from harness.tuned import SimulatedBench
+from harness.tuned import SimulatedRunner
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.sizes import even_sizes
-from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
-from micro_batch_handler.tools.tuning.tuner import Space, tune
+from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.trials import TimeBudget
+from micro_batch_handler.tools.tuning.tuner import tune
 
 __all__ = ["Outcome", "play"]
 
@@ -54,18 +55,18 @@ def play(seed: int, number: int) -> Outcome:
     ]
     cores = chance.choice([None, 1, 2, 4])
     costs = [linear(*each) for each in costs_s]
-    bench = SimulatedBench(Machine(costs, cores=cores, noise=NOISE, seed=number))
-    quiet = SimulatedBench(Machine(costs, cores=cores))
+    runner = SimulatedRunner(Machine(costs, cores=cores, noise=NOISE, seed=number))
+    quiet = SimulatedRunner(Machine(costs, cores=cores))
     limit_s = 3 * quiet.batch_s(Setting.whole(4))
     found = tune(
-        bench,
+        runner,
         Setting.whole(4),
         Space(MicroBatchingConfig(), BATCH_SIZES, LANES, cores or 8),
         goals(limit_s * 1000, None),
-        Budget(SECONDS, now_s=lambda: bench.now_s),
+        TimeBudget(SECONDS, now_s=lambda: runner.now_s),
         LOAD,
     )
-    rates = {each: LOAD.rate(each.batch_size, quiet.batch_s(each)) for each in _every_setting()}
+    rates = {each: LOAD.rate(each, quiet.batch_s(each)) for each in _every_setting()}
     free, limited = (each.measured for each in found.recommendations)
     if free is None:
         raise ValueError("no setting was run")
@@ -87,7 +88,7 @@ def play(seed: int, number: int) -> Outcome:
 
 
 def _every_setting() -> Iterator[Setting]:
-    """All sizes and lanes; unsplit once."""
+    """All plans and lanes; whole batches once."""
     lanes = [PerStage(*each) for each in product((1, 2), (1,), (1, 2))]
     for rows in BATCH_SIZES:
         yield Setting.whole(rows)

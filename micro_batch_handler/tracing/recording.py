@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.pipeline.outcomes import BatchRecord
-from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.records import CallRecord

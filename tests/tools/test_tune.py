@@ -14,13 +14,15 @@ from micro_batch_handler.config import SECTION, PerStage
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools import tune as command
-from micro_batch_handler.tools.tuning.batch import SettingFails
-from micro_batch_handler.tools.tuning.bench import HandlerBench
-from micro_batch_handler.tools.tuning.budget import Budget
-from micro_batch_handler.tools.tuning.copies import Copies, Job
+from micro_batch_handler.tools.tuning import handler_tuning
+from micro_batch_handler.tools.tuning.handler_runner import HandlerRunner
 from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.trials import SettingFails, TimeBudget
+from micro_batch_handler.tools.tuning.workers import Job, OtherWorkers
 from micro_batch_handler.tools.workbench import flags as workbench_flags
+from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 from micro_batch_handler.tools.workbench.workbench import Workbench
+from micro_batch_handler.tracing.recording import call_s
 
 pytest.importorskip("tqdm")
 
@@ -76,8 +78,6 @@ def tune(*flags, samples=("one.json", "two.json")):
 @pytest.fixture
 def workbench():
     """A workbench with the handler."""
-    from micro_batch_handler.tools.workbench.model_folder import ModelFiles
-
     with Workbench(Path("handler.py"), ModelFiles(config_file="model-config.yaml")) as bench:
         yield bench
 
@@ -93,7 +93,7 @@ def test_a_handler_is_tuned_and_the_file_written(capsys):
     assert "as it is: 4 in 1/2/4, lanes 2/1/1" in told
     assert "p99 at most 5000 ms" in told
     assert "(--max-workers)" in told
-    assert "The bottleneck is" in told
+    assert "While a batch runs, the lanes are busy: " in told
     written = yaml.safe_load(Path("model-config.yaml").read_text())
     assert "# four" in Path("model-config.yaml").read_text()
     assert set(written[SECTION]["micro_batch_size"]) == {"preprocess", "inference", "postprocess"}
@@ -107,77 +107,82 @@ def test_a_handler_is_tuned_and_the_file_written(capsys):
 
 def test_a_batch_is_told_as_it_went(workbench):
     """Its calls, of the sizes and in the lanes of the setting; samples are taken in turn."""
-    bench = HandlerBench(workbench, [Path("one.json").resolve(), Path("two.json").resolve()])
-    visit = bench.visit(Setting(4, Plan(1, 2, 4), PerStage(2, 1, 1)))
+    runner = HandlerRunner(workbench, [Path("one.json").resolve(), Path("two.json").resolve()])
+    trial = runner.run(Setting(4, Plan(1, 2, 4), PerStage(2, 1, 1)))
 
-    (batch,) = visit.batches
-    rows = sorted((call.stage, call.rows) for call in batch.calls)
+    (batch,) = trial.batches
+    rows = sorted((call.stage, len(call.indices)) for call in batch.traced.calls)
     assert rows == [("inference", 2)] * 2 + [("postprocess", 4)] + [("preprocess", 1)] * 4
-    assert 0 < batch.busy_s("inference") < batch.seconds
+    assert (
+        0
+        < sum(call_s(call) for call in batch.traced.calls if call.stage == "inference")
+        < batch.seconds
+    )
     assert batch.cpu_s >= 0
-    assert len(bench.visit(Setting.whole(1)).batches) == 2
+    assert len(runner.run(Setting.whole(1)).batches) == 2
 
 
 def test_the_setting_that_there_is_is_read(workbench):
     """Sizes and lanes of model-config.yaml; where it says `auto`, the sizes that are found."""
-    bench = HandlerBench(workbench, [Path("one.json").resolve()])
-    budget = Budget(1)
+    runner = HandlerRunner(workbench, [Path("one.json").resolve()])
+    budget = TimeBudget(1)
 
-    assert bench.given(budget) == Setting(4, Plan(1, 2, 4), PerStage(2, 1, 1))
+    assert runner.given(budget) == Setting(4, Plan(1, 2, 4), PerStage(2, 1, 1))
 
     workbench._given[SECTION] = {"micro_batch_size": "auto"}
-    found = bench.given(budget)
+    found = runner.given(budget)
     assert found.batch_size == 4
-    assert all(1 <= size <= 4 for size in found.sizes)
+    assert all(1 <= size <= 4 for size in found.plan)
 
 
 def job(*samples) -> Job:
-    """What copies of the handler load."""
-    config = str(Path("model-config.yaml").resolve())
-    paths = [str(Path(sample).resolve()) for sample in samples]
-    return Job(str(Path("handler.py").resolve()), paths, {"config_file": config})
+    """What other workers load."""
+    files = ModelFiles(config_file=str(Path("model-config.yaml").resolve()))
+    paths = [Path(sample).resolve() for sample in samples]
+    return Job(Path("handler.py").resolve(), paths, files)
 
 
 def test_workers_run_side_by_side(workbench):
     """Another process loads the handler, which may print; its batches count, in each setting."""
     sample = Path("one.json").resolve()
-    with Copies(job("one.json"), 1) as copies:
-        bench = HandlerBench(workbench, [sample], copies)
+    with OtherWorkers(job("one.json"), 1) as others:
+        runner = HandlerRunner(workbench, [sample], others)
         for size in (2, 4):
             setting = Setting(4, Plan(1, size, 4), PerStage(2, 1, 1), workers=2)
-            own, *others = bench.visit(setting).batches
-            assert others
-            for batch in (own, *others):
+            own, *beside = runner.run(setting).batches
+            assert beside
+            for batch in (own, *beside):
                 assert batch.seconds > 0
-                assert 4 // size == len([call for call in batch.calls if call.stage == "inference"])
-        assert 1 == len(bench.visit(Setting.whole(4)).batches)
+                calls = [call for call in batch.traced.calls if call.stage == "inference"]
+                assert 4 // size == len(calls)
+        assert 1 == len(runner.run(Setting.whole(4)).batches)
 
 
 def test_a_failure_in_another_worker_is_told_and_the_next_setting_runs(workbench):
     """Its requests fail, here they do not; afterwards both run on."""
-    with Copies(job("one.json", "bad.json"), 1) as copies:
-        bench = HandlerBench(workbench, [Path("one.json").resolve()], copies)
+    with OtherWorkers(job("one.json", "bad.json"), 1) as others:
+        runner = HandlerRunner(workbench, [Path("one.json").resolve()], others)
         with pytest.raises(SettingFails, match=r"bad\.json"):
-            bench.visit(Setting.whole(2, workers=2))
+            runner.run(Setting.whole(2, workers=2))
         with pytest.raises(SettingFails, match=r"bad\.json"):
-            bench.visit(Setting.whole(1, workers=2))
-        assert 1 == len(bench.visit(Setting.whole(2)).batches)
+            runner.run(Setting.whole(1, workers=2))
+        assert 1 == len(runner.run(Setting.whole(2)).batches)
 
 
-def test_a_copy_that_cannot_load_is_told_of():
+def test_a_worker_that_cannot_load_is_told_of():
     """With the last lines of what it said."""
     with pytest.raises(ArchiveError, match=r"(?s)could not be run.*no such file"):
-        Copies(Job(str(Path("none.mar").resolve()), []), 1)
+        OtherWorkers(Job(Path("none.mar").resolve(), [], ModelFiles()), 1)
 
 
 def test_the_workers_that_torchserve_would_start_are_measured(monkeypatch, capsys):
     """Two cores and no minWorkers are two workers; three clients fill batches of one in them."""
-    monkeypatch.setattr(command, "usable_cores", lambda: 2)
+    monkeypatch.setattr(handler_tuning, "usable_cores", lambda: 2)
 
     assert tune("--clients", "3", samples=("one.json",)) == 0
 
     told = capsys.readouterr().out
-    assert "as it is: 1 unsplit, 2 workers" in told
+    assert "as it is: 1 whole, 2 workers" in told
     assert "TorchServe would start 2, one for each core, unless default_workers_per_model" in told
     assert "3 clients do not fill batches of 4 in 2 workers: as it is, 1 come together" in told
 
@@ -203,7 +208,7 @@ def test_all_that_is_missing_is_named_at_once(monkeypatch, capsys):
     """Also what only other flags need; nothing is said where no flag needs what is missing."""
     gone = {"matplotlib", "ruamel.yaml"}
     monkeypatch.setattr(workbench_flags, "find_spec", lambda name: None if name in gone else name)
-    monkeypatch.setattr(command, "_tuned", lambda _flags: pytest.fail("it has begun"))
+    monkeypatch.setattr(command, "tune_handler", lambda _flags: pytest.fail("it has begun"))
 
     assert tune("--write", "model-config.yaml") == 1
     assert "not installed: matplotlib, ruamel.yaml. " in capsys.readouterr().err
@@ -226,7 +231,7 @@ def test_the_log_is_quiet_only_while_it_tunes(monkeypatch):
         levels.append(logging.getLogger(command.__name__).getEffectiveLevel())
         raise ArchiveError("no")
 
-    monkeypatch.setattr(command, "_tuned", tuned)
+    monkeypatch.setattr(command, "tune_handler", tuned)
     before = logging.getLogger(command.__name__).getEffectiveLevel()
 
     assert main(["tune", "handler.py", "--sample", "one.json"]) == 1

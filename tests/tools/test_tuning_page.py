@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from harness.simulated import Machine, linear
-from harness.tuned import SimulatedBench
+from harness.tuned import SimulatedRunner
 from micro_batch_handler.config import MicroBatchingConfig, PerStage
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.tools.tuning.budget import Budget
 from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.report import report
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.tuner import Space, tune
+from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.trials import TimeBudget
+from micro_batch_handler.tools.tuning.tuner import tune
 from tests.tools.browser import look_at
 
 GIVEN = Setting(8, Plan(1, 8, 8), PerStage(2, 1, 1))
@@ -23,10 +24,10 @@ GIVEN = Setting(8, Plan(1, 8, 8), PerStage(2, 1, 1))
 def tuning():
     """A result with a limit that settings keep to, and one that none does."""
     costs = [linear(0.0005, 0.006), linear(0.006, 0.002), linear(0.0003, 0.0004)]
-    bench = SimulatedBench(Machine(costs, cores=2, noise=0.02))
+    runner = SimulatedRunner(Machine(costs, cores=2, noise=0.02))
     space = Space(MicroBatchingConfig(), [1, 2, 4, 8, 16], PerStage(2, 1, 2), 2)
-    budget = Budget(20, now_s=lambda: bench.now_s)
-    return tune(bench, GIVEN, space, goals(120, 100), budget, Load())
+    budget = TimeBudget(20, now_s=lambda: runner.now_s)
+    return tune(runner, GIVEN, space, goals(120, 100), budget, Load())
 
 
 def test_the_text_has_figures_settings_and_reasons(tuning):
@@ -36,7 +37,8 @@ def test_the_text_has_figures_settings_and_reasons(tuning):
     assert "as it is: 8 in 1/8/8, lanes 2/1/1" in told
     assert "For at most 100 MiB: no setting that was run keeps to it." in told
     assert "    batchSize: 8\n" in told
-    assert told.count("The bottleneck is") == 2
+    assert told.count("While a batch runs, the lanes are busy: ") == 2
+    assert "preprocess is the bottleneck: its 2 lanes were busy" in told
     assert "postprocess would run in more threads than now" in told
 
 

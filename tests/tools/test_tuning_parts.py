@@ -11,14 +11,15 @@ from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.planning.cost_curve import Line
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.tools.tuning.batch import Batch, Visit, spread
-from micro_batch_handler.tools.tuning.goals import MIB, Figures, Goal, frontier, goals
-from micro_batch_handler.tools.tuning.load import Load, percentile
-from micro_batch_handler.tools.tuning.memory import PeakMemory
-from micro_batch_handler.tools.tuning.outlook import Outlook
-from micro_batch_handler.tools.tuning.search import measured_figures
+from micro_batch_handler.tools.tuning.goals import MIB, Goal, frontier, goals
+from micro_batch_handler.tools.tuning.handler_runner import PeakMemory
+from micro_batch_handler.tools.tuning.load import Figures, Load, percentile
+from micro_batch_handler.tools.tuning.result import Limit
 from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.trials import Batch, Trial, spread
 from micro_batch_handler.tools.tuning.workers import started_workers
+from micro_batch_handler.tracing.recording import TracedBatch
+from tests.tracing.traced import a_row, scheduled
 
 pytest.importorskip("ruamel.yaml")
 
@@ -46,6 +47,7 @@ handler:
 # tail
 """
 
+EIGHT = Setting.whole(8)
 SETTING = Setting(32, Plan(2, 16, 32), PerStage(2, 1, 1))
 
 
@@ -53,15 +55,15 @@ def test_throughput_counts_the_gap():
     """32 requests in a batch of 90 ms and a gap of 10 ms are 320 a second."""
     load = Load(Line(0.002, 0.00025))
 
-    assert load.rate(32, 0.09) == pytest.approx(320)
+    assert load.rate(Setting.whole(32), 0.09) == pytest.approx(320)
 
 
 def test_latency_is_the_rest_of_the_batch_before_and_the_own_one():
     """Between one and two cycles, evenly, and the delay for company."""
     load = Load(Line(0.01, 0.0))
-    latencies_s = load.latencies_s(8, [0.09, 0.09])
+    latencies_s = load.latencies_s(EIGHT, [0.09, 0.09])
 
-    assert load.max_batch_delay_ms(8, 0.09) == 10
+    assert load.max_batch_delay_ms(EIGHT, 0.09) == 10
     assert percentile(latencies_s, 0.5) == pytest.approx(0.15 + 0.01, rel=0.01)
     assert percentile(latencies_s, 0.99) == pytest.approx(0.199 + 0.01, rel=0.01)
 
@@ -69,7 +71,7 @@ def test_latency_is_the_rest_of_the_batch_before_and_the_own_one():
 def test_a_long_batch_makes_the_next_one_wait():
     """One batch of 1 s among batches of 0.1 s shows in the p99, for its own and the next."""
     load = Load(Line(0.0, 0.0))
-    latencies_s = load.latencies_s(8, [0.1] * 9 + [1.0])
+    latencies_s = load.latencies_s(EIGHT, [0.1] * 9 + [1.0])
 
     assert percentile(latencies_s, 0.5) < 0.3
     assert percentile(latencies_s, 0.99) > 1.0
@@ -80,9 +82,9 @@ def test_a_batch_of_one_waits_for_nobody():
     load = Load()
 
     assert (0, 1, 100) == (
-        load.max_batch_delay_ms(1, 0.5),
-        load.max_batch_delay_ms(2, 0.001),
-        load.max_batch_delay_ms(64, 9.0),
+        load.max_batch_delay_ms(Setting.whole(1), 0.5),
+        load.max_batch_delay_ms(Setting.whole(2), 0.001),
+        load.max_batch_delay_ms(Setting.whole(64), 9.0),
     )
 
 
@@ -141,38 +143,40 @@ def test_workers_together_serve_and_hold_what_each_does():
     """Two whose batches of 10 take 100 ms with the gap: 200 requests/s, and twice the memory."""
     load = Load(Line(0.01, 0.0))
     setting = Setting.whole(10, workers=2)
-    batches = [Batch(0.09, (), 0.0, 100 * MIB)] * 4
+    traced = TracedBatch(10, setting.plan, 0.0, 0.09, ())
 
-    found = measured_figures(setting, [Visit(batches)], load)
+    found = load.measured(setting, [Trial([Batch(traced, 0.0, 100 * MIB)] * 4)])
 
     assert (200, 200 * MIB) == (pytest.approx(found.rate), found.memory_bytes)
-    assert load.latencies_s(10, [0.09]) == load.latencies_s(10, [0.09], workers=2)
-    assert "10 unsplit, 2 workers" == str(setting)
+    assert load.latencies_s(Setting.whole(10), [0.09]) == load.latencies_s(setting, [0.09])
+    assert "10 whole, 2 workers" == str(setting)
     assert (2, 2) == tuple(setting.keys(7)[key] for key in ("minWorkers", "maxWorkers"))
 
 
 def test_more_clients_than_batches_hold_wait_in_a_queue():
     """The mean latency is their number divided by the throughput; with few, it is as it was."""
     few, many = Load(Line(0.01, 0.0), clients=10), Load(Line(0.01, 0.0), clients=100)
-    alone = Load(Line(0.01, 0.0)).latencies_s(10, [0.09])
+    one, two = Setting.whole(10), Setting.whole(10, workers=2)
 
-    assert alone == few.latencies_s(10, [0.09])
-    waits_s = many.latencies_s(10, [0.09], workers=2)
-    delay_s = many.max_batch_delay_ms(10, 0.09) / 1000
+    assert Load(Line(0.01, 0.0)).latencies_s(one, [0.09]) == few.latencies_s(one, [0.09])
+    waits_s = many.latencies_s(two, [0.09])
+    delay_s = many.max_batch_delay_ms(two, 0.09) / 1000
     assert sum(waits_s) / len(waits_s) == pytest.approx(100 / 200 + delay_s)
-    assert (True, True, False) == (
-        few.fills(10, 1),
-        Load().fills(10, 99),
-        few.fills(10, 2),
-    )
+    crowd = Setting.whole(10, workers=99)
+    assert (True, True, False) == (few.fills(one), Load().fills(crowd), few.fills(two))
 
 
 def test_cores_that_are_used_are_told_of_those_that_there_are():
     """Never more than there are, though a quota lets a process have more for a moment."""
-    told = Outlook((0.5, 0.9, 0.1), 4.98, 2, "inference", 0.2, "preprocess")
+    setting = Setting(8, Plan(1, 1, 1))
+    batch = scheduled(8, setting.plan, [a_row(0.01)] * 3)
 
-    assert "2.0 of 2 cores are" in str(told)
-    assert "1.3 of 2 cores are" in str(replace(told, cores_used=1.34))
+    def told(cores_used):
+        trial = Trial([Batch(batch, cores_used * batch.wall_s, 0)])
+        return str(Limit.of(setting, [trial], Load(), 2))
+
+    assert "2.0 of 2 cores are" in told(4.98)
+    assert "1.3 of 2 cores are" in told(1.34)
 
 
 def test_the_peak_of_memory_is_set_back_and_read():

@@ -15,7 +15,8 @@ from micro_batch_handler.tools.pages.page import (
     preformatted,
     table,
 )
-from micro_batch_handler.tools.tuning.goals import Figures
+from micro_batch_handler.tools.tuning.goals import frontier
+from micro_batch_handler.tools.tuning.load import Figures
 from micro_batch_handler.tools.tuning.report import (
     ALREADY,
     blocks,
@@ -45,8 +46,9 @@ def draw(tuning: Tuning) -> Any:
 
     drawn = Figure(figsize=(9, 6), layout="constrained")
     axes = drawn.subplots()
-    front = tuning.frontier
-    axes.plot(*_points(tuning.predicted), "x", color="0.6", label="predicted before it was run")
+    front = frontier(tuning.tried)
+    predicted = [tuning.predicted[each.setting] for each in tuning.tried]
+    axes.plot(*_points(predicted), "x", color="0.6", label="predicted before it was run")
     axes.plot(*_points(tuning.tried), "o", color="C0", markersize=5, label="run")
     axes.plot(*_points(front), "-", color="C0", linewidth=2, label="the best of these")
     for each in front:
@@ -70,7 +72,7 @@ def draw(tuning: Tuning) -> Any:
             )
     for limit_ms in {1000 * each.goal.p99_s for each in tuning.recommendations if each.goal.p99_s}:
         axes.axhline(limit_ms, color="0.4", linestyle=":", linewidth=1.5)
-    axes.set_xlim(0, 1.08 * max(each.rate for each in [*tuning.tried, *tuning.predicted]))
+    axes.set_xlim(0, 1.08 * max(each.rate for each in [*tuning.tried, *predicted]))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("requests per second")
     axes.set_ylabel("p99 latency (ms)")
@@ -110,17 +112,10 @@ def _points(figures: Sequence[Figures]) -> tuple[list[float], list[float]]:
 
 def _all(tuning: Tuning) -> tuple[list[str], list[list[str]]]:
     head = ["setting", "requests/s", "predicted", "p99 (ms)", "predicted", "batches", "spread"]
-    rows = [
-        [
-            str(ran.setting),
-            f"{ran.rate:,.0f}",
-            f"{expected.rate:,.0f}",
-            f"{ran.p99_s * 1000:.3g}",
-            f"{expected.p99_s * 1000:.3g}",
-            str(ran.batches),
-            f"{ran.spread:.1%}",
-        ]
-        for ran, expected in zip(tuning.tried, tuning.predicted, strict=True)
-    ]
-    rows.sort(key=lambda cells: -float(cells[1].replace(",", "")))
+    rows = []
+    for ran in sorted(tuning.tried, key=lambda each: -each.rate):
+        predicted = tuning.predicted[ran.setting]
+        rates = [f"{each.rate:,.0f}" for each in (ran, predicted)]
+        p99s_ms = [f"{each.p99_s * 1000:.3g}" for each in (ran, predicted)]
+        rows.append([str(ran.setting), *rates, *p99s_ms, str(ran.batches), f"{ran.spread:.1%}"])
     return head, rows

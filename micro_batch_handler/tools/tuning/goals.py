@@ -1,40 +1,18 @@
-"""What to tune for, and which setting is best for it."""
+"""What to tune for: the most throughput, within limits of latency and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.load import Figures
 
-__all__ = ["Figures", "Goal", "frontier", "goals"]
+__all__ = ["MIB", "Goal", "frontier", "goals"]
 
 ALIKE = 0.02
 """Rates that differ by less are alike: then the lower latency counts."""
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a setting gives, predicted or measured."""
-
-    setting: Setting
-    rate: float
-    """Requests per second of all workers under full load."""
-
-    p50_s: float
-    p99_s: float
-    memory_bytes: float
-    """Held by all workers at most; 0 if that cannot be told."""
-
-    batch_s: float
-    max_batch_delay_ms: int
-    batches: int = 0
-    """That were measured; 0 for a prediction."""
-
-    spread: float = 0.0
-    """How far these lie apart, relatively."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +24,7 @@ class Goal:
     memory_bytes: int | None = None
 
     def admits(self, figures: Figures) -> bool:
-        """Whether it keeps to the limits."""
+        """Whether they keep to the limits."""
         in_time = self.p99_s is None or figures.p99_s <= self.p99_s
         return in_time and (self.memory_bytes is None or figures.memory_bytes <= self.memory_bytes)
 
@@ -55,7 +33,7 @@ class Goal:
         return sorted(filter(self.admits, figures), key=lambda each: -each.rate)
 
     def best(self, figures: Iterable[Figures]) -> Figures | None:
-        """Of about the fastest, the one with the lowest latency; None if no setting will do."""
+        """Of about the fastest, the one with the lowest latency; None if none keeps the limits."""
         ranked = self.ranked(figures)
         alike = [each for each in ranked if each.rate >= (1 - ALIKE) * ranked[0].rate]
         return min(alike, key=lambda each: each.p99_s, default=None)

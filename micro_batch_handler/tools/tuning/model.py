@@ -1,167 +1,146 @@
-"""What a batch would take in any setting, from what was measured, corrected by what it took."""
+"""What a batch takes in any setting: the planner's forecast, with costs that fit the setting."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.planning.constants import HAND_OVER_S
 from micro_batch_handler.planning.cost_curve import Curve, Line, fit
-from micro_batch_handler.planning.cost_model import CostModel
+from micro_batch_handler.planning.forecast import Cost, Forecast
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.search import best
-from micro_batch_handler.planning.sizes import SizeOptions
-from micro_batch_handler.tools.tuning.measured import AS_AUTO, Measured, Threaded
+from micro_batch_handler.planning.sizes import INFERENCE, SizeOptions
+from micro_batch_handler.tools.tuning.measurements import AS_AUTO, Measurements, ThreadEffect
 from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
 
-__all__ = ["BatchModel"]
+__all__ = ["BatchModel", "Corrections"]
 
 
 @dataclass(frozen=True)
 class BatchModel:
     """Seconds and memory of a full batch, in each of some workers.
 
-    A batch in lanes takes what its calls would (the schedule that the pipeline plans by, with what
-    neighbours in the same stage cost), and not less than the processor time of its calls on the
-    worker's share of the cores. What else stages cost one another is not modelled: the corrections
-    learn it.
+    A batch takes what the planner forecasts of its calls. What these cost depends on the setting:
+    on the neighbours in the same stage and on the threads inside calls. No batch takes less than
+    the processor time of its calls on the worker's share of the cores. What else stages cost one
+    another is not modelled; corrections learn it.
     """
 
-    inline: Sequence[Curve]
-    lanes: Sequence[Curve]
-    contention: Mapping[tuple[int, int], float]
-    cpu: float
+    measured: Measurements
+    sizes: SizeOptions
     cores: int
-    choices: SizeOptions
-    memory: Line | None
-    """Bytes that a worker holds, for the rows of an unsplit batch."""
-
-    threads: Mapping[int, Threaded] = field(default_factory=dict)
-    """What the threads inside calls change; `auto` unsplit has one for each core."""
-
-    corrections: Mapping[object, float] = field(default_factory=dict)
-    """By what factor batches of a kind really take longer; see `_kinds`."""
-
-    hand_over_s: float = HAND_OVER_S
-
-    plain_s: dict[Setting, float] = field(init=False, default_factory=dict, compare=False)
-    """What is computed already, without corrections."""
-
-    @classmethod
-    def of(cls, measured: Measured, choices: SizeOptions, cores: int) -> BatchModel:
-        """The model that the measures give.
-
-        Args:
-            measured: of each stage alone.
-            choices: the sizes that there are.
-            cores: that the process may use.
-        """
-        inline, lanes = measured.curves()
-        memory = fit(measured.memory)
-        return cls(
-            *(inline, lanes, measured.contention, measured.cpu, cores, choices, memory),
-            threads=measured.threads,
-        )
+    """That all workers may use."""
 
     def batch_s(self, setting: Setting) -> float:
         """Seconds that a full batch takes."""
-        return self._plain_s(setting) * self._correction(setting)
+        known_s = self._known_s.get(setting)
+        if known_s is None:
+            known_s = self._known_s[setting] = self._batch_s(setting)
+        return known_s
 
     def memory_bytes(self, setting: Setting) -> float:
         """Bytes that all workers hold at most; 0 if that could not be measured.
 
-        As if it were not split. A split batch has fewer rows between the stages at once.
+        As of whole batches. A batch that is cut has fewer rows between the stages at once.
         """
-        return setting.workers * self.memory.at(setting.batch_size) if self.memory else 0.0
+        return setting.workers * self._memory.at(setting.batch_size) if self._memory else 0.0
 
     def proposals(self, batch_size: int, lanes: PerStage[int]) -> list[Setting]:
-        """What may be best for such batches and lanes: unsplit, the fastest, and coarser ones.
+        """What may be best for such batches and lanes: whole, the fastest plan, and coarser ones.
 
-        Coarser sizes make fewer calls. They finish first where the cores are what is short, which
-        the schedule does not know.
+        Coarser plans make fewer calls. They finish first where there are too few cores, which the
+        forecast does not know.
         """
-        forecast = self._model(Setting(batch_size, Plan.of(1), lanes)).forecast(batch_size)
-        found = {self.choices.whole(batch_size): None}
+        forecast = self._forecast(Setting(batch_size, Plan.of(1), lanes))
+        plans = {self.sizes.whole(batch_size): None}
         least = 1
         while least < batch_size:
-            found[best(forecast, self.choices, Plan.of(least))] = None
+            plans[best(forecast, self.sizes, Plan.of(least))] = None
             least *= 2
         return [
-            Setting(batch_size, sizes, lanes)
-            if min(sizes) < batch_size
-            else Setting.whole(batch_size, sizes)
-            for sizes in found
+            Setting.whole(batch_size, plan)
+            if plan.fits(batch_size)
+            else Setting(batch_size, plan, lanes)
+            for plan in plans
         ]
 
-    def corrected(self, taken_s: Mapping[Setting, float]) -> BatchModel:
-        """The same model, corrected by what batches in some settings took."""
-        ratios: dict[object, list[float]] = {}
-        for setting, seconds in taken_s.items():
-            off = seconds / self._plain_s(setting)
-            for kind in _kinds(setting):
-                ratios.setdefault(kind, []).append(off)
-        model = replace(self, corrections={key: median(offs) for key, offs in ratios.items()})
-        model.plain_s.update(self.plain_s)
-        return model
-
-    def faster(self, at: int, factor: float) -> BatchModel:
-        """The same with one stage so many times as fast."""
-        inline, lanes = list(self.inline), list(self.lanes)
-        inline[at], lanes[at] = _scaled(inline[at], 1 / factor), _scaled(lanes[at], 1 / factor)
-        return replace(self, inline=inline, lanes=lanes)
-
-    def _plain_s(self, setting: Setting) -> float:
-        known_s = self.plain_s.get(setting)
-        if known_s is None:
-            known_s = self.plain_s[setting] = self._computed_s(setting)
-        return known_s
-
-    def _computed_s(self, setting: Setting) -> float:
-        model = self._model(setting)
-        calls_s = model.batch_s(setting.sizes, model.forecast(setting.batch_size))
-        now, usual = (self._threaded(each, 1) for each in (setting, _with_auto(setting)))
+    def _batch_s(self, setting: Setting) -> float:
+        finish_s = self._forecast(setting).finish_s(setting.plan)
+        alone = self._forecast(setting, alone=True)
+        work_s = sum(alone.work_s(at, size) for at, size in enumerate(setting.plan))
         share = self.cores / setting.workers
-        if not setting.splits:
-            return calls_s * max(1.0, min(now.cpu, self.cores) / share)
-        forecast = self._model(setting, alone=True).forecast(setting.batch_size)
-        work_s = sum(forecast.work_s(at, size) for at, size in enumerate(setting.sizes))
-        busy = min(self.cpu * now.cpu / usual.cpu, self.cores)
-        return max(calls_s, work_s * busy / share)
+        return max(finish_s, work_s * min(self._cores_used(setting), self.cores) / share)
 
-    def _correction(self, setting: Setting) -> float:
-        known = (self.corrections.get(kind) for kind in _kinds(setting))
-        return next((factor for factor in known if factor is not None), 1.0)
+    def _forecast(self, setting: Setting, *, alone: bool = False) -> Forecast:
+        """The forecast for a setting; `alone`: as if no call had neighbours in its stage."""
+        costs = [self._cost(setting, at, alone=alone) for at in range(len(STAGES))]
+        hand_over_s = HAND_OVER_S if setting.splits else 0.0
+        return Forecast(setting.batch_size, costs, setting.lane_counts, hand_over_s)
 
-    def _threaded(self, setting: Setting, at: int) -> Threaded:
-        """What the threads inside the calls of a stage change."""
-        count = setting.in_calls(self.cores)[at]
-        return self.threads.get(count, AS_AUTO)
+    def _cost(self, setting: Setting, at: int, *, alone: bool) -> Cost:
+        """What a call of a stage costs in a setting."""
+        curve = self._curves[setting.splits][at]
+        now, usual = self._threads(setting, at)
+        factor = now.slower[at] / usual.slower[at]
+        if not alone:
+            factor *= self.measured.contention.get((at, setting.lane_counts[at]), 1.0)
+        if at == INFERENCE:
+            return lambda rows: factor * curve(self.sizes.padded(rows))
+        return lambda rows: factor * curve(rows)
 
-    def _model(self, setting: Setting, *, alone: bool = False) -> CostModel:
-        counts = setting.lane_counts
-        usual = _with_auto(setting)
-        slower = [
-            self._threaded(setting, at).slower[at] / self._threaded(usual, at).slower[at]
-            for at in range(len(STAGES))
-        ]
-        inline = [_scaled(known, slower[at]) for at, known in enumerate(self.inline)]
-        crowded = [1.0 if alone else self.contention.get(each, 1.0) for each in enumerate(counts)]
-        lanes = [_scaled(known, slower[at] * crowded[at]) for at, known in enumerate(self.lanes)]
-        return CostModel(inline, lanes, counts, self.choices.padded, hand_over_s=self.hand_over_s)
+    def _cores_used(self, setting: Setting) -> float:
+        """Cores that the calls of one lane keep busy."""
+        now, usual = self._threads(setting, INFERENCE)
+        if setting.splits:
+            return self.measured.cores_used * now.cores_used / usual.cores_used
+        return now.cores_used
+
+    def _threads(self, setting: Setting, at: int) -> tuple[ThreadEffect, ThreadEffect]:
+        """The effect of the threads inside calls of a stage, and of those that `auto` gives."""
+        auto = replace(setting, threads=AUTO_THREADS)
+        now, usual = (each.threads_in_calls(self.cores)[at] for each in (setting, auto))
+        threads = self.measured.threads
+        return threads.get(now, AS_AUTO), threads.get(usual, AS_AUTO)
+
+    @cached_property
+    def _curves(self) -> tuple[list[Curve], list[Curve]]:
+        return self.measured.curves()
+
+    @cached_property
+    def _memory(self) -> Line | None:
+        return fit(self.measured.memory)
+
+    @cached_property
+    def _known_s(self) -> dict[Setting, float]:
+        return {}
 
 
-def _with_auto(setting: Setting) -> Setting:
-    return replace(setting, threads=AUTO_THREADS)
+class Corrections:
+    """By what factor batches really take longer than the model says, learned from some settings.
+
+    Args:
+        model: the model to correct.
+        taken_s: seconds of a batch in the settings that were run.
+    """
+
+    def __init__(self, model: BatchModel, taken_s: Mapping[Setting, float]) -> None:
+        factors: defaultdict[object, list[float]] = defaultdict(list)
+        for setting, seconds in taken_s.items():
+            for kind in _kinds(setting):
+                factors[kind].append(seconds / model.batch_s(setting))
+        self._factors = {kind: median(found) for kind, found in factors.items()}
+
+    def of(self, setting: Setting) -> float:
+        """The factor of the settings most like this one; 1 if none are like it."""
+        return next((self._factors[kind] for kind in _kinds(setting) if kind in self._factors), 1.0)
 
 
 def _kinds(setting: Setting) -> list[object]:
-    """What batches of a setting are like, the most alike first."""
+    """The kinds of settings that a setting belongs to, the narrowest first."""
     splits, workers = setting.splits, setting.workers
     return [(splits, setting.lanes, setting.threads, workers), (splits, workers), splits]
-
-
-def _scaled(known: Curve, factor: float) -> Curve:
-    line = replace(known.line, fixed_s=known.line.fixed_s * factor, row_s=known.line.row_s * factor)
-    return Curve(line, {rows: seconds * factor for rows, seconds in known.measured.items()})

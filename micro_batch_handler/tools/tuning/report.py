@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.tools.tuning.goals import MIB, Figures
+from micro_batch_handler.tools.tuning.goals import MIB
+from micro_batch_handler.tools.tuning.load import Figures
 from micro_batch_handler.tools.tuning.result import NOISY, Recommendation, Tuning
-from micro_batch_handler.tools.tuning.workers import about_workers
 from micro_batch_handler.tools.tuning.yaml_file import as_yaml
 
 __all__ = [
@@ -48,10 +48,10 @@ def report(tuning: Tuning) -> str:
 
 
 def costs_table(tuning: Tuning) -> Table:
-    """What calls cost: in a lane, unsplit, and in several lanes."""
+    """What calls cost: in a lane, in a whole batch, and in several lanes."""
     inline, lanes = tuning.measured.curves()
     counts = sorted({count for _, count in tuning.measured.contention})
-    head = ["stage", "a call", "a request more", "unsplit: a call", "a request more"]
+    head = ["stage", "a call", "a request more", "whole: a call", "a request more"]
     head += [f"in {count} lanes" for count in counts]
     rows = []
     for at, stage in enumerate(STAGES):
@@ -68,7 +68,6 @@ def costs_table(tuning: Tuning) -> Table:
 def figures_table(tuning: Tuning) -> Table:
     """Predicted and measured figures of the setting that there is and those recommended."""
     head = ["setting", "requests/s", "predicted", "p50", "p99", "predicted", "memory", "predicted"]
-    predicted = dict(zip((each.setting for each in tuning.tried), tuning.predicted, strict=True))
     shown: dict[str, Figures] = {}
     if tuning.given is not None:
         shown["as it is"] = tuning.given
@@ -76,7 +75,7 @@ def figures_table(tuning: Tuning) -> Table:
         if each.measured is not None and not each.already:
             shown[title] = each.measured
     rows = [
-        _cells(f"{title}: {figures.setting}", figures, predicted[figures.setting])
+        _cells(f"{title}: {figures.setting}", figures, tuning.predicted[figures.setting])
         for title, figures in shown.items()
     ]
     return head, rows
@@ -135,14 +134,13 @@ def notes(tuning: Tuning) -> list[str]:
 def _missed(tuning: Tuning) -> list[str]:
     """Where a prediction was far from what its setting gave; none where all were near."""
     found = []
-    predicted = dict(zip((each.setting for each in tuning.tried), tuning.predicted, strict=True))
     told = [tuning.given, *(each.measured for _, each in blocks(tuning))]
     for figures in dict.fromkeys(each for each in told if each is not None):
-        foretold = predicted[figures.setting]
+        predicted = tuning.predicted[figures.setting]
         pairs = [
-            ("requests/s", "{:,.0f}".format, foretold.rate, figures.rate),
-            ("p99", _ms, foretold.p99_s, figures.p99_s),
-            ("memory", _mib, foretold.memory_bytes, figures.memory_bytes),
+            ("requests/s", "{:,.0f}".format, predicted.rate, figures.rate),
+            ("p99", _ms, predicted.p99_s, figures.p99_s),
+            ("memory", _mib, predicted.memory_bytes, figures.memory_bytes),
         ]
         missed = [
             f"{what} {shown(before)}, measured {shown(after)}"
@@ -171,8 +169,20 @@ def _recommended(tuning: Tuning, goals: str, each: Recommendation) -> str:
 
 def reasons(tuning: Tuning, each: Recommendation) -> list[str]:
     """What holds this setting up, and what other numbers of workers gave."""
-    told = ["" if each.outlook is None else str(each.outlook)]
-    return list(filter(None, [*told, about_workers(tuning.tried, each.goal)]))
+    told = ["" if each.limit is None else str(each.limit), _about_workers(tuning, each)]
+    return list(filter(None, told))
+
+
+def _about_workers(tuning: Tuning, each: Recommendation) -> str:
+    """The best that each number of workers gave within a goal; empty if one number was tried."""
+    best: dict[int, float] = {}
+    for figures in filter(each.goal.admits, tuning.tried):
+        workers = figures.setting.workers
+        best[workers] = max(figures.rate, best.get(workers, 0.0))
+    if len(best) < 2:  # noqa: PLR2004  (one number has nothing to be compared with)
+        return ""
+    told = ", ".join(f"{count}: {best[count]:,.0f} requests/s" for count in sorted(best))
+    return f"The best of each number of workers that was run: {told}."
 
 
 def _cells(title: str, measured: Figures, predicted: Figures) -> list[str]:

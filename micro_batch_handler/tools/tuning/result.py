@@ -1,21 +1,71 @@
-"""What tuning has found."""
+"""What tuning has found: a recommendation for each goal, and what holds each of them up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
-from micro_batch_handler.config import PerStage
-from micro_batch_handler.tools.tuning.goals import Figures, Goal
-from micro_batch_handler.tools.tuning.measured import Measured
-from micro_batch_handler.tools.tuning.model import BatchModel
-from micro_batch_handler.tools.tuning.outlook import Outlook
+from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.tools.tuning.goals import Goal
+from micro_batch_handler.tools.tuning.load import Figures, Load
+from micro_batch_handler.tools.tuning.measurements import Measurements
 from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.trials import Trial
+from micro_batch_handler.tracing.diagnosis import Diagnosis, diagnose
+from micro_batch_handler.tracing.recording import Setup
 
-__all__ = ["NOISY", "Recommendation", "Tuning"]
+__all__ = ["NOISY", "Limit", "Recommendation", "Tuning"]
 
 NOISY = 0.1
 """Repeated measures further apart than this, relatively, are not to be trusted."""
+
+FACTOR = 2.0
+"""By how much the busiest stage becomes faster in the prediction."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What holds a setting up, by its trials."""
+
+    diagnosis: Diagnosis
+    """As the trace command makes it."""
+    cores_used: float
+    """Cores that all workers keep busy; for moments it may be more than there are, where a quota
+    of processor time counts over longer."""
+    cores: int
+    """That all workers may use."""
+    gain: float
+    """What more throughput there would be, relatively, if the busiest stage were twice as fast."""
+
+    @classmethod
+    def of(cls, setting: Setting, trials: Sequence[Trial], load: Load, cores: int) -> Limit:
+        """What holds a setting up, from at least one trial."""
+        batches = [batch for trial in trials for batch in trial.batches]
+        setup = Setup("", setting.lanes, setting.batch_size, cores)
+        diagnosis = diagnose([batch.traced for batch in batches], setup)
+        profile = diagnosis.profile
+        faster = profile.faster(profile.busiest, FACTOR)
+        gain = load.rate(setting, faster.batch_s) / load.rate(setting, profile.batch_s) - 1
+        used = setting.workers * median(batch.cores_used for batch in batches)
+        return cls(diagnosis, used, cores, gain)
+
+    def __str__(self) -> str:
+        profile = self.diagnosis.profile
+        shares = ", ".join(
+            f"{stage} {100 * share:.0f} %"
+            for stage, share in zip(STAGES, profile.busy, strict=True)
+        )
+        used = min(self.cores_used, self.cores)
+        busiest = STAGES[profile.busiest]
+        after = profile.faster(profile.busiest, FACTOR).bottleneck
+        then = "no stage" if after is None else STAGES[after]
+        would = "it would still" if after == profile.busiest else f"{then} would"
+        return (
+            f"While a batch runs, the lanes are busy: {shares}; {used:.1f} of {self.cores} cores "
+            f"are. {self.diagnosis.finding} With {busiest} twice as fast, there would be "
+            f"{100 * self.gain:.0f} % more throughput (predicted), and {would} be the bottleneck."
+        )
 
 
 @dataclass(frozen=True)
@@ -23,44 +73,37 @@ class Recommendation:
     """The setting for one goal."""
 
     goal: Goal
-    measured: Figures | None
+    measured: Figures | None = None
     """None if no setting that was run keeps to the limits."""
-
-    predicted: Figures | None
-    already: bool
-    """Whether it is the setting that there is."""
-
-    outlook: Outlook | None
+    predicted: Figures | None = None
+    already: bool = False
+    """Whether it is the setting in force."""
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True)
 class Tuning:
     """All that tuning has found."""
 
-    measured: Measured
-    model: BatchModel
+    measured: Measurements
     given: Figures | None
-    """What the setting that there is gives; None if requests fail in it."""
-
+    """The figures of the setting in force; None if requests fail in it."""
     recommendations: Sequence[Recommendation]
+    predicted: Mapping[Setting, Figures]
+    """What was predicted of each setting before it was run."""
     tried: Sequence[Figures]
-    predicted: Sequence[Figures]
-    """Of each setting in `tried`, what was predicted before."""
-
-    frontier: Sequence[Figures]
-    candidates: int
-    larger: bool
-    """Whether larger batches would have been tried in more time."""
-
-    lanes_before: PerStage[int]
+    """Of all settings that were run."""
     failed: Mapping[Setting, str]
     """Settings in which requests failed, and why."""
-
+    candidates: int
+    """Settings that were computed."""
+    larger: bool
+    """Whether larger batches would have been tried in more time."""
+    lanes_before: PerStage[int]
+    noise: float
+    """How far repeated measures lie apart, relatively; the most of stages and finalists."""
     about: Sequence[str] = ()
     """What else a reader must know."""
-
-    noise: float = 0.0
-    """How far repeated measures lie apart, relatively; the most of stages and finalists."""
 
     @property
     def noisy(self) -> bool:

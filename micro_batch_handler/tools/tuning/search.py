@@ -1,147 +1,159 @@
-"""The settings worth a trial, and what the model expects of each."""
+"""The search for the best settings: those that look best are run, and correct what is expected."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from operator import mul
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from micro_batch_handler.config import AUTO, STAGES, PerStage, Threads
-from micro_batch_handler.tools.tuning.batch import Visit, spread
-from micro_batch_handler.tools.tuning.goals import Figures
-from micro_batch_handler.tools.tuning.load import Load, percentile
-from micro_batch_handler.tools.tuning.model import BatchModel
-from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
+from micro_batch_handler.tools.tuning.goals import Goal
+from micro_batch_handler.tools.tuning.load import Figures, Load
+from micro_batch_handler.tools.tuning.model import BatchModel, Corrections
+from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.trials import BatchRunner, SettingFails, TimeBudget, Trial
 
-__all__ = ["Expectations", "candidates", "counts_up_to", "measured_figures", "threads_to_try"]
+__all__ = ["BATCHES", "FEW", "LEAST_TRIALS", "Search", "candidates"]
 
-CROWDED = 2
-"""Of the cores, how many threads all workers may have at most; more would only wait."""
+FEW = 3
+"""For each goal, so many of those that look best must have been run before the search ends."""
+
+BATCHES = 2
+"""Of a setting in one trial, at least."""
+
+LEAST_TRIALS = 4
+MOST_ROUNDS = 60
+"""Of each finalist, in turns, so that what drifts on the machine meets all alike."""
+
+OVERTIME = 1.5
+"""By what factor these may take longer, for a setting that becomes the best at the end."""
 
 
-def counts_up_to(most: int) -> list[int]:
-    """The powers of two below, and it; ascending.
+class Search:
+    """Runs settings, and learns from each what to expect of the others.
 
-    >>> counts_up_to(6)
-    [1, 2, 4, 6]
+    Args:
+        runner: runs the batches.
+        model: what batches take, from the measured stages.
+        load: what that means for clients.
+        goals: what is wanted.
+        budget: of time.
     """
-    return sorted({*(1 << bits for bits in range(most.bit_length())), most})
+
+    def __init__(
+        self,
+        runner: BatchRunner,
+        model: BatchModel,
+        load: Load,
+        goals: Sequence[Goal],
+        budget: TimeBudget,
+    ) -> None:
+        self.trials: dict[Setting, list[Trial]] = {}
+        self.failed: dict[Setting, str] = {}
+        """Settings in which requests failed, and why; they are not chosen."""
+        self.predicted: dict[Setting, Figures] = {}
+        """What was expected of a setting before it was run."""
+        self._runner = runner
+        self._model = model
+        self._load = load
+        self._goals = goals
+        self._budget = budget
+        self._corrections = Corrections(model, {})
+        self._tail = 1.0
+        """By what factor the p99 is longer than if all batches took the same."""
+
+    def measured(self) -> list[Figures]:
+        """The figures of all settings that were run."""
+        return [self._load.measured(setting, ran) for setting, ran in self.trials.items()]
+
+    def expected(self, setting: Setting) -> Figures:
+        """The figures of one setting, by the model and what the trials corrected."""
+        batch_s = self._model.batch_s(setting) * self._corrections.of(setting)
+        memory_bytes = self._model.memory_bytes(setting)
+        return self._load.predicted(setting, batch_s, memory_bytes, self._tail)
+
+    def known(self, settings: Iterable[Setting]) -> list[Figures]:
+        """The figures of all but those that failed: measured where they were run, or expected."""
+        unknown = [each for each in settings if not self._was_run(each)]
+        return [*self.measured(), *map(self.expected, unknown)]
+
+    def run(self, setting: Setting) -> None:
+        """Run a trial of a setting, and learn from it what to expect of others."""
+        self._budget.doing(f"verifying {setting}")
+        if not self._was_run(setting):
+            self.predicted[setting] = self.expected(setting)
+        try:
+            trial = self._runner.run(setting, BATCHES)
+        except SettingFails as failure:
+            self.failed[setting] = str(failure)
+            self.trials.pop(setting, None)
+            return
+        self.trials.setdefault(setting, []).append(trial)
+        self._learn()
+
+    def explore(self, settings: Sequence[Setting], share: float) -> None:
+        """Run what looks best, until the few that look best for each goal have been run.
+
+        Then what looks best for each number of workers and for each batch size, for the curve,
+        until the share of the budget is used.
+        """
+        while self._budget.lasts(share):
+            known = self.known(settings)
+            likely = [each for goal in self._goals for each in goal.ranked(known)[:FEW]]
+            likely += _fastest_of_each(known, lambda setting: setting.workers)
+            likely += _fastest_of_each(known, lambda setting: setting.batch_size)
+            wanted = [each.setting for each in likely if not self._was_run(each.setting)]
+            if not wanted:
+                return
+            self.run(wanted[0])
+
+    def settle(self, given: Setting) -> None:
+        """Run the setting in force and the best for each goal in turns, until the time is used.
+
+        Another setting may become the best meanwhile, and then takes turns as well: none is left
+        that was hardly run.
+        """
+        for _ in range(MOST_ROUNDS):
+            measured = self.measured()
+            best = [goal.best(measured) for goal in self._goals]
+            finalists = dict.fromkeys([given, *(each.setting for each in best if each is not None)])
+            turns = [setting for setting in finalists if setting not in self.failed]
+            settled = all(len(self.trials.get(each, ())) >= LEAST_TRIALS for each in turns)
+            if not self._budget.lasts(1 if settled else OVERTIME):
+                return
+            for setting in turns:
+                self.run(setting)
+
+    def _was_run(self, setting: Setting) -> bool:
+        return setting in self.trials or setting in self.failed
+
+    def _learn(self) -> None:
+        measured = self.measured()
+        self._corrections = Corrections(
+            self._model, {each.setting: each.batch_s for each in measured}
+        )
+        alike = [self._load.predicted(each.setting, each.batch_s, 0.0) for each in measured]
+        tails = [own.p99_s / even.p99_s for own, even in zip(measured, alike, strict=True)]
+        self._tail = median(tails)
 
 
-def threads_to_try(workers: int, cores: int) -> list[PerStage[Threads]]:
-    """`auto`; and for inference one, and its share of the cores beside so many workers."""
-    counts = sorted({1, max(1, cores // workers)})
-    own: list[PerStage[Threads]] = [PerStage(AUTO, count, AUTO) for count in counts]
-    return [AUTO_THREADS, *own]
+def candidates(model: BatchModel, space: Space) -> list[Setting]:
+    """The settings worth a trial: for each batch size, lanes, threads and workers, the best plans.
 
-
-def candidates(
-    model: BatchModel,
-    batch_sizes: Sequence[int],
-    most_lanes: PerStage[int],
-    workers: Sequence[int] = (1,),
-) -> list[Setting]:
-    """For each batch size, lanes, threads and workers, what the model thinks well of.
-
-    The sizes are those that are best with the threads of `auto`, in one worker.
+    The plans are those that are best with the threads of `auto`, in one worker.
     """
-    lanes = [
-        PerStage(*counts)
-        for counts in product(*(range(1, most_lanes[stage] + 1) for stage in STAGES))
-    ]
     found = {
         setting: None
-        for rows in batch_sizes
-        for each in lanes
-        for setting in model.proposals(rows, each)
+        for rows in space.batch_sizes
+        for lanes in space.lanes
+        for setting in model.proposals(rows, lanes)
     }
-    return [
-        replace(setting, threads=threads, workers=count)
-        for count in workers
-        for setting in found
-        for threads in _apart(setting, count, model.cores)
-    ]
+    return space.in_workers(found)
 
 
-def _apart(setting: Setting, workers: int, cores: int) -> Iterator[PerStage[Threads]]:
-    """The threads to try that are not the same in effect, nor too many."""
-    seen = set()
-    for threads in threads_to_try(workers, cores):
-        in_calls = replace(setting, threads=threads).in_calls(cores)
-        lanes = setting.lane_counts if setting.splits else (1,)
-        busy = workers * sum(map(mul, lanes, in_calls))
-        crowded = workers > 1 and busy > CROWDED * cores
-        if in_calls not in seen and not crowded:
-            seen.add(in_calls)
-            yield threads
-
-
-def measured_figures(setting: Setting, visits: Sequence[Visit], load: Load) -> Figures:
-    """What these batches of a setting mean for clients; the rate is of the median visit."""
-    batches = [batch for visit in visits for batch in visit.batches]
-    taken_s = [visit.seconds for visit in visits]
-    return _figures(
-        setting,
-        median(taken_s),
-        [batch.seconds for batch in batches],
-        setting.workers * max(batch.peak_bytes for batch in batches),
-        load,
-        len(batches),
-        spread(taken_s),
-    )
-
-
-@dataclass(frozen=True)
-class Expectations:
-    """What to expect of a setting, by the model as it was corrected."""
-
-    model: BatchModel
-    load: Load
-    tail: float = 1.0
-    """By what factor the p99 is longer than if all batches took the same."""
-
-    def of(self, setting: Setting) -> Figures:
-        """The figures of one setting."""
-        batch_s = self.model.batch_s(setting)
-        memory = self.model.memory_bytes(setting)
-        figures = _figures(setting, batch_s, [batch_s], memory, self.load)
-        return replace(figures, p99_s=figures.p99_s * self.tail)
-
-    def after(self, visits: Mapping[Setting, Sequence[Visit]]) -> Expectations:
-        """What to expect after these batches were run."""
-        if not visits:
-            return self
-        taken = {each: measured_figures(each, ran, self.load) for each, ran in visits.items()}
-        tails = []
-        for setting, figures in taken.items():
-            latencies_s = self.load.latencies_s(
-                setting.batch_size, [figures.batch_s], setting.workers
-            )
-            tails.append(figures.p99_s / percentile(latencies_s, 0.99))
-        model = self.model.corrected({each: figures.batch_s for each, figures in taken.items()})
-        return Expectations(model, self.load, median(tails))
-
-
-def _figures(
-    setting: Setting,
-    batch_s: float,
-    batches_s: Sequence[float],
-    memory_bytes: float,
-    load: Load,
-    batches: int = 0,
-    apart: float = 0.0,
-) -> Figures:
-    latencies_s = load.latencies_s(setting.batch_size, batches_s, setting.workers)
-    return Figures(
-        setting,
-        load.rate(setting.batch_size, batch_s, setting.workers),
-        percentile(latencies_s, 0.5),
-        percentile(latencies_s, 0.99),
-        memory_bytes,
-        batch_s,
-        load.max_batch_delay_ms(setting.batch_size, batch_s),
-        batches,
-        apart,
-    )
+def _fastest_of_each(figures: Sequence[Figures], kind: Callable[[Setting], int]) -> list[Figures]:
+    fastest: dict[int, Figures] = {}
+    for each in figures:
+        count = kind(each.setting)
+        if count not in fastest or each.rate > fastest[count].rate:
+            fastest[count] = each
+    return list(fastest.values())

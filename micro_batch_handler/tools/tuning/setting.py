@@ -22,57 +22,40 @@ class Setting:
 
     batch_size: int
     """Requests in a full batch."""
-
-    sizes: Plan
-    """The most rows of a micro-batch, for each stage."""
-
+    plan: Plan
     lanes: PerStage[int] = ONE_LANE
     threads: PerStage[Threads] = AUTO_THREADS
-    """That PyTorch may use inside a call."""
-
+    """Those that PyTorch may use inside a call."""
     workers: int = 1
 
     @classmethod
     def whole(
         cls,
         batch_size: int,
-        sizes: Plan | None = None,
+        plan: Plan | None = None,
         threads: PerStage[Threads] = AUTO_THREADS,
         workers: int = 1,
     ) -> Setting:
-        """Batches that are not cut: they run in one thread, so that lanes mean nothing."""
-        sizes = sizes or Plan.of(batch_size)
-        return cls(batch_size, sizes, threads=threads, workers=workers)
+        """Whole batches. They run in one thread, so the number of lanes means nothing."""
+        return cls(batch_size, plan or Plan.of(batch_size), threads=threads, workers=workers)
 
     @property
     def splits(self) -> bool:
-        """Whether a full batch is more than one micro-batch in some stage."""
-        return min(self.sizes) < self.batch_size
-
-    @property
-    def plan(self) -> Plan:
-        """The sizes, as the pipeline takes them."""
-        return self.sizes
+        """Whether a full batch is cut for some stage."""
+        return not self.plan.fits(self.batch_size)
 
     @property
     def section(self) -> dict[str, Any]:
-        """What the `micro_batching:` section says of it."""
-        threads = {stage: self.threads[stage] for stage in STAGES}
+        """The keys of the `micro_batching:` section."""
+        auto = self.threads == AUTO_THREADS
         return {
-            "micro_batch_size": dict(zip(STAGES, self.sizes, strict=True)),
-            "parallelism": {stage: self.lanes[stage] for stage in STAGES},
-            "intra_op_threads": AUTO if self.threads == AUTO_THREADS else threads,
+            "micro_batch_size": dict(zip(STAGES, self.plan, strict=True)),
+            "parallelism": dict(zip(STAGES, self.lane_counts, strict=True)),
+            "intra_op_threads": AUTO if auto else {stage: self.threads[stage] for stage in STAGES},
         }
 
-    def in_calls(self, cores: int) -> tuple[int, ...]:
-        """The threads that PyTorch has inside a call of each stage, with so many cores."""
-        threads = IntraOpThreads.of(self.threads, self.lanes, cores, cores)
-        if not self.splits:
-            return (threads.whole,) * len(STAGES)
-        return tuple(threads.lanes[stage] for stage in STAGES)
-
     def keys(self, max_batch_delay_ms: int) -> Mapping[str, Any]:
-        """All that model-config.yaml says of it."""
+        """The keys of model-config.yaml."""
         return {
             "minWorkers": self.workers,
             "maxWorkers": self.workers,
@@ -81,10 +64,22 @@ class Setting:
             SECTION: self.section,
         }
 
+    @property
+    def lane_counts(self) -> tuple[int, ...]:
+        """The lanes of each stage, in the order of the stages."""
+        return tuple(self.lanes[stage] for stage in STAGES)
+
+    def threads_in_calls(self, cores: int) -> tuple[int, ...]:
+        """The threads that PyTorch has inside a call of each stage, with so many cores."""
+        threads = IntraOpThreads.of(self.threads, self.lanes, cores, cores)
+        if not self.splits:
+            return (threads.whole,) * len(STAGES)
+        return tuple(threads.lanes[stage] for stage in STAGES)
+
     def __str__(self) -> str:
-        told = [f"{self.batch_size} unsplit"]
+        told = [f"{self.batch_size} whole"]
         if self.splits:
-            sizes = "/".join(str(min(size, self.batch_size)) for size in self.sizes)
+            sizes = "/".join(str(min(size, self.batch_size)) for size in self.plan)
             lanes = "/".join(map(str, self.lane_counts))
             told = [f"{self.batch_size} in {sizes}", f"lanes {lanes}"]
         if self.threads != AUTO_THREADS:
@@ -92,8 +87,3 @@ class Setting:
         if self.workers > 1:
             told.append(f"{self.workers} workers")
         return ", ".join(told)
-
-    @property
-    def lane_counts(self) -> tuple[int, ...]:
-        """The lanes of each stage, in their order."""
-        return tuple(self.lanes[stage] for stage in STAGES)

@@ -1,12 +1,136 @@
-"""How many workers TorchServe starts for a model, and what other numbers of them gave."""
+"""Other workers: the same handler in processes of their own, which run batches beside this one.
+
+Each is a worker_process.py, and is told what to do through a pipe.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple
 
-from micro_batch_handler.tools.tuning.goals import Figures, Goal
+from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.trials import Batch, SettingFails
+from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 
-__all__ = ["about_workers", "own_workers", "started_workers"]
+__all__ = ["GO", "STOP", "Job", "OtherWorkers", "own_workers", "started_workers"]
+
+PROCESS = "micro_batch_handler.tools.tuning.worker_process"
+GO, STOP = "go", "stop"
+
+PATIENCE_S = 300.0
+"""For a worker to load, or to run a batch."""
+
+LOG_LINES = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each worker loads; paths are absolute."""
+
+    source: Path
+    samples: Sequence[Path]
+    files: ModelFiles
+
+
+class _Worker(NamedTuple):
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+
+
+class OtherWorkers:
+    """So many other workers, loaded. Use it in a `with` statement.
+
+    Args:
+        job: what they load.
+        count: how many.
+        devices: GPUs, which they share out as TorchServe's workers do; this process has the first.
+
+    Raises:
+        ArchiveError: one of them cannot load the handler.
+    """
+
+    def __init__(self, job: Job, count: int, devices: int = 0) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(1, count + 1):
+                device = number % devices if devices > 1 else None
+                self._workers.append(_start(device, self._log))
+            _say(self._workers, job)
+            for worker in self._workers:
+                self._answer(worker)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> OtherWorkers:  # noqa: PYI034  (typing.Self needs Python 3.11)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End them."""
+        for process, pipe in self._workers:
+            process.kill()
+            process.wait()
+            pipe.close()
+        self._log.close()
+
+    @contextmanager
+    def beside(self, setting: Setting) -> Iterator[list[Batch]]:
+        """Run batches in all workers of a setting but this one, as long as the block lasts.
+
+        Gives a list, which has the others' batches when the block has ended.
+
+        Raises:
+            SettingFails: a request has failed in one of them.
+            ArchiveError: one of them has ended.
+        """
+        workers = self._workers[: setting.workers - 1]
+        _say(workers, setting)
+        failures = [self._answer(worker) for worker in workers]
+        if any(failures):
+            _say([each for each, failed in zip(workers, failures, strict=True) if not failed], STOP)
+            raise next(filter(None, failures))
+        batches: list[Batch] = []
+        _say(workers, GO)
+        try:
+            yield batches
+        finally:
+            _say(workers, STOP)
+            told = [self._answer(worker) for worker in workers]
+        for each in told:
+            if isinstance(each, SettingFails):
+                raise each
+            batches += each
+
+    def _answer(self, worker: _Worker) -> Any:
+        try:
+            if worker.pipe.poll(PATIENCE_S):
+                return worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            pass
+        self._log.seek(0)
+        told = self._log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+        raise ArchiveError(
+            "\n".join(["a second worker could not be run (--max-workers 1: none):", *told])
+        )
 
 
 def own_workers(model_yaml: Mapping[str, object]) -> int | None:
@@ -26,13 +150,25 @@ def started_workers(model_yaml: Mapping[str, object], cores: int, devices: int) 
     return own_workers(model_yaml) or devices or cores
 
 
-def about_workers(tried: Iterable[Figures], goal: Goal) -> str:
-    """The best that each number of workers gave within a goal; empty if one number was tried."""
-    best: dict[int, float] = {}
-    for each in filter(goal.admits, tried):
-        workers = each.setting.workers
-        best[workers] = max(each.rate, best.get(workers, 0.0))
-    if len(best) < 2:  # noqa: PLR2004  (one number has nothing to be compared with)
-        return ""
-    told = ", ".join(f"{count}: {best[count]:,.0f} requests/s" for count in sorted(best))
-    return f"The best of each number of workers that was run: {told}."
+def _say(workers: Sequence[_Worker], message: object) -> None:
+    for worker in workers:
+        with suppress(BrokenPipeError):  # it has ended, which its missing answer will tell
+            worker.pipe.send(message)
+
+
+def _start(device: int | None, log: IO[bytes]) -> _Worker:
+    environment = dict(os.environ)
+    if device is not None:
+        shown = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = shown[device] if len(shown) > device else str(device)
+    ours, its = Pipe()
+    with its:
+        process = subprocess.Popen(  # noqa: S603  (this very Python)
+            [sys.executable, "-m", PROCESS, str(its.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=[its.fileno()],
+        )
+    return _Worker(process, ours)

@@ -1,0 +1,172 @@
+"""Batches of a handler on the workbench: timed, and their processor time and memory measured."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from micro_batch_handler.config import AUTO, STAGES
+from micro_batch_handler.errors import PayloadError
+from micro_batch_handler.planning.cores import lanes_for, usable_cores
+from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.trials import Batch, SettingFails, TimeBudget, Trial
+from micro_batch_handler.tools.tuning.workers import OtherWorkers
+from micro_batch_handler.tools.workbench.workbench import Ran, Workbench
+from micro_batch_handler.tracing.recording import TracedBatch
+
+__all__ = ["HandlerRunner", "PeakMemory"]
+
+LEARNING_BATCHES = 60
+"""After so many batches `auto` has mostly found its sizes."""
+
+LEARNING_SHARE = 0.1
+"""The share of the time that this may take."""
+
+LATEST = 9
+"""Batches at the end of it whose most frequent sizes are taken."""
+
+RESET = "5"
+"""Resets the peak: https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html"""
+
+KIB = 2**10
+
+
+class HandlerRunner:
+    """Runs batches of the handler on a workbench.
+
+    Args:
+        workbench: has the handler, loaded.
+        samples: files with the body of one request each; batches take them in turn.
+        others: the other workers, for settings with several; None for one worker.
+    """
+
+    def __init__(
+        self, workbench: Workbench, samples: Sequence[Path], others: OtherWorkers | None = None
+    ) -> None:
+        self._workbench = workbench
+        self._others = others
+        self._samples = list(samples)
+        self._next = 0
+        self._memory = PeakMemory()
+        self._in_force: Setting | None = None
+
+    def run(self, setting: Setting, times: int = 1) -> Trial:
+        """Run full batches: so many, or more until each sample was among them.
+
+        After a change of the setting, the first batch does not count. Other workers run batches
+        meanwhile, which count too.
+
+        Raises:
+            SettingFails: a request of them has failed.
+        """
+        if setting != self._in_force:
+            self._in_force = None
+            rows = setting.batch_size
+            self._workbench.configure(batch_size=rows, micro_batching=setting.section)
+            self._memory.trim()
+            self._batch()
+            self._in_force = setting
+        times = max(times, -(-len(self._samples) // setting.batch_size))
+        if self._others is None:
+            return Trial([self._batch() for _ in range(times)])
+        with self._others.beside(setting) as batches:
+            own = [self._batch() for _ in range(times)]
+        return Trial([*own, *batches])
+
+    def given(self, budget: TimeBudget, batch_size: int | None = None, workers: int = 1) -> Setting:
+        """The setting that model-config.yaml asks for; for sizes of `auto`, what `auto` finds.
+
+        Args:
+            budget: of time, of which learning the sizes may take a tenth.
+            batch_size: in place of the file's.
+            workers: that TorchServe starts.
+
+        Raises:
+            SettingFails: a request has failed in it.
+        """
+        self._in_force = None
+        self._workbench.configure(batch_size=batch_size)
+        config, rows = self._workbench.config, self._workbench.batch_size
+        sizes = [config.micro_batch_size[stage] for stage in STAGES]
+        fixed = [int(size) for size in sizes if size != AUTO]
+        plan = Plan(*fixed) if len(fixed) == len(STAGES) else self._learned(budget)
+        if plan.fits(rows):
+            return Setting.whole(rows, plan, config.intra_op_threads, workers)
+        lanes = lanes_for(config.parallelism, usable_cores())
+        return Setting(rows, plan, lanes, config.intra_op_threads, workers)
+
+    def _learned(self, budget: TimeBudget) -> Plan:
+        """The plan that `auto` settles on."""
+        found: list[Plan] = []
+        while not found or (len(found) < LEARNING_BATCHES and budget.lasts(LEARNING_SHARE)):
+            budget.doing("learning the sizes of auto")
+            found.append(self._batch().traced.plan)
+        return Counter(found[-LATEST:]).most_common(1)[0][0]
+
+    def _batch(self) -> Batch:
+        rows = self._workbench.batch_size
+        places = range(self._next, self._next + rows)
+        samples = [self._samples[at % len(self._samples)] for at in places]
+        self._next += rows
+        self._memory.begin()
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        ran = self._workbench.run(samples)
+        cpu_s, around_s = time.process_time() - began_cpu_s, time.perf_counter() - began_s
+        if ran.failures or not ran.records:
+            raise _failure(ran)
+        batch = TracedBatch.of(*ran.records)
+        # Around the pipeline this thread alone makes requests of files and reads the answers.
+        cpu_s = max(0.0, cpu_s - max(0.0, around_s - batch.wall_s))
+        return Batch(batch, cpu_s, self._memory.peak_bytes())
+
+
+class PeakMemory:
+    """The most resident memory that this process has held since `begin`. Only Linux tells.
+
+    Args:
+        process: the folder of the process; a test passes its own.
+    """
+
+    def __init__(self, process: Path = Path("/proc/self")) -> None:
+        self._process = process
+        self._begins = False
+
+    def trim(self) -> None:
+        """Give free memory back, so that larger batches of before do not count."""
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
+
+    def begin(self) -> None:
+        """Forget the peak so far."""
+        try:
+            (self._process / "clear_refs").write_text(RESET, encoding="ascii")
+        except OSError:
+            self._begins = False
+        else:
+            self._begins = True
+
+    def peak_bytes(self) -> int:
+        """The peak since then; 0 if the system does not tell."""
+        if not self._begins:
+            return 0
+        try:
+            status = (self._process / "status").read_text(encoding="utf-8")
+        except OSError:
+            return 0
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        return int(found[1]) * KIB if found else 0
+
+
+def _failure(ran: Ran) -> SettingFails:
+    failed = ran.records[0].outcomes.failures.values() if ran.records else ()
+    regroups = not any(isinstance(each.error, PayloadError) for each in failed)
+    told = next(iter(ran.failures.values()), "no sample may be a describe or explain request")
+    return SettingFails(told, regroups=regroups)

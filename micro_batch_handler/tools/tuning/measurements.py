@@ -1,0 +1,188 @@
+"""What was measured of the stages, collected from trials that keep the stages apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+
+from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.planning.call_costs import CallCosts
+from micro_batch_handler.planning.cost_curve import Curve, Point, curve
+from micro_batch_handler.planning.sizes import INFERENCE
+from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, ONE_LANE, Setting
+from micro_batch_handler.tools.tuning.trials import SettingFails, Trial, spread
+from micro_batch_handler.tracing.recording import call_s
+
+__all__ = ["AS_AUTO", "Collector", "Measurements", "ThreadEffect"]
+
+
+@dataclass(frozen=True)
+class ThreadEffect:
+    """How whole batches change with so many threads inside calls."""
+
+    slower: Sequence[float]
+    """By what factor calls of each stage take longer than with as many threads as `auto` gives."""
+    cores_used: float
+    """Cores that a call keeps busy."""
+
+
+AS_AUTO = ThreadEffect((1.0,) * len(STAGES), 1.0)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of the stages."""
+
+    inline: Sequence[Sequence[Point]]
+    """For each stage, calls of whole batches, in the caller's thread with all cores."""
+    lanes: Sequence[Sequence[Point]]
+    """For each stage, calls in its only lane; none where payloads cannot be regrouped."""
+    contention: Mapping[tuple[int, int], float]
+    """By stage and number of its lanes: by what factor calls take longer than in one lane."""
+    threads: Mapping[int, ThreadEffect]
+    """By the number of threads inside calls."""
+    cores_used: float
+    """Cores that a call keeps busy, alone in a lane."""
+    memory: Sequence[Point]
+    """The most bytes that the process held in whole batches, by their rows."""
+    largest: int
+    """Of the batches that were measured."""
+    most_lanes: PerStage[int]
+    """That were tried without requests failing."""
+    regroups: bool
+    """Whether stages can have different sizes."""
+    spread: float
+    """How far batches of the same setting lie apart, relatively."""
+    rounds: int
+
+    def curves(self) -> tuple[list[Curve], list[Curve]]:
+        """What a call of each stage costs in a whole batch, and in a lane."""
+        return _curves(self.inline, self.lanes)
+
+
+class Collector:
+    """Collects what trials tell of the stages.
+
+    Args:
+        padded: the rows that a call of inference really has.
+        most_lanes: to try, of each stage.
+        cores: that the process may use.
+    """
+
+    def __init__(self, padded: Callable[[int], int], most_lanes: PerStage[int], cores: int) -> None:
+        self.most_lanes = most_lanes
+        self.regroups = True
+        self._padded = padded
+        self._cores = cores
+        self._inline = _costs()
+        self._lanes = _costs()
+        self._crowded: defaultdict[tuple[int, int], CallCosts] = defaultdict(CallCosts)
+        self._threaded: defaultdict[int, list[CallCosts]] = defaultdict(_costs)
+        self._cores_used: defaultdict[int | None, list[float]] = defaultdict(list)
+        """Of calls in whole batches by their threads, and under None in a lane."""
+        self._memory = CallCosts()
+        self._seconds: defaultdict[Setting, list[float]] = defaultdict(list)
+
+    def failed(self, setting: Setting, failure: SettingFails) -> None:
+        """Learn what not to choose; raise the failure if requests would fail in any setting."""
+        if not failure.regroups:
+            self.regroups = False
+            return
+        if setting.lanes == ONE_LANE:
+            raise failure
+        fewer = {
+            stage: min(self.most_lanes[stage], setting.lanes[stage] - 1)
+            for stage in STAGES
+            if setting.lanes[stage] > 1
+        }
+        self.most_lanes = replace(self.most_lanes, **fewer)
+
+    def knows(self, setting: Setting) -> bool:
+        """Whether there was a trial of this setting."""
+        return setting in self._seconds
+
+    def add(self, setting: Setting, trial: Trial) -> None:
+        """Learn what the calls of these batches took."""
+        self._seconds[setting].append(trial.seconds)
+        threads = None if setting.splits else setting.threads_in_calls(self._cores)[INFERENCE]
+        for at, stage in enumerate(STAGES):
+            taken_s: dict[int, list[float]] = defaultdict(list)
+            for batch in trial.batches:
+                for call in batch.traced.calls:
+                    if call.stage == stage:
+                        rows = len(call.indices)
+                        rows = self._padded(rows) if at == INFERENCE else rows
+                        taken_s[rows].append(call_s(call))
+            # Means, since requests differ; of several trials the median counts.
+            means = [(rows, fmean(seconds)) for rows, seconds in taken_s.items()]
+            self._costs_of(setting, at, threads).extend(means)
+        for batch in trial.batches:
+            work_s = sum(map(call_s, batch.traced.calls))
+            if work_s and (threads is not None or setting.lanes == ONE_LANE):
+                self._cores_used[threads].append(batch.cpu_s / work_s)
+            if threads is not None and batch.peak_bytes:
+                self._memory.observe(setting.batch_size, batch.peak_bytes)
+
+    def _costs_of(self, setting: Setting, at: int, threads: int | None) -> CallCosts:
+        """Where calls of a stage in this setting are collected."""
+        if threads is not None:
+            own = setting.threads != AUTO_THREADS
+            return self._threaded[threads][at] if own else self._inline[at]
+        lanes = setting.lanes[STAGES[at]]
+        if lanes > 1:
+            return self._crowded[at, lanes]
+        # Beside several lanes of other stages, PyTorch has fewer cores inside a call.
+        return self._lanes[at] if setting.lanes == ONE_LANE else CallCosts()
+
+    def measurements(self, largest: int, rounds: int) -> Measurements:
+        """All of it, after so many rounds with batches of up to so many rows."""
+        inline, lanes = [_points(self._inline), _points(self._lanes)]
+        usual, alone = _curves(inline, lanes)
+        cores_used = dict(self._cores_used)
+        in_lane = cores_used.pop(None, [1.0])
+        # Neighbours do not make a call cheaper: a factor below 1 is noise.
+        contention = {
+            (at, count): max(1.0, _slower(costs, alone[at]))
+            for (at, count), costs in self._crowded.items()
+        }
+        threads = {
+            count: ThreadEffect(
+                [
+                    _slower(costs, usual[at])
+                    for at, costs in enumerate(self._threaded.get(count, _costs()))
+                ],
+                median(used),
+            )
+            for count, used in cores_used.items()
+            if count is not None
+        }
+        return Measurements(
+            *(inline, lanes, contention, threads, median(in_lane), self._memory.points()),
+            *(largest, self.most_lanes, self.regroups),
+            spread=median(map(spread, self._seconds.values())),
+            rounds=rounds,
+        )
+
+
+def _costs() -> list[CallCosts]:
+    return [CallCosts() for _ in STAGES]
+
+
+def _points(costs: Sequence[CallCosts]) -> list[list[Point]]:
+    return [each.points() for each in costs]
+
+
+def _curves(
+    inline: Sequence[Sequence[Point]], lanes: Sequence[Sequence[Point]]
+) -> tuple[list[Curve], list[Curve]]:
+    pairs = list(zip(inline, lanes, strict=True))
+    whole = [known for own, other in pairs if (known := curve(own, other)) is not None]
+    in_lanes = [known for other, own in pairs if (known := curve(own, other)) is not None]
+    return whole, in_lanes
+
+
+def _slower(costs: CallCosts, usual: Curve) -> float:
+    """By what factor these calls take longer than usual; 1 if there were none."""
+    return median([p.seconds / usual(p.rows) for p in costs.points()] or [1.0])
