@@ -122,10 +122,9 @@ def _tuned(case: Case, workbench: Workbench, runner: HandlerRunner, seconds: flo
             taken_s[setting].append(runner.run(setting).seconds)
     rates = {each: load.rate(each, median(taken_s[each])) for each in settings}
     best = max(rates, key=rates.__getitem__)
-    _, lanes = tuning.measured.curves()
     off = max(
         abs(known(rows) / case.cost_s(at, rows) - 1)
-        for at, known in enumerate(lanes)
+        for at, known in enumerate(tuning.measured.lanes)
         for rows in (1, 4, 16)
     )
     ratio = rates[chosen.setting] / rates[best] if chosen else 0.0

@@ -72,7 +72,7 @@ def play(seed: int, number: int) -> Outcome:
         raise ValueError("no setting was run")
     off = max(
         abs(known(rows) / costs[at](rows) - 1)
-        for at, known in enumerate(found.measured.curves()[1])
+        for at, known in enumerate(found.measured.lanes)
         for rows in (1, 4, 16)
     )
     return Outcome(

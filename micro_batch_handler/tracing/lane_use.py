@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from micro_batch_handler.config import STAGES, Stage
-from micro_batch_handler.pipeline.records import CallRecord
-from micro_batch_handler.tracing.recording import TracedBatch
+from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
+from micro_batch_handler.tracing.recording import Trace, TracedBatch
 
-__all__ = ["Span", "critical_path", "idle_spans", "waiting", "with_sources"]
+__all__ = ["Span", "critical_path", "idle_spans", "lane_names", "waiting", "with_sources"]
 
 
 class Span(NamedTuple):
@@ -17,6 +17,21 @@ class Span(NamedTuple):
 
     began_s: float
     ended_s: float
+
+
+def lane_names(trace: Trace) -> list[str]:
+    """All threads of a trace, idle lanes too: the caller, then lanes in the order of the stages."""
+    used = {call.thread for batch in trace.batches for call in batch.calls}
+    names = [INLINE] if INLINE in used else []
+    for stage in STAGES:
+        begin = f"{LANE}{stage}-"
+        seen = sorted((name for name in used if name.startswith(begin)), key=_number)
+        # A lane that was replaced has a successor with a number of its own.
+        idle = [f"{begin}{n}" for n in range(trace.setup.lanes[stage])]
+        missing = trace.setup.lanes[stage] - len(seen)
+        seen += [name for name in idle if name not in seen][: max(0, missing)]
+        names += sorted(seen, key=_number)
+    return names
 
 
 def idle_spans(batch: TracedBatch, thread: str) -> list[Span]:
@@ -85,6 +100,11 @@ def critical_path(batch: TracedBatch) -> list[CallRecord]:
         path.append(at)
         at = max(before[id(at)], key=_ended_s, default=None)
     return path[::-1]
+
+
+def _number(name: str) -> int:
+    last = name.rpartition("-")[2]
+    return int(last) if last.isdecimal() else 0
 
 
 def _ended_s(call: CallRecord) -> float:

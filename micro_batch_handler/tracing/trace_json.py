@@ -17,13 +17,13 @@ from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
-from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
+from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.tracing.lane_use import with_sources
+from micro_batch_handler.tracing.lane_use import lane_names, with_sources
 from micro_batch_handler.tracing.recording import Setup, Trace, TracedBatch
 
-__all__ = ["from_json", "lane_names", "to_json"]
+__all__ = ["from_json", "to_json"]
 
 _BATCHES = "batches"
 _NS_PER_S = 1e9
@@ -89,32 +89,12 @@ def from_json(text: str | bytes) -> Trace:
     return Trace(setup, batches)
 
 
-def lane_names(trace: Trace) -> list[str]:
-    """All threads of a trace, idle lanes too: the caller, then lanes in the order of the stages."""
-    used = {call.thread for batch in trace.batches for call in batch.calls}
-    names = [INLINE] if INLINE in used else []
-    for stage in STAGES:
-        begin = f"{LANE}{stage}-"
-        seen = sorted((name for name in used if name.startswith(begin)), key=_number)
-        # A lane that was replaced has a successor with a number of its own.
-        idle = [f"{begin}{n}" for n in range(trace.setup.lanes[stage])]
-        missing = trace.setup.lanes[stage] - len(seen)
-        seen += [name for name in idle if name not in seen][: max(0, missing)]
-        names += sorted(seen, key=_number)
-    return names
-
-
 def _threads(found: Any) -> IntraOpThreads | None:
     if found is None:
         return None
     lanes = PerStage(*(int(found["lanes"][stage]) for stage in STAGES))
     # Older traces say "unsplit".
     return IntraOpThreads(lanes, int(found.get("whole", found.get("unsplit"))))
-
-
-def _number(name: str) -> int:
-    last = name.rpartition("-")[2]
-    return int(last) if last.isdecimal() else 0
 
 
 def _events(

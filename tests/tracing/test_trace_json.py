@@ -13,9 +13,15 @@ from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import IntraOpThreads
-from micro_batch_handler.tracing.lane_use import critical_path, idle_spans, waiting, with_sources
+from micro_batch_handler.tracing.lane_use import (
+    critical_path,
+    idle_spans,
+    lane_names,
+    waiting,
+    with_sources,
+)
 from micro_batch_handler.tracing.recording import Trace, TracedBatch
-from micro_batch_handler.tracing.trace_json import from_json, lane_names, to_json
+from micro_batch_handler.tracing.trace_json import from_json, to_json
 from tests.fakes import plan, stages
 from tests.tracing.traced import a_row, scheduled, setup
 

@@ -12,9 +12,9 @@ from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.tools.pages import page as html
 from micro_batch_handler.tools.pages.trace_picture import draw
 from micro_batch_handler.tracing.diagnosis import Diagnosis, diagnose, typical
-from micro_batch_handler.tracing.lane_use import critical_path, idle_spans
+from micro_batch_handler.tracing.lane_use import critical_path, idle_spans, lane_names
 from micro_batch_handler.tracing.recording import Trace, TracedBatch
-from micro_batch_handler.tracing.trace_json import lane_names, to_json
+from micro_batch_handler.tracing.trace_json import to_json
 
 __all__ = ["write"]
 

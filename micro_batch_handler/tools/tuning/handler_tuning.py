@@ -57,7 +57,7 @@ def tune_handler(flags: argparse.Namespace) -> Tuning:
             space = _space(workbench.config, given, flags, most)
             wanted = goals(flags.p99_ms, flags.memory_mib)
             tuning = tune(runner, filled, space, wanted, budget, load)
-        if flags.memory_mib is not None and not tuning.measured.memory:
+        if flags.memory_mib is not None and tuning.measured.memory is None:
             raise ArchiveError("--memory-mib: this system does not tell how much memory is held")
         own = own_workers(workbench.model_yaml)
     return replace(tuning, about=_about(own, started, devices, given, filled, flags))

@@ -9,7 +9,7 @@ from statistics import fmean, median
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.planning.call_costs import CallCosts
-from micro_batch_handler.planning.cost_curve import Curve, Point, curve
+from micro_batch_handler.planning.cost_curve import Curve, Line, curve, fit
 from micro_batch_handler.planning.sizes import INFERENCE
 from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, ONE_LANE, Setting
 from micro_batch_handler.tools.tuning.trials import SettingFails, Trial, spread
@@ -28,6 +28,9 @@ class ThreadEffect:
     """Cores that a call keeps busy."""
 
 
+NOTHING = Curve(Line(0.0, 0.0))
+"""What calls cost that take no time."""
+
 AS_AUTO = ThreadEffect((1.0,) * len(STAGES), 1.0)
 
 
@@ -35,18 +38,18 @@ AS_AUTO = ThreadEffect((1.0,) * len(STAGES), 1.0)
 class Measurements:
     """What was measured of the stages."""
 
-    inline: Sequence[Sequence[Point]]
-    """For each stage, calls of whole batches, in the caller's thread with all cores."""
-    lanes: Sequence[Sequence[Point]]
-    """For each stage, calls in its only lane; none where payloads cannot be regrouped."""
+    whole: Sequence[Curve]
+    """What a call costs in a whole batch, in the caller's thread with all cores, for each stage."""
+    lanes: Sequence[Curve]
+    """What a call costs in the only lane of a stage."""
     contention: Mapping[tuple[int, int], float]
     """By stage and number of its lanes: by what factor calls take longer than in one lane."""
     threads: Mapping[int, ThreadEffect]
     """By the number of threads inside calls."""
     cores_used: float
     """Cores that a call keeps busy, alone in a lane."""
-    memory: Sequence[Point]
-    """The most bytes that the process held in whole batches, by their rows."""
+    memory: Line | None
+    """The most bytes that the process held in a whole batch; None if the system does not tell."""
     largest: int
     """Of the batches that were measured."""
     most_lanes: PerStage[int]
@@ -56,10 +59,6 @@ class Measurements:
     spread: float
     """How far batches of the same setting lie apart, relatively."""
     rounds: int
-
-    def curves(self) -> tuple[list[Curve], list[Curve]]:
-        """What a call of each stage costs in a whole batch, and in a lane."""
-        return _curves(self.inline, self.lanes)
 
 
 class Collector:
@@ -76,7 +75,7 @@ class Collector:
         self.regroups = True
         self._padded = padded
         self._cores = cores
-        self._inline = _costs()
+        self._whole = _costs()
         self._lanes = _costs()
         self._crowded: defaultdict[tuple[int, int], CallCosts] = defaultdict(CallCosts)
         self._threaded: defaultdict[int, list[CallCosts]] = defaultdict(_costs)
@@ -129,7 +128,7 @@ class Collector:
         """Where calls of a stage in this setting are collected."""
         if threads is not None:
             own = setting.threads != AUTO_THREADS
-            return self._threaded[threads][at] if own else self._inline[at]
+            return self._threaded[threads][at] if own else self._whole[at]
         lanes = setting.lanes[STAGES[at]]
         if lanes > 1:
             return self._crowded[at, lanes]
@@ -138,31 +137,29 @@ class Collector:
 
     def measurements(self, largest: int, rounds: int) -> Measurements:
         """All of it, after so many rounds with batches of up to so many rows."""
-        inline, lanes = [_points(self._inline), _points(self._lanes)]
-        usual, alone = _curves(inline, lanes)
-        cores_used = dict(self._cores_used)
-        in_lane = cores_used.pop(None, [1.0])
+        whole, lanes = _curves(self._whole, self._lanes), _curves(self._lanes, self._whole)
+        cores_used = {threads: median(used) for threads, used in self._cores_used.items()}
         # Neighbours do not make a call cheaper: a factor below 1 is noise.
         contention = {
-            (at, count): max(1.0, _slower(costs, alone[at]))
+            (at, count): max(1.0, _slower(costs, lanes[at]))
             for (at, count), costs in self._crowded.items()
         }
-        threads = {
-            count: ThreadEffect(
-                [
-                    _slower(costs, usual[at])
-                    for at, costs in enumerate(self._threaded.get(count, _costs()))
-                ],
-                median(used),
-            )
-            for count, used in cores_used.items()
-            if count is not None
-        }
         return Measurements(
-            *(inline, lanes, contention, threads, median(in_lane), self._memory.points()),
-            *(largest, self.most_lanes, self.regroups),
-            spread=median(map(spread, self._seconds.values())),
-            rounds=rounds,
+            whole,
+            lanes,
+            contention,
+            {
+                threads: ThreadEffect(list(map(_slower, self._threaded[threads], whole)), used)
+                for threads, used in cores_used.items()
+                if threads is not None
+            },
+            cores_used.get(None, 1.0),
+            fit(self._memory.points()),
+            largest,
+            self.most_lanes,
+            self.regroups,
+            median(map(spread, self._seconds.values())),
+            rounds,
         )
 
 
@@ -170,17 +167,9 @@ def _costs() -> list[CallCosts]:
     return [CallCosts() for _ in STAGES]
 
 
-def _points(costs: Sequence[CallCosts]) -> list[list[Point]]:
-    return [each.points() for each in costs]
-
-
-def _curves(
-    inline: Sequence[Sequence[Point]], lanes: Sequence[Sequence[Point]]
-) -> tuple[list[Curve], list[Curve]]:
-    pairs = list(zip(inline, lanes, strict=True))
-    whole = [known for own, other in pairs if (known := curve(own, other)) is not None]
-    in_lanes = [known for other, own in pairs if (known := curve(own, other)) is not None]
-    return whole, in_lanes
+def _curves(own: Sequence[CallCosts], other: Sequence[CallCosts]) -> list[Curve]:
+    pairs = zip(own, other, strict=True)
+    return [curve(costs.points(), others.points()) or NOTHING for costs, others in pairs]
 
 
 def _slower(costs: CallCosts, usual: Curve) -> float:

@@ -10,7 +10,6 @@ from statistics import median
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.planning.constants import HAND_OVER_S
-from micro_batch_handler.planning.cost_curve import Curve, Line, fit
 from micro_batch_handler.planning.forecast import Cost, Forecast
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.search import best
@@ -48,7 +47,8 @@ class BatchModel:
 
         As of whole batches. A batch that is cut has fewer rows between the stages at once.
         """
-        return setting.workers * self._memory.at(setting.batch_size) if self._memory else 0.0
+        memory = self.measured.memory
+        return setting.workers * memory.at(setting.batch_size) if memory else 0.0
 
     def proposals(self, batch_size: int, lanes: PerStage[int]) -> list[Setting]:
         """What may be best for such batches and lanes: whole, the fastest plan, and coarser ones.
@@ -84,7 +84,7 @@ class BatchModel:
 
     def _cost(self, setting: Setting, at: int, *, alone: bool) -> Cost:
         """What a call of a stage costs in a setting."""
-        curve = self._curves[setting.splits][at]
+        curve = (self.measured.lanes if setting.splits else self.measured.whole)[at]
         now, usual = self._threads(setting, at)
         factor = now.slower[at] / usual.slower[at]
         if not alone:
@@ -106,14 +106,6 @@ class BatchModel:
         now, usual = (each.threads_in_calls(self.cores)[at] for each in (setting, auto))
         threads = self.measured.threads
         return threads.get(now, AS_AUTO), threads.get(usual, AS_AUTO)
-
-    @cached_property
-    def _curves(self) -> tuple[list[Curve], list[Curve]]:
-        return self.measured.curves()
-
-    @cached_property
-    def _memory(self) -> Line | None:
-        return fit(self.measured.memory)
 
     @cached_property
     def _known_s(self) -> dict[Setting, float]:

@@ -49,17 +49,17 @@ def report(tuning: Tuning) -> str:
 
 def costs_table(tuning: Tuning) -> Table:
     """What calls cost: in a lane, in a whole batch, and in several lanes."""
-    inline, lanes = tuning.measured.curves()
-    counts = sorted({count for _, count in tuning.measured.contention})
+    measured = tuning.measured
+    counts = sorted({count for _, count in measured.contention})
     head = ["stage", "a call", "a request more", "whole: a call", "a request more"]
     head += [f"in {count} lanes" for count in counts]
     rows = []
     for at, stage in enumerate(STAGES):
         cells: list[str] = [stage]
-        for known in (lanes[at].line, inline[at].line):
+        for known in (measured.lanes[at].line, measured.whole[at].line):
             cells += [_ms(known.fixed_s), _ms(known.row_s) if known.slope_known else "unknown"]
         for count in counts:
-            factor = tuning.measured.contention.get((at, count))
+            factor = measured.contention.get((at, count))
             cells.append("" if factor is None else f"x {factor:.2f}")
         rows.append(cells)
     return head, rows
