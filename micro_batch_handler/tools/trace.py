@@ -1,9 +1,8 @@
 """The trace command: run batches, or take those of a worker, and draw where their time goes.
 
-flags       workbench_flags     what to load, and the samples
-run         workbench           warm up, then record
-judge       diagnosis           what holds the batches up
-write       trace_page          trace.json, trace.png, trace.html
+flags       workbench/flags.py       what to load, and the samples
+run         workbench/workbench.py   warm up, then record
+write       pages/trace_page.py      trace.json, trace.png, trace.html, with the diagnosis
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ LEARNING = 60
 """Batches after which `micro_batch_size: auto` has settled."""
 
 WARMING = 3
-"""Batches after which whatever is slow at first has happened."""
+"""Batches after which a handler has done what it does only at first."""
 
 _DESCRIPTION = """\
 Show where the time of a batch goes: which lane made which call when, what waited for what, and
@@ -44,7 +43,7 @@ the sample requests, and writes three files:
   trace.png    the picture alone
   trace.json   all batches, for https://ui.perfetto.dev or chrome://tracing
 
-With the file that a running worker wrote (`trace` in its micro_batching: section), draws that.
+Given a file that a worker wrote (`trace` in its micro_batching: section), it draws that file.
 """
 
 _EXAMPLES = """\
@@ -103,7 +102,7 @@ def _run(options: argparse.Namespace) -> Trace:
         learns = any(sizes[stage] == AUTO for stage in STAGES)
         usual = LEARNING if learns else WARMING
         warm_up = usual if options.warm_up is None else options.warm_up
-        # Without a terminal there is nobody to watch.
+        # Without a terminal no bar is drawn.
         with tqdm(total=warm_up + options.batches, unit="batch", disable=None) as progress:
             for number in range(warm_up + options.batches):
                 progress.set_description("warming up" if number < warm_up else "recording")
@@ -131,13 +130,13 @@ def _parser() -> argparse.ArgumentParser:
         "--warm-up",
         type=partial(count, least=0),
         metavar="N",
-        help=f"batches before that ({WARMING}; {LEARNING} where a size is auto and has to learn)",
+        help=f"batches to run before ({WARMING}; {LEARNING} where a size is auto and has to learn)",
     )
     add(
         "--output",
         type=Path,
         default=Path("trace"),
         metavar="FOLDER",
-        help="where the files go, in place of older ones (./trace)",
+        help="where the files go; older ones are replaced (./trace)",
     )
     return parser

@@ -1,1 +1,1 @@
-"""What batches did: recorded, written and read, and what held them up."""
+"""Traces of batches: recorded, written, read, and diagnosed."""

@@ -1,4 +1,4 @@
-"""What lanes did during a batch: when they were idle, what waited for them; the critical path."""
+"""How a batch used its lanes: when they were idle, what waited for them, the critical path."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Span", "critical_path", "idle_spans", "lane_names", "waiting", "with
 
 
 class Span(NamedTuple):
-    """From when to when, in seconds."""
+    """A span of time, in seconds."""
 
     began_s: float
     ended_s: float
 
 
 def lane_names(trace: Trace) -> list[str]:
-    """All threads of a trace, idle lanes too: the caller, then lanes in the order of the stages."""
+    """All threads of a trace, also of idle lanes: the caller, then lanes in the order of stages."""
     used = {call.thread for batch in trace.batches for call in batch.calls}
     names = [INLINE] if INLINE in used else []
     for stage in STAGES:
@@ -35,7 +35,7 @@ def lane_names(trace: Trace) -> list[str]:
 
 
 def idle_spans(batch: TracedBatch, thread: str) -> list[Span]:
-    """When a lane did nothing for the batch; with its calls they make the whole batch."""
+    """When a lane was idle; these spans and its calls make up the time of the batch."""
     found = []
     free_s = batch.began_s
     for call in sorted(
@@ -85,12 +85,13 @@ def with_sources(calls: Sequence[CallRecord]) -> Iterator[tuple[CallRecord, list
 def critical_path(batch: TracedBatch) -> list[CallRecord]:
     """The calls that the end of the batch waited for, in order.
 
-    Before each stands what ended last of what it needed: the rows, or its lane's call before.
+    Each follows the last to end of the calls that it needed: the sources of its rows, and the call
+    before it in its lane.
     """
     before: dict[int, list[CallRecord]] = {}
     in_lane: dict[str, list[CallRecord]] = {}
     for call, sources in with_sources(batch.calls):
-        # Whatever ended before in the same lane was in its way; these end in this order.
+        # The calls of one lane end in the order in which they begin.
         own = in_lane.setdefault(call.thread, [])
         before[id(call)] = [*sources, *own[-1:]]
         own.append(call)

@@ -1,4 +1,4 @@
-"""A trace: batches with all their calls, and the settings that they ran with; holds no payloads."""
+"""A trace: batches with all their calls and the settings they ran with, but no payloads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Setup", "Trace", "TracedBatch", "call_s"]
 
 @dataclass(frozen=True)
 class Setup:
-    """What batches ran with."""
+    """The settings and the machine that batches ran with."""
 
     model: str
     lanes: PerStage[int]
@@ -45,13 +45,13 @@ class TracedBatch(NamedTuple):
 
     @classmethod
     def of(cls, record: BatchRecord) -> TracedBatch:
-        """What a trace keeps of a record: no answers, nothing of the requests."""
+        """The part of a record that a trace keeps: nothing of requests and answers."""
         calls = tuple(call._replace(indices=tuple(call.indices)) for call in record.outcomes.calls)
         return cls(record.rows, record.plan, record.began_s, record.ended_s, calls)
 
     @property
     def wall_s(self) -> float:
-        """Seconds from cutting it to its last settled request."""
+        """Seconds from the cut of the batch to its last settled request."""
         return self.ended_s - self.began_s
 
 

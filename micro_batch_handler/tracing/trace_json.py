@@ -1,6 +1,6 @@
-"""A trace as Chrome's trace events, which Perfetto and chrome://tracing show; written and read.
+"""Traces written and read as Chrome's trace events, which Perfetto and chrome://tracing show.
 
-    batches      one slice a batch, with its rows and the sizes that it was cut into
+    batches      one slice a batch, with its rows and its plan
     lanes        one thread each; a slice is a call, its args say rows and how long it waited
     flows        arrows from a call to those of the next stage that took its rows
 
@@ -63,7 +63,7 @@ def to_json(trace: Trace) -> str:
 
 
 def from_json(text: str | bytes) -> Trace:
-    """What `to_json` wrote, to the nanosecond.
+    """The trace that `to_json` wrote, to the nanosecond.
 
     Raises:
         TraceError: it is something else.

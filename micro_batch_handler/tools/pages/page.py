@@ -1,4 +1,4 @@
-"""A self-contained HTML page: one file that loads nothing, for a screen, a keyboard or paper."""
+"""A self-contained HTML page: one file that loads nothing, to read on a screen or on paper."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def page(title: str, parts: Iterable[str], about: str = "") -> str:
 
     Args:
         title: in the tab and as the heading, as plain text.
-        parts: what stands below it, as HTML, from the functions beside this one.
-        about: how it was made, as plain text, in small letters at the end.
+        parts: of the page, as HTML, from the functions below.
+        about: how the page was made, as plain text, in small letters at the end.
     """
     lines = [
         "<!doctype html>",
@@ -59,32 +59,33 @@ def heading(text: str) -> str:
 
 
 def paragraph(text: str, lead: str = "") -> str:
-    """A paragraph, from plain text; `lead` stands before it, and out."""
+    """A paragraph, from plain text, after `lead` in bold."""
     before = f"<strong>{html.escape(lead)}</strong> " if lead else ""
     return f"<p>{before}{html.escape(text)}</p>"
 
 
 def preformatted(text: str) -> str:
-    """Lines that stand as they are, from plain text."""
+    """Plain text whose lines stay as they are."""
     return f'<pre tabindex="0">{html.escape(text)}</pre>'
 
 
 def figure(svg: str, caption: str) -> str:
-    """A picture with plain text under it; always on white, as it was drawn."""
+    """A picture with plain text under it; its background is always white."""
     return f'<figure tabindex="0">{svg}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 def inline_svg(drawn: Any, label: str) -> str:
-    """A figure of matplotlib's as SVG that stands in a page; its text stays text.
+    """A figure of matplotlib's as SVG for a page; its text stays text.
 
     Args:
         drawn: the `matplotlib.figure.Figure`.
-        label: what it shows, for who cannot see it; pictures of one page need different ones.
+        label: says what the picture shows, for screen readers; each picture of a page needs its
+            own.
     """
     import matplotlib as mpl  # of an extra, which only those who draw have
 
     out = io.StringIO()
-    # Identifiers do not change from run to run, and do not meet in one page.
+    # Identifiers are the same in every run, and differ between the pictures of a page.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "svg.id": None}):
         drawn.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
@@ -93,7 +94,7 @@ def inline_svg(drawn: Any, label: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of plain text; too wide a one scrolls by itself, with the keyboard too."""
+    """A table of plain text; if it is too wide, it scrolls by itself, with the keyboard too."""
     lines = [
         '<div class="wide" tabindex="0"><table><thead>',
         _row(head, '<th scope="col">', "</th>"),

@@ -1,4 +1,4 @@
-"""A trace as files: Chrome's events, a picture, and a page that says what holds the batches up."""
+"""The files of the trace command: events, a picture, and a page that says what to change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["write"]
 
 DPI = 100
 TITLE_CHARS = 150
-"""In a line above the picture that stands alone."""
+"""Of a line above the picture in trace.png."""
 
 
 def write(trace: Trace, folder: Path) -> tuple[Diagnosis, list[Path]]:
-    """Write trace.json, trace.png and trace.html; what they say, and where they are.
+    """Write trace.json, trace.png and trace.html; gives the diagnosis and their paths.
 
     Raises:
         TraceError: the trace has no batch with calls.
@@ -43,7 +43,7 @@ def write(trace: Trace, folder: Path) -> tuple[Diagnosis, list[Path]]:
 
 
 def shown(trace: Trace) -> TracedBatch:
-    """The batch that the picture shows: of the typical ones, that of median length."""
+    """The batch that the picture shows: the typical one of median length."""
     alike = sorted(typical(trace.batches), key=lambda batch: batch.wall_s)
     return alike[(len(alike) - 1) // 2]
 
@@ -55,8 +55,8 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
     sizes = ", ".join(f"{stage} {size}" for stage, size in zip(STAGES, batch.plan, strict=True))
     alike = len(typical(trace.batches))
     caption = (
-        f"Batch {number}: {batch.rows} requests in {batch.wall_s * 1e3:.4g} ms, of {alike} alike "
-        f"the one of median length. Micro-batches of at most: {sizes}. Bars say which requests "
+        f"Batch {number}: {batch.rows} requests in {batch.wall_s * 1e3:.4g} ms, the one of median "
+        f"length of {alike} alike. Micro-batches of at most: {sizes}. Bars say which requests "
         "are in a call."
     )
     parts = [
@@ -70,10 +70,10 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
             _stages(batch),
         ),
         html.paragraph(
-            "A call waits from when its rows are there until a lane takes it. The critical path "
-            "goes back from the end of the batch: before each call stands what it waited for last, "
-            "its rows or its lane. trace.json opens in Perfetto (ui.perfetto.dev), with all "
-            f"{len(trace.batches)} batches. The shares at the top are of all {alike} alike."
+            "A call waits from when its rows are ready until a lane takes it. The critical path "
+            "goes back from the end of the batch: each call on it waited last for the call before, "
+            "for its rows or for its lane. trace.json opens in Perfetto (ui.perfetto.dev), with "
+            f"all {len(trace.batches)} batches. The shares at the top are of all {alike} alike."
         ),
     ]
     lanes = ", ".join(f"{stage} {setup.lanes[stage]}" for stage in STAGES)
@@ -91,7 +91,7 @@ def _threads(threads: IntraOpThreads) -> str:
 
 
 def _kept_together(text: str) -> str:
-    """With no line that begins with a per cent sign."""
+    """The text with no line that begins with a per cent sign."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 

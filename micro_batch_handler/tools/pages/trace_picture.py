@@ -27,10 +27,10 @@ QUEUE = 0.6
 COLOURS = "viridis"
 MOST_IN_LEGEND = 6
 CHAR_IN = 0.085
-"""More than a character of a bar's text is wide, in any usual font."""
+"""More than the width of a character of a bar's text, in any usual font."""
 
 EDGES_IN = 0.05
-"""A bar narrower than that would be all edge."""
+"""A narrower bar is drawn without its white edge, which would hide it."""
 
 IDLE: dict[str, Any] = {
     "facecolor": "#f4f4f4",
@@ -48,7 +48,7 @@ CRITICAL = "#d62728"
 
 
 def draw(trace: Trace, batch: TracedBatch) -> Figure:
-    """The picture of one batch of a trace; matplotlib's, for a page or a file."""
+    """The picture of one batch of a trace, as a figure of matplotlib's."""
     with mpl.rc_context({"font.family": "sans-serif", "font.size": 9, "hatch.linewidth": 0.6}):
         return _Picture(trace, batch).drawn()
 
@@ -133,7 +133,7 @@ class _Picture:
             "zorder": 3 if critical else 2,
         }
         self._bar(f"call-{number}", call.began_s, call.ended_s, at, BAR, look)
-        # In its lane a call's stage is clear, in the caller's row it is not.
+        # A lane belongs to one stage; the caller's row shows calls of all three.
         text = f"{call.stage} " if call.thread == INLINE else ""
         text += _rows(call.indices)
         if wide_in > CHAR_IN * (len(text) + 1):
@@ -185,9 +185,9 @@ class _Picture:
         return [groups[first] for first in sorted(groups)]
 
     def _colour(self, rows: Sequence[int]) -> tuple[float, float, float, float]:
-        """By the middle of its rows: the same for the same rows in every stage."""
+        """The colour of some rows, by their middle: the same in every stage."""
         share = (rows[0] + rows[-1]) / 2 / max(1, self._batch.rows - 1)
-        # Without the darkest and the lightest, which hide text and paper.
+        # Without the darkest and lightest colours, on which text and which on paper cannot be seen.
         red, green, blue, opaque = mpl.colormaps[COLOURS](0.12 + 0.83 * share)
         return red, green, blue, opaque
 

@@ -1,4 +1,4 @@
-"""Throughput against latency, drawn; and the page around it."""
+"""The page of the tune command, with throughput against latency drawn."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ __all__ = ["draw", "written"]
 DPI = 150
 
 CAPTION = (
-    "To the right is more throughput, downwards is less waiting. Each point is a setting that was "
-    "run; its number is batchSize. No setting that was run is better than those on the line in "
-    "both. Latency is the p99 under full load."
+    "Throughput grows to the right, latency upwards. Each point is a setting that was run; its "
+    "number is batchSize. No setting that was run is better in both than those on the line. "
+    "Latency is the p99 under full load."
 )
 
 
@@ -82,7 +82,7 @@ def draw(tuning: Tuning) -> Any:
 
 
 def written(tuning: Tuning, title: str, about: str, target: Path) -> list[Path]:
-    """Write the page, and the picture beside it as PNG; what was written."""
+    """Write the page, and the picture beside it as PNG; gives both paths."""
     drawn = draw(tuning)
     picture = target.with_suffix(".png")
     drawn.savefig(picture, dpi=DPI, metadata={"Software": None})

@@ -1,1 +1,1 @@
-"""The tuner: measured, modelled, searched, verified; only bench.py and copies.py run handlers."""
+"""The tuner; only handler_runner.py and worker_process.py run a handler, all else needs none."""

@@ -1,4 +1,4 @@
-"""The flags of the tune command."""
+"""The flags of the tune command, and what --help says."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ PROG = "micro-batch-handler tune"
 _DESCRIPTION = """\
 Find batchSize, maxBatchDelay, micro_batch_size, parallelism, intra_op_threads and workers for a
 handler on this machine. It measures each stage alone, computes what a batch would take in hundreds
-of settings, and runs the best few for real, in turns with the settings that there are. It prints
-model-config.yaml for the most throughput and, if asked, for a latency and a memory limit, predicted
-and measured figures side by side, what holds each setting up, and whether the machine was quiet
-enough.
+of settings, and runs the best few for real, in turns with the current settings. It prints
+model-config.yaml for the most throughput and, if asked, for a latency and a memory limit, with
+predicted and measured figures side by side. It says what holds each setting up, and whether the
+machine was quiet enough.
 """
 
 _EPILOG = """\
 what is measured
   Batches run through the handler's own pipeline in this process, and in others beside it for
-  several workers, without TorchServe's frontend. For that a gap between two batches is added
-  (--gap-ms). Latency is under full load: up to one batch waits while another runs. With less load
-  requests wait less; with more (--clients) a queue grows.
+  several workers, without TorchServe's frontend. A gap between two batches stands for the
+  frontend (--gap-ms). Latency is under full load: up to one batch waits while another runs. With
+  less load requests wait less; with more (--clients) a queue grows.
   Where model-config.yaml has no minWorkers and maxWorkers, TorchServe starts a worker for each
-  GPU, or core, and so does this; --max-workers 1 keeps to one.
+  GPU, or core, and so does this command; --max-workers 1 keeps to one.
   Run it where the handler will run, with nothing beside it, and with samples like real requests.
 
 examples
@@ -40,7 +40,7 @@ examples
 
 
 def tune_parser() -> argparse.ArgumentParser:
-    """The parser, with all flags."""
+    """The parser of all flags."""
     parser = argparse.ArgumentParser(
         prog=PROG,
         description=_DESCRIPTION,
@@ -61,8 +61,8 @@ def tune_parser() -> argparse.ArgumentParser:
         "--memory-mib",
         type=_above_0,
         metavar="MIB",
-        help="also the most throughput with all workers holding at most this; of the machine, not "
-        "of a device",
+        help="also the most throughput with all workers together holding at most this memory, of "
+        "the machine, not of a device",
     )
     _add_space(parser)
     out = parser.add_argument_group("what is written")
@@ -70,15 +70,14 @@ def tune_parser() -> argparse.ArgumentParser:
         "--page",
         type=Path,
         metavar="FILE.html",
-        help="write all of it as a page that needs nothing else, and throughput against latency "
-        "beside it as FILE.png",
+        help="write the result as a self-contained page, and throughput against latency beside it "
+        "as FILE.png",
     )
     out.add_argument(
         "--write",
         type=Path,
         metavar="FILE",
-        help="put the setting for the strictest of the wanted into this model-config.yaml; "
-        "comments stay",
+        help="put the setting for the strictest goal into this model-config.yaml; comments stay",
     )
     return parser
 
@@ -89,37 +88,41 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=_above_0,
         default=60.0,
-        help="for all but loading and workers (default: 60)",
+        help="of tuning, not counting the time to load the handler and the workers (default: 60)",
     )
     space.add_argument(
-        "--max-batch", type=count, default=64, metavar="N", help="batchSize (default: 64)"
+        "--max-batch",
+        type=count,
+        default=64,
+        metavar="N",
+        help="the largest batchSize (default: 64)",
     )
     space.add_argument(
         "--max-lanes",
         type=count,
         metavar="N",
-        help="threads of preprocess and of postprocess, whose methods must stand that (default: "
-        "one a core, at most 4); inference keeps its own",
+        help="threads of preprocess and of postprocess, whose methods must be thread-safe for it "
+        "(default: one a core, at most 4); inference keeps its own",
     )
     space.add_argument(
         "--max-workers",
         type=count,
         metavar="N",
-        help="each is a process that loads the model (default: as many as TorchServe would start, "
-        "at least 2 where there is a second core)",
+        help="worker processes, each of which loads the model (default: as many as TorchServe "
+        "would start, at least 2 where there is a second core)",
     )
     space.add_argument(
         "--clients",
         type=count,
         metavar="N",
-        help="that send at the same time; settings whose batches they cannot fill are left out "
-        "(default: batchSize times workers, for each setting)",
+        help="clients that send at the same time; settings whose batches they cannot fill are left "
+        "out (default: batchSize times workers, for each setting)",
     )
     space.add_argument(
         "--gap-ms",
         type=_above_0,
         metavar="MS",
-        help="between two full batches, the server's own time (default: 0.5 and 0.06 a request)",
+        help="the server's own time between two full batches (default: 0.5 and 0.06 a request)",
     )
 
 

@@ -24,12 +24,12 @@ class Goal:
     memory_bytes: int | None = None
 
     def admits(self, figures: Figures) -> bool:
-        """Whether they keep to the limits."""
+        """Whether the figures keep the limits."""
         in_time = self.p99_s is None or figures.p99_s <= self.p99_s
         return in_time and (self.memory_bytes is None or figures.memory_bytes <= self.memory_bytes)
 
     def ranked(self, figures: Iterable[Figures]) -> list[Figures]:
-        """Those that keep to the limits, the fastest first."""
+        """The figures that keep the limits, the fastest first."""
         return sorted(filter(self.admits, figures), key=lambda each: -each.rate)
 
     def best(self, figures: Iterable[Figures]) -> Figures | None:
@@ -55,7 +55,7 @@ def goals(p99_ms: float | None, memory_mib: float | None) -> list[Goal]:
 
 
 def frontier(figures: Sequence[Figures]) -> list[Figures]:
-    """Those that no other beats in both throughput and latency, the lowest latency first."""
+    """The figures that no others beat in both throughput and latency, the lowest latency first."""
     front: list[Figures] = []
     for each in sorted(figures, key=lambda each: (each.p99_s, -each.rate)):
         if not front or each.rate > front[-1].rate:

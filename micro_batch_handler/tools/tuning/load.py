@@ -1,13 +1,13 @@
-"""Workers under load: what batches that take so long mean for clients.
+"""A worker's batches under load: the throughput and latency that clients get.
 
-Each worker has one batch in flight. While it runs, requests gather for the next; when it is
+Each worker has one batch in flight. While it runs, requests gather for the next. When it is
 answered, the frontend needs a moment (the gap) before the worker has the next. So
 
     throughput   n / (batch + gap), of each worker
     latency      the rest of the batch before, the gap, the own batch; a request comes at any time
 
              |-- batch before --|gap|-- own batch --|gap|
-                   ^ comes                              ^ is answered
+                   ^ request comes              answer ^
 
 This holds up to full load, where about a batch waits. With more clients a queue grows, and latency
 is their number divided by the throughput, whatever the setting.
@@ -26,21 +26,21 @@ from micro_batch_handler.tools.tuning.trials import Trial, spread
 __all__ = ["GAP", "Figures", "Load", "percentile"]
 
 GAP = Line(0.0005, 0.00006)
-"""Seconds between two batches of k requests: TorchServe's frontend, its worker's socket."""
+"""Seconds between two batches of k requests, in TorchServe's frontend and the worker's socket."""
 
 DELAY_SHARE = 0.1
-"""The share of batch and gap that the first request of a batch waits for company: the clients that
-were answered just now have sent again by then, and nobody waits noticeably longer."""
+"""The share of batch and gap that the first request of a batch waits for others. By then the
+clients that were just answered have sent again, and no request waits noticeably longer."""
 
 MOST_DELAY_MS = 100
 
 STEPS = 100
-"""Moments of a batch at which requests are taken to come."""
+"""Moments of a batch, evenly spread, at which requests are assumed to come."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a setting gives, predicted or measured."""
+    """Throughput, latency and memory of a setting, predicted or measured."""
 
     setting: Setting
     rate: float
@@ -85,7 +85,7 @@ class Load:
         return min(max(1, delay_ms), MOST_DELAY_MS)
 
     def latencies_s(self, setting: Setting, batches_s: Sequence[float]) -> list[float]:
-        """What requests wait that come at any moment of these batches, which follow one another.
+        """Latencies of requests that come at any moment of these batches, which follow one another.
 
         Includes `maxBatchDelay`, which the first request of a batch waits for and the last does
         not, and the queue in front, if there are more clients than all batches hold.

@@ -87,7 +87,7 @@ class BatchModel:
         curve = (self.measured.lanes if setting.splits else self.measured.whole)[at]
         now, usual = self._threads(setting, at)
         factor = now.slower[at] / usual.slower[at]
-        if not alone:
+        if setting.splits and not alone:
             factor *= self.measured.contention.get((at, setting.lane_counts[at]), 1.0)
         if at == INFERENCE:
             return lambda rows: factor * curve(self.sizes.padded(rows))

@@ -1,4 +1,4 @@
-"""What tuning has found, as text."""
+"""What tuning has found, as text and tables."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = [
 ALREADY = ", the setting is already best as it is"
 
 MISSED = 0.2
-"""A prediction further off what was measured, relatively, is told of."""
+"""The relative error above which a prediction is reported."""
 
 UNBROKEN = "\N{NO-BREAK SPACE}"
-"""Between a number and its unit, which a page must not put on two lines."""
+"""Between a number and its unit, so that a page keeps them on one line."""
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """A head and its rows."""
@@ -66,7 +66,7 @@ def costs_table(tuning: Tuning) -> Table:
 
 
 def figures_table(tuning: Tuning) -> Table:
-    """Predicted and measured figures of the setting that there is and those recommended."""
+    """Predicted and measured figures of the setting in force and of those recommended."""
     head = ["setting", "requests/s", "predicted", "p50", "p99", "predicted", "memory", "predicted"]
     shown: dict[str, Figures] = {}
     if tuning.given is not None:
@@ -82,7 +82,7 @@ def figures_table(tuning: Tuning) -> Table:
 
 
 def blocks(tuning: Tuning) -> list[tuple[str, Recommendation]]:
-    """The recommendations, each with the titles of all goals that it is the answer to."""
+    """The recommendations, each with the titles of all goals that it serves best."""
     found: dict[object, list[Recommendation]] = {}
     for each in tuning.recommendations:
         answer = each.goal if each.measured is None else each.measured.setting
@@ -132,7 +132,7 @@ def notes(tuning: Tuning) -> list[str]:
 
 
 def _missed(tuning: Tuning) -> list[str]:
-    """Where a prediction was far from what its setting gave; none where all were near."""
+    """A note on the predictions that were far from what was measured, if there are any."""
     found = []
     told = [tuning.given, *(each.measured for _, each in blocks(tuning))]
     for figures in dict.fromkeys(each for each in told if each is not None):
@@ -153,7 +153,7 @@ def _missed(tuning: Tuning) -> list[str]:
         return []
     return [
         f"predictions that were more than {MISSED:.0%} off: {'. '.join(found)}. So a setting that "
-        f"was not run may be better than was thought; more --seconds runs more of them"
+        f"was not run may be better than predicted; more --seconds runs more of them"
     ]
 
 
@@ -208,7 +208,7 @@ def _mib(size_bytes: float) -> str:
 
 
 def _columns(table: Table) -> str:
-    """The table in columns; numbers to the right."""
+    """The table in columns, with numbers to the right."""
     head, rows = table
     lines = [head, *rows]
     widths = [max(len(cells[at]) for cells in lines) for at in range(len(head))]

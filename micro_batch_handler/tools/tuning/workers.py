@@ -134,7 +134,7 @@ class OtherWorkers:
 
 
 def own_workers(model_yaml: Mapping[str, object]) -> int | None:
-    """The workers that model-config.yaml asks for; None if TorchServe goes by its own default."""
+    """The workers that model-config.yaml asks for; None if TorchServe uses its own default."""
     least, most = (model_yaml.get(key, 0) for key in ("minWorkers", "maxWorkers"))
     if isinstance(least, int) and isinstance(most, int) and 0 < least <= most:
         return least

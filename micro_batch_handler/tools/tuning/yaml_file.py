@@ -1,4 +1,4 @@
-"""model-config.yaml with other values: comments, order and all that was not asked for stay."""
+"""model-config.yaml with other values: comments, order and all other keys stay."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from micro_batch_handler.tools.packing.model_config import check_model_config, r
 __all__ = ["as_yaml", "update"]
 
 WIDTH = 4096
-"""No line of the user's is broken."""
+"""So wide that no line of the user's is broken."""
 
 
 def as_yaml(keys: Mapping[str, Any]) -> str:
-    """The keys as lines of yaml; mappings of numbers in one line each."""
+    """The keys as lines of YAML; each mapping of numbers is one line."""
     return yaml.safe_dump(dict(keys), sort_keys=False, default_flow_style=None, width=WIDTH)
 
 
 def update(path: Path, keys: Mapping[str, Any]) -> bool:
-    """Give the keys of the file these values, mappings key by key; False if they have them.
+    """Give the keys of the file these values, mappings key by key; False if it has them already.
 
     The file is replaced as a whole, or not at all.
 
@@ -77,7 +77,7 @@ def _set(tree: MutableMapping[str, Any], keys: Mapping[str, Any]) -> None:
 
 
 def _in_one_line(value: Mapping[str, Any]) -> Any:
-    """A mapping that is new in the file; one of numbers stands in one line."""
+    """A mapping that is new in the file; a mapping of numbers is written in one line."""
     from ruamel.yaml.comments import CommentedMap
 
     made = CommentedMap()
@@ -105,7 +105,7 @@ def _parsed(text: str) -> object:
 
 
 def _indent(text: str) -> int:
-    """By how much the file's first nested key is set in."""
+    """By how many spaces the file's first nested key is indented."""
     for line in text.splitlines():
         bare = line.lstrip(" ")
         if bare and bare[0] not in "#-" and bare != line:
