@@ -11,7 +11,7 @@ from harness.simulated import Cost, Machine
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.trials import Batch, SettingFails, Trial
+from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails, Trial
 from micro_batch_handler.tracing.recording import TracedBatch
 
 MIB = 2**20
@@ -75,7 +75,7 @@ class SimulatedRunner:
             share = self.parallel if at == 1 else 0.0
             yield 1 - share + share / threads, threads if share else 1
 
-    def _batch(self, setting: Setting) -> Batch:
+    def _batch(self, setting: Setting) -> MeasuredBatch:
         machine = self._on(setting, len(self.settings))
         seconds = machine.run_s(setting.batch_size, setting.plan)
         self.now_s += seconds
@@ -88,7 +88,7 @@ class SimulatedRunner:
             calls.append(call)
             work_s += self.machine.costs[stage](rows) * math.prod(threaded[stage])
         traced = TracedBatch(setting.batch_size, setting.plan, 0.0, seconds, calls)
-        return Batch(traced, work_s, self.memory(setting.batch_size))
+        return MeasuredBatch(traced, work_s, self.memory(setting.batch_size))
 
 
 def _times(factor: float, cost: Cost, rows: int) -> float:

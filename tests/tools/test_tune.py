@@ -18,7 +18,7 @@ from micro_batch_handler.tools.tuning import handler_tuning
 from micro_batch_handler.tools.tuning.handler_runner import HandlerRunner
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.trials import SettingFails, TimeBudget
-from micro_batch_handler.tools.tuning.workers import Job, OtherWorkers
+from micro_batch_handler.tools.tuning.workers import Job, other_workers
 from micro_batch_handler.tools.workbench import flags as workbench_flags
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 from micro_batch_handler.tools.workbench.workbench import Workbench
@@ -122,15 +122,20 @@ def test_a_batch_is_told_as_it_went(workbench):
     assert len(runner.run(Setting.whole(1)).batches) == 2
 
 
-def test_the_setting_that_there_is_is_read(workbench):
-    """Sizes and lanes of model-config.yaml; where it says `auto`, the sizes that are found."""
+def test_the_setting_in_force_is_read(workbench):
+    """Sizes and lanes of model-config.yaml."""
     runner = HandlerRunner(workbench, [Path("one.json").resolve()])
-    budget = TimeBudget(1)
 
-    assert runner.given(budget) == Setting(4, Plan(1, 2, 4), PerStage(2, 1, 1))
+    assert runner.given(TimeBudget(1)) == Setting(4, Plan(1, 2, 4), PerStage(2, 1, 1))
 
-    workbench._given[SECTION] = {"micro_batch_size": "auto"}
-    found = runner.given(budget)
+
+def test_the_sizes_of_auto_are_those_that_it_finds():
+    """Batches run in the setting that `auto` starts with, until it has settled."""
+    Path("model-config.yaml").write_text("batchSize: 4\n")
+    files = ModelFiles(config_file="model-config.yaml")
+    with Workbench(Path("handler.py"), files) as workbench:
+        found = HandlerRunner(workbench, [Path("one.json").resolve()]).given(TimeBudget(1))
+
     assert found.batch_size == 4
     assert all(1 <= size <= 4 for size in found.plan)
 
@@ -145,7 +150,7 @@ def job(*samples) -> Job:
 def test_workers_run_side_by_side(workbench):
     """Another process loads the handler, which may print; its batches count, in each setting."""
     sample = Path("one.json").resolve()
-    with OtherWorkers(job("one.json"), 1) as others:
+    with other_workers(job("one.json"), 1) as others:
         runner = HandlerRunner(workbench, [sample], others)
         for size in (2, 4):
             setting = Setting(4, Plan(1, size, 4), PerStage(2, 1, 1), workers=2)
@@ -160,7 +165,7 @@ def test_workers_run_side_by_side(workbench):
 
 def test_a_failure_in_another_worker_is_told_and_the_next_setting_runs(workbench):
     """Its requests fail, here they do not; afterwards both run on."""
-    with OtherWorkers(job("one.json", "bad.json"), 1) as others:
+    with other_workers(job("one.json", "bad.json"), 1) as others:
         runner = HandlerRunner(workbench, [Path("one.json").resolve()], others)
         with pytest.raises(SettingFails, match=r"bad\.json"):
             runner.run(Setting.whole(2, workers=2))
@@ -171,8 +176,13 @@ def test_a_failure_in_another_worker_is_told_and_the_next_setting_runs(workbench
 
 def test_a_worker_that_cannot_load_is_told_of():
     """With the last lines of what it said."""
-    with pytest.raises(ArchiveError, match=r"(?s)could not be run.*no such file"):
-        OtherWorkers(Job(Path("none.mar").resolve(), [], ModelFiles()), 1)
+    none = Job(Path("none.mar").resolve(), [], ModelFiles())
+
+    with (
+        pytest.raises(ArchiveError, match=r"(?s)could not be run.*no such file"),
+        other_workers(none, 1),
+    ):
+        pytest.fail("it has loaded")
 
 
 def test_the_workers_that_torchserve_would_start_are_measured(monkeypatch, capsys):

@@ -14,7 +14,7 @@ from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.measure import measure
 from micro_batch_handler.tools.tuning.model import BatchModel, Corrections
-from micro_batch_handler.tools.tuning.search import FEW, Search, candidates
+from micro_batch_handler.tools.tuning.search import Search, candidates
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.space import Space
 from micro_batch_handler.tools.tuning.trials import TimeBudget
@@ -27,7 +27,7 @@ def modelled(machine, cores, workers=(1,), **about):
     runner = SimulatedRunner(machine, **about)
     space = space_of(cores, workers)
     measured = measure(runner, space, TimeBudget(20, now_s=lambda: runner.now_s), 0.5)
-    return runner, BatchModel(measured, space.sizes(), cores)
+    return runner, BatchModel(measured, space.size_options(), cores)
 
 
 def space_of(cores, workers=(1,)):
@@ -154,7 +154,7 @@ def test_coarser_sizes_are_proposed_too():
 
 
 def test_the_search_ends_when_what_looks_best_was_run():
-    """For each goal the best few; and then one for each batch size."""
+    """For each goal the best three; and then one for each batch size."""
     runner, model = modelled(Machine([linear(0.002, 0.003)] * 3, cores=2), 2)
     found = candidates(model, space_of(2))
     wanted = goals(100, None)
@@ -164,8 +164,7 @@ def test_the_search_ends_when_what_looks_best_was_run():
 
     for goal in wanted:
         ranked = goal.ranked(search.known(found))
-        assert all(each.batches for each in ranked[:FEW])
-        assert FEW == 3
+        assert all(each.batches for each in ranked[:3])
     assert {1, 2, 4, 8, 16} == {setting.batch_size for setting in search.trials}
     assert len(search.trials) < len(found)
 

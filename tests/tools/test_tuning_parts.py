@@ -14,9 +14,9 @@ from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.goals import MIB, Goal, frontier, goals
 from micro_batch_handler.tools.tuning.handler_runner import PeakMemory
 from micro_batch_handler.tools.tuning.load import Figures, Load, percentile
-from micro_batch_handler.tools.tuning.result import Limit
+from micro_batch_handler.tools.tuning.result import Utilization
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.trials import Batch, Trial, spread
+from micro_batch_handler.tools.tuning.trials import MeasuredBatch, Trial, spread
 from micro_batch_handler.tools.tuning.workers import started_workers
 from micro_batch_handler.tracing.recording import TracedBatch
 from tests.tracing.traced import a_row, scheduled
@@ -145,7 +145,7 @@ def test_workers_together_serve_and_hold_what_each_does():
     setting = Setting.whole(10, workers=2)
     traced = TracedBatch(10, setting.plan, 0.0, 0.09, ())
 
-    found = load.measured(setting, [Trial([Batch(traced, 0.0, 100 * MIB)] * 4)])
+    found = load.measured(setting, [Trial([MeasuredBatch(traced, 0.0, 100 * MIB)] * 4)])
 
     assert (200, 200 * MIB) == (pytest.approx(found.rate), found.memory_bytes)
     assert load.latencies_s(Setting.whole(10), [0.09]) == load.latencies_s(setting, [0.09])
@@ -172,8 +172,8 @@ def test_cores_that_are_used_are_told_of_those_that_there_are():
     batch = scheduled(8, setting.plan, [a_row(0.01)] * 3)
 
     def told(cores_used):
-        trial = Trial([Batch(batch, cores_used * batch.wall_s, 0)])
-        return str(Limit.of(setting, [trial], Load(), 2))
+        trial = Trial([MeasuredBatch(batch, cores_used * batch.wall_s, 0)])
+        return str(Utilization.of(setting, [trial], Load(), 2))
 
     assert "2.0 of 2 cores are" in told(4.98)
     assert "1.3 of 2 cores are" in told(1.34)

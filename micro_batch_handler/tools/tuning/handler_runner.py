@@ -15,7 +15,7 @@ from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.trials import Batch, SettingFails, TimeBudget, Trial
+from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails, TimeBudget, Trial
 from micro_batch_handler.tools.tuning.workers import OtherWorkers
 from micro_batch_handler.tools.workbench.workbench import Ran, Workbench
 from micro_batch_handler.tracing.recording import TracedBatch
@@ -109,7 +109,7 @@ class HandlerRunner:
             found.append(self._batch().traced.plan)
         return Counter(found[-LATEST:]).most_common(1)[0][0]
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> MeasuredBatch:
         rows = self._workbench.batch_size
         places = range(self._next, self._next + rows)
         samples = [self._samples[at % len(self._samples)] for at in places]
@@ -123,7 +123,7 @@ class HandlerRunner:
         batch = TracedBatch.of(*ran.records)
         # Around the pipeline this thread alone makes requests of files and reads the answers.
         cpu_s = max(0.0, cpu_s - max(0.0, around_s - batch.wall_s))
-        return Batch(batch, cpu_s, self._memory.peak_bytes())
+        return MeasuredBatch(batch, cpu_s, self._memory.peak_bytes())
 
 
 class PeakMemory:

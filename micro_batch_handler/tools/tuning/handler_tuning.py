@@ -20,7 +20,7 @@ from micro_batch_handler.tools.tuning.trials import TimeBudget
 from micro_batch_handler.tools.tuning.tuner import tune
 from micro_batch_handler.tools.tuning.workers import (
     Job,
-    OtherWorkers,
+    other_workers,
     own_workers,
     started_workers,
 )
@@ -50,7 +50,7 @@ def tune_handler(flags: argparse.Namespace) -> Tuning:
         started = started_workers(workbench.model_yaml, cores, devices)
         most = flags.max_workers or max(started, min(2, cores))
         job = Job(flags.source.resolve(), samples, files)
-        with OtherWorkers(job, most - 1, devices) as others, _progress(flags.seconds) as budget:
+        with other_workers(job, most - 1, devices) as others, _progress(flags.seconds) as budget:
             runner = HandlerRunner(workbench, samples, others)
             given = runner.given(budget, flags.batch_size, min(started, most))
             filled = _filled(given, load, flags.clients)

@@ -53,7 +53,7 @@ def measure(runner: BatchRunner, space: Space, budget: TimeBudget, share: float)
     Raises:
         SettingFails: not even one request can be answered.
     """
-    options = space.sizes()
+    options = space.size_options()
     found = Collector(options.padded, space.most_lanes, space.cores)
     every = [Setting(rows, options.whole(rows)) for rows in space.batch_sizes]
     wholes = _measure_whole(runner, found, every, budget)

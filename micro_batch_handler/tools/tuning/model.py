@@ -31,7 +31,7 @@ class BatchModel:
     """
 
     measured: Measurements
-    sizes: SizeOptions
+    options: SizeOptions
     cores: int
     """That all workers may use."""
 
@@ -57,10 +57,10 @@ class BatchModel:
         forecast does not know.
         """
         forecast = self._forecast(Setting(batch_size, Plan.of(1), lanes))
-        plans = {self.sizes.whole(batch_size): None}
+        plans = {self.options.whole(batch_size): None}
         least = 1
         while least < batch_size:
-            plans[best(forecast, self.sizes, Plan.of(least))] = None
+            plans[best(forecast, self.options, Plan.of(least))] = None
             least *= 2
         return [
             Setting.whole(batch_size, plan)
@@ -90,7 +90,7 @@ class BatchModel:
         if setting.splits and not alone:
             factor *= self.measured.contention.get((at, setting.lane_counts[at]), 1.0)
         if at == INFERENCE:
-            return lambda rows: factor * curve(self.sizes.padded(rows))
+            return lambda rows: factor * curve(self.options.padded(rows))
         return lambda rows: factor * curve(rows)
 
     def _cores_used(self, setting: Setting) -> float:

@@ -169,7 +169,7 @@ def _recommended(tuning: Tuning, goals: str, each: Recommendation) -> str:
 
 def reasons(tuning: Tuning, each: Recommendation) -> list[str]:
     """What holds this setting up, and what other numbers of workers gave."""
-    told = ["" if each.limit is None else str(each.limit), _about_workers(tuning, each)]
+    told = ["" if each.utilization is None else str(each.utilization), _about_workers(tuning, each)]
     return list(filter(None, told))
 
 

@@ -15,7 +15,7 @@ from micro_batch_handler.tools.tuning.trials import Trial
 from micro_batch_handler.tracing.diagnosis import Diagnosis, diagnose
 from micro_batch_handler.tracing.recording import Setup
 
-__all__ = ["NOISY", "Limit", "Recommendation", "Tuning"]
+__all__ = ["NOISY", "Recommendation", "Tuning", "Utilization"]
 
 NOISY = 0.1
 """Repeated measures further apart than this, relatively, are not to be trusted."""
@@ -25,8 +25,8 @@ FACTOR = 2.0
 
 
 @dataclass(frozen=True)
-class Limit:
-    """What holds a setting up, by its trials."""
+class Utilization:
+    """How busy a setting keeps lanes and cores, and what holds it up."""
 
     diagnosis: Diagnosis
     """As the trace command makes it."""
@@ -39,8 +39,8 @@ class Limit:
     """What more throughput there would be, relatively, if the busiest stage were twice as fast."""
 
     @classmethod
-    def of(cls, setting: Setting, trials: Sequence[Trial], load: Load, cores: int) -> Limit:
-        """What holds a setting up, from at least one trial."""
+    def of(cls, setting: Setting, trials: Sequence[Trial], load: Load, cores: int) -> Utilization:
+        """The utilization in at least one trial of a setting."""
         batches = [batch for trial in trials for batch in trial.batches]
         setup = Setup("", setting.lanes, setting.batch_size, cores)
         diagnosis = diagnose([batch.traced for batch in batches], setup)
@@ -78,7 +78,7 @@ class Recommendation:
     predicted: Figures | None = None
     already: bool = False
     """Whether it is the setting in force."""
-    limit: Limit | None = None
+    utilization: Utilization | None = None
 
 
 @dataclass(frozen=True)

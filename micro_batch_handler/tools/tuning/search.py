@@ -12,20 +12,20 @@ from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.space import Space
 from micro_batch_handler.tools.tuning.trials import BatchRunner, SettingFails, TimeBudget, Trial
 
-__all__ = ["BATCHES", "FEW", "LEAST_TRIALS", "Search", "candidates"]
+__all__ = ["Search", "candidates"]
 
 FEW = 3
-"""For each goal, so many of those that look best must have been run before the search ends."""
+"""Of the settings that look best for a goal, so many must have been run before exploring ends."""
 
 BATCHES = 2
-"""Of a setting in one trial, at least."""
+"""At least so many batches make a trial."""
 
 LEAST_TRIALS = 4
 MOST_ROUNDS = 60
-"""Of each finalist, in turns, so that what drifts on the machine meets all alike."""
+"""Trials of each finalist. They take turns, so that a drift of the machine affects all alike."""
 
 OVERTIME = 1.5
-"""By what factor these may take longer, for a setting that becomes the best at the end."""
+"""By what factor settling may exceed the time, for a setting that becomes the best at the end."""
 
 
 class Search:

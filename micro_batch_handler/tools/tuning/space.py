@@ -46,7 +46,7 @@ class Space:
         counts = [range(1, self.most_lanes[stage] + 1) for stage in STAGES]
         return [PerStage(*each) for each in product(*counts)]
 
-    def sizes(self, *, together: bool = False) -> SizeOptions:
+    def size_options(self, *, together: bool = False) -> SizeOptions:
         """The sizes of micro-batches; the same for all stages if they must be."""
         return SizeOptions(replace(self.config, micro_batch_size=PerStage.of(AUTO)), together)
 

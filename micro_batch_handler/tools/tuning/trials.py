@@ -12,7 +12,7 @@ from micro_batch_handler.errors import MicroBatchError
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tracing.recording import TracedBatch
 
-__all__ = ["Batch", "BatchRunner", "SettingFails", "TimeBudget", "Trial", "spread"]
+__all__ = ["BatchRunner", "MeasuredBatch", "SettingFails", "TimeBudget", "Trial", "spread"]
 
 
 class SettingFails(MicroBatchError):  # noqa: N818  (it says what is so)
@@ -24,8 +24,8 @@ class SettingFails(MicroBatchError):  # noqa: N818  (it says what is so)
         """False if the reason is that payloads cannot be cut or joined between stages."""
 
 
-class Batch(NamedTuple):
-    """One full batch."""
+class MeasuredBatch(NamedTuple):
+    """A full batch that was run."""
 
     traced: TracedBatch
     cpu_s: float
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 class Trial(NamedTuple):
     """Batches in one setting, one after the other."""
 
-    batches: Sequence[Batch]
+    batches: Sequence[MeasuredBatch]
 
     @property
     def seconds(self) -> float:

@@ -15,7 +15,7 @@ from micro_batch_handler.tools.tuning.goals import Goal
 from micro_batch_handler.tools.tuning.load import Figures, Load
 from micro_batch_handler.tools.tuning.measure import measure
 from micro_batch_handler.tools.tuning.model import BatchModel
-from micro_batch_handler.tools.tuning.result import Limit, Recommendation, Tuning
+from micro_batch_handler.tools.tuning.result import Recommendation, Tuning, Utilization
 from micro_batch_handler.tools.tuning.search import Search, candidates
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.space import Space
@@ -54,7 +54,7 @@ def tune(
     load = load or Load()
     measured = measure(runner, space, budget, MEASURED)
     sizes = [size for size in space.batch_sizes if size <= measured.largest]
-    model = BatchModel(measured, space.sizes(together=not measured.regroups), space.cores)
+    model = BatchModel(measured, space.size_options(together=not measured.regroups), space.cores)
     narrowed = replace(space, batch_sizes=sizes, most_lanes=measured.most_lanes)
     computed = list(filter(load.fills, candidates(model, narrowed)))
     search = Search(runner, model, load, goals, budget)
@@ -95,5 +95,5 @@ def _recommend(
         if best.rate < (1 + margin) * now.rate and best.p99_s > (1 - margin) * now.p99_s:
             best = now
     setting = best.setting
-    limit = Limit.of(setting, search.trials[setting], load, cores)
-    return Recommendation(goal, best, search.predicted[setting], best is now, limit)
+    utilization = Utilization.of(setting, search.trials[setting], load, cores)
+    return Recommendation(goal, best, search.predicted[setting], best is now, utilization)

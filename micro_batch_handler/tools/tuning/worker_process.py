@@ -14,7 +14,7 @@ import sys
 from multiprocessing.connection import Connection
 
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.trials import Batch, BatchRunner, SettingFails
+from micro_batch_handler.tools.tuning.trials import BatchRunner, MeasuredBatch, SettingFails
 from micro_batch_handler.tools.tuning.workers import GO
 
 __all__ = ["main"]
@@ -44,9 +44,9 @@ def main(pipe: Connection) -> None:
 
 def _until_told(
     pipe: Connection, runner: BatchRunner, setting: Setting
-) -> list[Batch] | SettingFails:
+) -> list[MeasuredBatch] | SettingFails:
     """The batches of a setting until STOP comes, or why one failed."""
-    found: list[Batch] | SettingFails
+    found: list[MeasuredBatch] | SettingFails
     try:
         batches = [*runner.run(setting).batches]
         while not pipe.poll():

@@ -14,15 +14,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.trials import Batch, SettingFails
+from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 
-__all__ = ["GO", "STOP", "Job", "OtherWorkers", "own_workers", "started_workers"]
+__all__ = ["GO", "STOP", "Job", "OtherWorkers", "other_workers", "own_workers", "started_workers"]
 
 PROCESS = "micro_batch_handler.tools.tuning.worker_process"
 GO, STOP = "go", "stop"
@@ -48,52 +47,14 @@ class _Worker(NamedTuple):
 
 
 class OtherWorkers:
-    """So many other workers, loaded. Use it in a `with` statement.
+    """So many other workers, loaded, and where they log."""
 
-    Args:
-        job: what they load.
-        count: how many.
-        devices: GPUs, which they share out as TorchServe's workers do; this process has the first.
-
-    Raises:
-        ArchiveError: one of them cannot load the handler.
-    """
-
-    def __init__(self, job: Job, count: int, devices: int = 0) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
-        self._workers: list[_Worker] = []
-        try:
-            for number in range(1, count + 1):
-                device = number % devices if devices > 1 else None
-                self._workers.append(_start(device, self._log))
-            _say(self._workers, job)
-            for worker in self._workers:
-                self._answer(worker)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> OtherWorkers:  # noqa: PYI034  (typing.Self needs Python 3.11)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End them."""
-        for process, pipe in self._workers:
-            process.kill()
-            process.wait()
-            pipe.close()
-        self._log.close()
+    def __init__(self, workers: Sequence[_Worker], log: IO[bytes]) -> None:
+        self._workers = workers
+        self._log = log
 
     @contextmanager
-    def beside(self, setting: Setting) -> Iterator[list[Batch]]:
+    def beside(self, setting: Setting) -> Iterator[list[MeasuredBatch]]:
         """Run batches in all workers of a setting but this one, as long as the block lasts.
 
         Gives a list, which has the others' batches when the block has ended.
@@ -104,23 +65,28 @@ class OtherWorkers:
         """
         workers = self._workers[: setting.workers - 1]
         _say(workers, setting)
-        failures = [self._answer(worker) for worker in workers]
+        failures = [self.answer(worker) for worker in workers]
         if any(failures):
             _say([each for each, failed in zip(workers, failures, strict=True) if not failed], STOP)
             raise next(filter(None, failures))
-        batches: list[Batch] = []
+        batches: list[MeasuredBatch] = []
         _say(workers, GO)
         try:
             yield batches
         finally:
             _say(workers, STOP)
-            told = [self._answer(worker) for worker in workers]
+            told = [self.answer(worker) for worker in workers]
         for each in told:
             if isinstance(each, SettingFails):
                 raise each
             batches += each
 
-    def _answer(self, worker: _Worker) -> Any:
+    def answer(self, worker: _Worker) -> Any:
+        """What a worker answers.
+
+        Raises:
+            ArchiveError: it has ended, or does not answer.
+        """
         try:
             if worker.pipe.poll(PATIENCE_S):
                 return worker.pipe.recv()
@@ -131,6 +97,36 @@ class OtherWorkers:
         raise ArchiveError(
             "\n".join(["a second worker could not be run (--max-workers 1: none):", *told])
         )
+
+
+@contextmanager
+def other_workers(job: Job, count: int, devices: int = 0) -> Iterator[OtherWorkers]:
+    """Other workers, as long as the block lasts.
+
+    Args:
+        job: what they load.
+        count: how many.
+        devices: GPUs, which they share out as TorchServe's workers do; this process has the first.
+
+    Raises:
+        ArchiveError: one of them cannot load the handler.
+    """
+    workers: list[_Worker] = []
+    with tempfile.TemporaryFile() as log:
+        try:
+            for number in range(1, count + 1):
+                device = number % devices if devices > 1 else None
+                workers.append(_start(device, log))
+            others = OtherWorkers(workers, log)
+            _say(workers, job)
+            for worker in workers:
+                others.answer(worker)
+            yield others
+        finally:
+            for process, pipe in workers:
+                process.kill()
+                process.wait()
+                pipe.close()
 
 
 def own_workers(model_yaml: Mapping[str, object]) -> int | None:
