@@ -1,4 +1,4 @@
-"""What holds a batch up, and what to change: decided from its calls and settings alone."""
+"""What holds batches up and what to change, told in sentences; from calls and settings alone."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ called too small."""
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What holds a batch up."""
+    """What holds batches up, and what to change."""
 
     bottleneck: Stage | None
-    """The stage, if it is one."""
+    """The stage that holds them up; None if no single one does."""
     cause: Cause
     finding: str
     """One sentence."""
     advice: str
-    """One or two more."""
+    """One or two sentences."""
     profile: BatchProfile = field(compare=False)
     """Of the batches that were judged."""
 
@@ -47,9 +47,9 @@ class Diagnosis:
 
 
 def typical(batches: Sequence[TracedBatch]) -> list[TracedBatch]:
-    """The batches of the kind, by rows and sizes, that took most of the time.
+    """The batches of the kind (equal rows, equal plan) that took most of the time.
 
-    Those without failed calls, if there are any.
+    Batches with failed calls count only if there are no others.
 
     Raises:
         TraceError: there are no batches with calls.
@@ -65,7 +65,7 @@ def typical(batches: Sequence[TracedBatch]) -> list[TracedBatch]:
 
 
 def diagnose(batches: Sequence[TracedBatch], setup: Setup) -> Diagnosis:
-    """What holds the typical batch up.
+    """Say what holds the typical batches up.
 
     Raises:
         TraceError: there are no batches with calls.
@@ -114,7 +114,7 @@ def _slow_stage(profile: BatchProfile, setup: Setup, stage: int) -> tuple[Cause,
 
 
 def _for_the_model(profile: BatchProfile, setup: Setup) -> list[str]:
-    """What could make inference faster with these settings; what is so already is left out."""
+    """The changes that could make inference faster, without those that are made already."""
     size, tries = profile.plan[INFERENCE], []
     if size < profile.rows:
         tries.append(

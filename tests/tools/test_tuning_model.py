@@ -59,7 +59,7 @@ def test_batches_take_what_was_predicted(setting):
     assert model.batch_s(setting) == pytest.approx(runner.batch_s(setting), rel=0.02)
 
 
-def test_lanes_that_share_a_core_are_not_thought_to_help():
+def test_lanes_that_share_a_core_are_not_expected_to_help():
     """Two lanes of the only stage that costs take as long as one, on one core."""
     costs = [linear(0, 0.004), linear(0, 1e-5), linear(0, 1e-5)]
     runner, model = modelled(Machine(costs, cores=1), 1)
@@ -71,7 +71,7 @@ def test_lanes_that_share_a_core_are_not_thought_to_help():
     )
 
 
-def test_lanes_that_hold_one_another_up_are_not_thought_to_help():
+def test_lanes_that_hold_one_another_up_are_not_expected_to_help():
     """Where calls take twice as long in two lanes, though cores are plenty, a lock is between."""
     _, model = modelled(Machine([linear(0, 0.004), linear(0, 1e-5), linear(0, 1e-5)]), 8)
     alone, both = Setting(16, Plan(2, 16, 16)), Setting(16, Plan(2, 16, 16), TWO)
@@ -104,7 +104,7 @@ def test_workers_share_the_cores(setting):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_what_threads_gain_is_measured_and_foretold(threads):
+def test_what_threads_gain_is_measured_and_predicted(threads):
     """Calls of inference with as many in each, in whole batches and in a lane, within 5 %."""
     machine = Machine([linear(0, 0.0005), linear(0.002, 0.003), linear(0, 0.0002)], cores=4)
     runner, model = modelled(machine, 4, [1, 2], parallel=0.8)

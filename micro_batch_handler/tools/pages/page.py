@@ -59,9 +59,9 @@ def heading(text: str) -> str:
 
 
 def paragraph(text: str, lead: str = "") -> str:
-    """A paragraph, from plain text, after `lead` in bold."""
+    """A paragraph, from plain text, after `lead` in bold; no line begins with a per cent sign."""
     before = f"<strong>{html.escape(lead)}</strong> " if lead else ""
-    return f"<p>{before}{html.escape(text)}</p>"
+    return f"<p>{before}{html.escape(text)}</p>".replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def preformatted(text: str) -> str:

@@ -60,7 +60,7 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
         "are in a call."
     )
     parts = [
-        html.paragraph(_kept_together(found.advice), _kept_together(found.finding)),
+        html.paragraph(found.advice, found.finding),
         html.figure(html.inline_svg(picture, f"the lanes during batch {number}"), caption),
         html.heading("Lanes"),
         html.table(["lane", "calls", "busy (ms)", "idle (ms)", "busy"], _lanes(trace, batch)),
@@ -88,11 +88,6 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
 def _threads(threads: IntraOpThreads) -> str:
     counts = ", ".join(f"{stage} {threads.lanes[stage]}" for stage in STAGES)
     return f"PyTorch's threads in a call: {counts}, in a whole batch {threads.whole}. "
-
-
-def _kept_together(text: str) -> str:
-    """The text with no line that begins with a per cent sign."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _lanes(trace: Trace, batch: TracedBatch) -> list[list[str]]:

@@ -21,7 +21,7 @@ NOISY = 0.1
 """Repeated measures further apart than this, relatively, are not to be trusted."""
 
 FACTOR = 2.0
-"""By how much the busiest stage becomes faster in the prediction."""
+"""How many times as fast the busiest stage is taken to be in the prediction."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Utilization:
     """How busy a setting keeps lanes and cores, and what holds it up."""
 
     diagnosis: Diagnosis
-    """As the trace command makes it."""
+    """The one that the trace command would make."""
     cores_used: float
     """Cores that all workers keep busy; for moments it may be more than there are, where a quota
     of processor time counts over longer."""
     cores: int
     """That all workers may use."""
     gain: float
-    """What more throughput there would be, relatively, if the busiest stage were twice as fast."""
+    """How much the throughput would rise, relatively, if the busiest stage were twice as fast."""
 
     @classmethod
     def of(cls, setting: Setting, trials: Sequence[Trial], load: Load, cores: int) -> Utilization:
@@ -103,7 +103,7 @@ class Tuning:
     noise: float
     """How far repeated measures lie apart, relatively; the most of stages and finalists."""
     about: Sequence[str] = ()
-    """What else a reader must know."""
+    """Notes on how the setting in force was measured."""
 
     @property
     def noisy(self) -> bool:

@@ -1,4 +1,4 @@
-"""The space of settings that may be chosen, and those of them that are worth a trial."""
+"""The settings that may be chosen: batch sizes, lanes, threads and workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
 __all__ = ["Space", "counts_up_to"]
 
 CROWDED = 2
-"""Threads for each core that all workers may have at most; more would only wait."""
+"""The most threads for each core, in all workers together; more would only wait."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Space:
     """What may be chosen.
 
     Args:
-        config: for what is not chosen: `allowed_sizes`.
+        config: has what is not chosen: `allowed_sizes`.
         batch_sizes: ascending.
         most_lanes: of each stage.
         cores: that all workers may use.
@@ -37,7 +37,7 @@ class Space:
 
     @property
     def threads(self) -> list[PerStage[Threads]]:
-        """Those inside calls to try, in any number of workers."""
+        """The threads inside calls to try, over all numbers of workers."""
         return [each for count in self.workers for each in self._threads_beside(count)]
 
     @property
@@ -61,7 +61,7 @@ class Space:
         ]
 
     def _threads_for(self, setting: Setting, workers: int) -> Iterator[PerStage[Threads]]:
-        """Without those that are the same in effect, and those that would crowd the cores."""
+        """The threads to try, without those that come to the same or crowd the cores."""
         seen = set()
         for threads in self._threads_beside(workers):
             in_calls = replace(setting, threads=threads).threads_in_calls(self.cores)
@@ -73,7 +73,7 @@ class Space:
                 yield threads
 
     def _threads_beside(self, workers: int) -> list[PerStage[Threads]]:
-        """`auto`; and for inference one, and its share of the cores beside so many workers."""
+        """`auto`; one for inference; and for inference the share of the cores that a worker has."""
         counts = sorted({1, max(1, self.cores // workers)})
         own: list[PerStage[Threads]] = [PerStage(AUTO, count, AUTO) for count in counts]
         return [AUTO_THREADS, *own]
