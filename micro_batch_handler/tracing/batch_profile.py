@@ -10,6 +10,7 @@ alone do not tell a slow stage from a batch with too little to overlap:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,8 +19,7 @@ from statistics import fmean
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.records import INLINE, CallRecord
-from micro_batch_handler.planning.call_costs import CallCosts
-from micro_batch_handler.planning.cost_curve import curve
+from micro_batch_handler.planning.cost_curve import Point, curve
 from micro_batch_handler.planning.forecast import Cost, Forecast
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tracing.recording import TracedBatch, call_s
@@ -148,7 +148,17 @@ class BatchProfile:
 
 
 def _cost(calls: Sequence[CallRecord]) -> Cost:
-    """What a call on so many rows costs by these calls; nothing if all of them failed."""
-    costs = CallCosts()
-    costs.extend((len(call.indices), call_s(call)) for call in calls if not call.failed)
-    return curve(costs.points(), ()) or (lambda _: 0.0)
+    """What a call on so many rows costs by these calls; nothing if all of them failed.
+
+    Where there were calls of a size their mean counts, since requests differ.
+    """
+    taken_s: defaultdict[int, list[float]] = defaultdict(list)
+    for call in calls:
+        if not call.failed:
+            taken_s[len(call.indices)].append(call_s(call))
+    points = [
+        Point(rows, fmean(seconds), error_s=0.0, calls=len(seconds), weight=1.0)
+        for rows, seconds in taken_s.items()
+        if any(seconds)
+    ]
+    return curve(points, ()) or (lambda _: 0.0)

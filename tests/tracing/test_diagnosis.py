@@ -176,6 +176,15 @@ def test_a_real_pipeline_is_judged_as_its_schedule(costs, rows, expected):
     assert found == diagnose([computed], setup(batch_size=rows))
 
 
+def test_requests_that_differ_count_by_their_mean():
+    """One batch in five has long requests, which then take most of the time."""
+    usual, long = (scheduled(8, ONES, by_row(each, 5, 1)) for each in (1, 50))
+
+    found = diagnose([usual, usual, long, usual, usual], setup())
+
+    assert (found.bottleneck, found.cause) == ("preprocess", "lanes")
+
+
 def test_calls_too_short_for_lanes_are_told():
     """Where most of a batch passes outside its calls, no stage is blamed."""
     batch = scheduled(8, ONES, by_row(1e-4, 1e-4, 1e-4))
