@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,15 +18,10 @@ from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.space import Space, counts_up_to
 from micro_batch_handler.tools.tuning.trials import TimeBudget
 from micro_batch_handler.tools.tuning.tuner import tune
-from micro_batch_handler.tools.tuning.workers import (
-    Job,
-    other_workers,
-    own_workers,
-    started_workers,
-)
+from micro_batch_handler.tools.tuning.workers import Job, other_workers
 from micro_batch_handler.tools.workbench.flags import files_of
 
-__all__ = ["tune_handler"]
+__all__ = ["started_workers", "tune_handler"]
 
 
 def tune_handler(flags: argparse.Namespace) -> Tuning:
@@ -59,8 +54,25 @@ def tune_handler(flags: argparse.Namespace) -> Tuning:
             tuning = tune(runner, filled, space, wanted, budget, load)
         if flags.memory_mib is not None and tuning.measured.memory is None:
             raise ArchiveError("--memory-mib: this system does not tell how much memory is held")
-        own = own_workers(workbench.model_yaml)
+        own = _own_workers(workbench.model_yaml)
     return replace(tuning, about=_about(own, started, devices, given, filled, flags))
+
+
+def _own_workers(model_yaml: Mapping[str, object]) -> int | None:
+    """The workers that model-config.yaml asks for; None if TorchServe uses its own default."""
+    least, most = (model_yaml.get(key, 0) for key in ("minWorkers", "maxWorkers"))
+    if isinstance(least, int) and isinstance(most, int) and 0 < least <= most:
+        return least
+    return None
+
+
+def started_workers(model_yaml: Mapping[str, object], cores: int, devices: int) -> int:
+    """The workers that TorchServe starts: one for each GPU, or core, if the file does not say.
+
+    As `ConfigManager.getDefaultWorkers` of TorchServe 0.12 has it, without
+    `default_workers_per_model` and `number_of_gpu` in config.properties.
+    """
+    return _own_workers(model_yaml) or devices or cores
 
 
 def _filled(given: Setting, load: Load, clients: int | None) -> Setting:

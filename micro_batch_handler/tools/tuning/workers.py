@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -21,7 +21,7 @@ from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 
-__all__ = ["GO", "STOP", "Job", "OtherWorkers", "other_workers", "own_workers", "started_workers"]
+__all__ = ["GO", "STOP", "Job", "OtherWorkers", "other_workers"]
 
 PROCESS = "micro_batch_handler.tools.tuning.worker_process"
 GO, STOP = "go", "stop"
@@ -127,23 +127,6 @@ def other_workers(job: Job, count: int, devices: int = 0) -> Iterator[OtherWorke
                 process.kill()
                 process.wait()
                 pipe.close()
-
-
-def own_workers(model_yaml: Mapping[str, object]) -> int | None:
-    """The workers that model-config.yaml asks for; None if TorchServe uses its own default."""
-    least, most = (model_yaml.get(key, 0) for key in ("minWorkers", "maxWorkers"))
-    if isinstance(least, int) and isinstance(most, int) and 0 < least <= most:
-        return least
-    return None
-
-
-def started_workers(model_yaml: Mapping[str, object], cores: int, devices: int) -> int:
-    """The workers that TorchServe starts: one for each GPU, or core, if the file does not say.
-
-    As `ConfigManager.getDefaultWorkers` of TorchServe 0.12 has it, without
-    `default_workers_per_model` and `number_of_gpu` in config.properties.
-    """
-    return own_workers(model_yaml) or devices or cores
 
 
 def _say(workers: Sequence[_Worker], message: object) -> None:
