@@ -18,7 +18,7 @@ MIB = 2**20
 
 
 class SimulatedRunner:
-    """Runs batches on a simulated machine; its clock is what they took.
+    """Runs batches on a simulated machine; its clock advances by what they take.
 
     Args:
         machine: has the costs; its lanes are those of each setting.

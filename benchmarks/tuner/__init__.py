@@ -1,1 +1,1 @@
-"""The tuner's figures beside known costs, and what a real TorchServe then gives."""
+"""The tuner compared with known costs, and on a real TorchServe."""

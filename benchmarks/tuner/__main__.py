@@ -1,4 +1,4 @@
-"""The command: simulated machines, emulated stages, the image example on a real TorchServe."""
+"""The command: simulated machines, emulated handlers, the image example on a real TorchServe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = "model-config.yaml"
 
 
 def main() -> int:
-    """Run; gives back 0."""
+    """Run the parts that the flags ask for; the exit status is 0."""
     options = _parser().parse_args()
     # Imported late, so that --help needs nothing installed.
     from harness.command import describe
@@ -144,15 +144,17 @@ def _repack(archive: Path, target: Path, config: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Compare what the tuner finds with what there is to find.",
+        description="Compare the settings that the tuner finds with the best ones.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--machines", type=int, default=20, help="simulated, that are drawn")
-    parser.add_argument("--cases", type=int, default=5, help="emulated handlers that are drawn")
-    parser.add_argument("--seconds", type=float, default=60.0, help="to tune each of them")
+    parser.add_argument("--machines", type=int, default=20, help="simulated machines to draw")
+    parser.add_argument("--cases", type=int, default=5, help="emulated handlers to draw")
+    parser.add_argument("--seconds", type=float, default=60.0, help="to tune each emulated handler")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5, help="of load on TorchServe; 0 for none")
-    parser.add_argument("--sample-seconds", type=float, default=10.0, help="of load in a round")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of load on TorchServe; 0 for none"
+    )
+    parser.add_argument("--sample-seconds", type=float, default=10.0, help="of load in each round")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--tune-seconds", type=float, default=120.0, help="for the image example")
     return parser

@@ -1,4 +1,4 @@
-"""A handler whose stages take what model-config.yaml says: they sleep, and compute nothing."""
+"""A handler whose stages only sleep, for as long as model-config.yaml says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from micro_batch_handler import MicroBatchHandler
 
 
 class Handler(MicroBatchHandler):
-    """Its stages take `fixed_ms + row_ms * k`, as `handler.costs_ms` has them."""
+    """A call on k rows sleeps for `fixed_ms + row_ms * k`, both from `handler.costs_ms`."""
 
     def initialize(self, context: Any) -> None:
         """Read the costs; there is no model."""

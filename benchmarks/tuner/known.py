@@ -1,4 +1,4 @@
-"""Emulated stages with costs drawn at random: what the tuner finds of them, and misses."""
+"""Emulated handlers with costs drawn at random, tuned, and run beside their best settings."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ HANDLER = Path(__file__).with_name("emulated.py")
 BATCH_SIZES = (1, 2, 4, 8, 16)
 LANES = PerStage(2, 1, 2)
 PLENTY_OF_CORES = 64
-"""Stages that sleep use none."""
+"""Stages that sleep keep no core busy."""
 
 RIVALS = 3
-"""Of all settings, by their true costs, so many are run beside what was recommended."""
+"""So many of the best settings by their true costs are run beside the recommended one."""
 
 ROUNDS = 9
 
 
 @dataclass(frozen=True)
 class Case:
-    """What calls cost: seconds at all and for each row, for each stage."""
+    """Seconds that a call of each stage costs: the fixed part, and that of each row."""
 
     costs_s: Sequence[tuple[float, float]]
 
     def cost_s(self, at: int, rows: int) -> float:
-        """What a call takes."""
+        """Seconds of a call."""
         fixed_s, row_s = self.costs_s[at]
         return fixed_s + row_s * rows
 
     def batch_s(self, setting: Setting) -> float:
-        """What a batch takes by these costs."""
+        """Seconds of a batch by these costs."""
         rows = setting.batch_size
         if not setting.splits:
             return sum(self.cost_s(at, rows) for at in range(len(STAGES)))
@@ -64,7 +64,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tuner made of a case."""
+    """A case, and how well it was tuned."""
 
     case: Case
     tuning: Tuning
@@ -72,14 +72,14 @@ class Outcome:
     """The largest relative error of a fitted cost, at 1, 4 and 16 rows."""
 
     against_best: float
-    """Throughput of what was recommended, where 1 is the fastest of all."""
+    """Throughput of the recommended setting, relative to the fastest of all."""
 
     best: Setting
     p99_limit_s: float
 
     @property
     def recommended(self) -> Setting | None:
-        """For throughput."""
+        """The setting recommended for throughput."""
         found = self.tuning.recommendations[0].measured
         return None if found is None else found.setting
 

@@ -1,4 +1,4 @@
-"""The tuner on simulated machines, where every setting can be tried: figures without a clock."""
+"""The tuner on simulated machines, where every setting can be tried without a clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOAD = Load()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tuner made of one machine."""
+    """One machine, and how well it was tuned."""
 
     cores: float | None
     fit_off: float
@@ -38,10 +38,10 @@ class Outcome:
 
     recommended: Setting
     against_best: float
-    """Its throughput, where 1 is the best of all settings."""
+    """Throughput of the recommended setting, relative to the best of all settings."""
 
     keeps_limit: bool
-    """Whether what was recommended within a latency limit has a p99 below it."""
+    """Whether the setting recommended for a latency limit has a p99 below it."""
 
     tried: int
     settings: int
