@@ -237,11 +237,13 @@ def test_a_limit_that_nothing_keeps_gives_no_setting():
 def test_a_memory_limit_is_kept():
     """The process holds 200 MiB and one for each request; batches above 8 are out."""
     runner = SimulatedRunner(Machine([linear(0.01, 0.001)] * 3))
-    free, limited = tuned(runner, memory_mib=209).recommendations
+    tuning = tuned(runner, memory_mib=209)
+    free, limited = (each.measured for each in tuning.recommendations)
 
-    assert free.measured.setting.batch_size == 16
-    assert limited.measured.setting.batch_size == 8
-    assert limited.predicted.memory_bytes == pytest.approx(limited.measured.memory_bytes, rel=0.05)
+    assert free.setting.batch_size == 16
+    assert limited.setting.batch_size == 8
+    predicted = tuning.predicted[limited.setting]
+    assert predicted.memory_bytes == pytest.approx(limited.memory_bytes, rel=0.05)
 
 
 def test_the_best_setting_is_recognised():

@@ -1,4 +1,4 @@
-"""A handler tuned as the command's flags say: loaded, in several workers, and compared with now."""
+"""A handler tuned as the flags of the command say: loaded in several workers, then measured."""
 
 from __future__ import annotations
 

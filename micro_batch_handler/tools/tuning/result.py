@@ -75,7 +75,6 @@ class Recommendation:
     goal: Goal
     measured: Figures | None = None
     """None if no setting that was run keeps to the limits."""
-    predicted: Figures | None = None
     already: bool = False
     """Whether it is the setting in force."""
     utilization: Utilization | None = None

@@ -96,4 +96,4 @@ def _recommend(
             best = now
     setting = best.setting
     utilization = Utilization.of(setting, search.trials[setting], load, cores)
-    return Recommendation(goal, best, search.predicted[setting], best is now, utilization)
+    return Recommendation(goal, best, best is now, utilization)
