@@ -49,7 +49,9 @@ def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[
     """A function that prepares the thread of a lane; prepares this one, for whole batches, now."""
     state = ThreadState.capture(device.device.type if device else None)
     torch.set_num_threads(threads.whole)
-    logger.info("threads of PyTorch in each lane %s, unsplit %d", threads.lanes, threads.whole)
+    logger.info(
+        "threads of PyTorch in each lane %s, whole batches %d", threads.lanes, threads.whole
+    )
 
     def setup(stage: Stage) -> None:
         state.apply()
