@@ -43,7 +43,7 @@ class Admission:
         if crowded is not None and not (micro_batch.parts or micro_batch.serial):
             # Memory has run out: what is under way lets go of its own, and nothing else begins.
             failure = Failure(crowded.stage, crowded.error, micro_batch.indices)
-            return batch.set_aside(position, failure)
+            return batch.fail(position, failure, aside=True)
         again = micro_batch.failed or micro_batch.serial
         if again and batch.is_late(self._clock.now_s()):
             stage = STAGES[position if micro_batch.parts else 0]

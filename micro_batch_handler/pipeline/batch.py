@@ -62,11 +62,9 @@ class Batch:
         """The first call that ran out of memory beside others; what has not begun then waits until
         nothing else of the batch runs."""
         self.finished: threading.Event | None = None
-        """Set when every request is settled; None for a batch that no lane works for, which costs
-        less without."""
+        """Set when every request is settled; None unless lanes work for the batch."""
         self.idle: threading.Event | None = None
-        """Set while no lane works for the batch, except those that were given up: only then do
-        lanes hold nothing of it. None where none ever did."""
+        """Set while no lane holds anything of the batch, except those that were given up."""
         self._lanes = 0
         self._plan = plan
         self._lock = threading.Lock()
@@ -165,37 +163,36 @@ class Batch:
             self._settle(indices)
             return []
 
-    def fail(self, position: int, failure: Failure) -> Steps:
+    def fail(self, position: int, failure: Failure, *, aside: bool = False) -> Steps:
         """These requests end here; give back the micro-batches that waited only for them.
 
         Args:
             position: where in the pipeline they were; their failure may be one of an earlier stage
                 that was repeated.
             failure: of the requests.
+            aside: whether they get a last call when nothing else of the batch runs.
         """
         with self._lock:
             if self.stopped:
                 return []
-            self._failures.update(dict.fromkeys(failure.indices, failure))
-            return self._drop(position, failure.indices)
-
-    def set_aside(self, position: int, failure: Failure) -> Steps:
-        """These requests wait for a last call, which is made when nothing else of the batch runs.
-
-        Arguments and result are those of `fail`.
-        """
-        with self._lock:
-            if self.stopped:
-                return []
-            self._aside.append(failure)
-            return self._drop(position, failure.indices)
+            if aside:
+                self._aside.append(failure)
+            else:
+                self._failures.update(dict.fromkeys(failure.indices, failure))
+            ready = [
+                (later + 1, micro_batch)
+                for later in range(position, len(self._into))
+                for micro_batch in self._into[later].drop(failure.indices)
+            ]
+            self._settle(failure.indices)
+            return ready
 
     def take_aside(self) -> list[Failure]:
         """The requests that were set aside; now nothing else of the batch runs."""
         with self._lock:
             aside, self._aside = self._aside, []
             self._judged += aside
-            for failure in aside:  # its lane has left these frames, which hold what it took in
+            for failure in aside:  # its lane has left these frames, which hold its inputs
                 traceback.clear_frames(failure.error.__traceback__)
                 self._unsettled.update(failure.indices)
             if aside and self.finished is not None:
@@ -241,16 +238,6 @@ class Batch:
             rescued,
             self.stopped,
         )
-
-    def _drop(self, position: int, indices: Sequence[int]) -> Steps:
-        """These requests come to no later stage."""
-        ready = [
-            (later + 1, micro_batch)
-            for later in range(position, len(self._into))
-            for micro_batch in self._into[later].drop(indices)
-        ]
-        self._settle(indices)
-        return ready
 
     def _settle(self, indices: Sequence[int]) -> None:
         self._unsettled.difference_update(indices)

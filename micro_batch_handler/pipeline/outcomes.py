@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from micro_batch_handler.config import Stage
@@ -46,6 +46,12 @@ class Outcomes:
 
     stopped: bool = False
     """Whether one fault has ended all of the batch that had not ended before."""
+
+    def withheld(self) -> Outcomes:
+        """The same if no answer may be sent: every request ends with the first failure."""
+        first = next(iter(self.failures.values()))
+        failure = replace(first, indices=range(len(self.answers)))
+        return replace(self, failures=dict.fromkeys(failure.indices, failure))
 
 
 class BatchRecord(NamedTuple):

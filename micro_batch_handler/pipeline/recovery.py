@@ -111,13 +111,13 @@ class Recovery:
                 # Others hold memory: only with nothing beside it can be seen what fits.
                 batch.note_retry(failure)
                 batch.crowded = batch.crowded or failure
-                return batch.set_aside(call.position, failure)
+                return batch.fail(call.position, failure, aside=True)
         if again:
             if micro_batch.planned:
                 batch.note_retry(failure)
             return [(call.position, piece) for piece in again]
         if not (late or micro_batch.serial or isinstance(error, StageTimeout)):
-            return batch.set_aside(call.position, failure)
+            return batch.fail(call.position, failure, aside=True)
         if is_out_of_memory(error) and len(micro_batch) == 1:
             self._memory.fits_nowhere(call.at, beside=batch.crowded is not None)
         return batch.fail(call.position, failure)

@@ -20,10 +20,10 @@ from typing import Any
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.config import STAGES, MicroBatchingConfig
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import SplitError
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
-from micro_batch_handler.pipeline.outcomes import BatchRecord, Failure, Listener, Outcomes
+from micro_batch_handler.pipeline.outcomes import BatchRecord, Listener, Outcomes
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
@@ -37,13 +37,7 @@ from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
-from micro_batch_handler.torchserve.loading import (
-    one_row_at_a_time,
-    one_stage,
-    refuse_async,
-    report_settings,
-    splitting_of,
-)
+from micro_batch_handler.torchserve.loading import load, report_settings
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
 from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
@@ -81,18 +75,10 @@ class Engine:
         context: Context,
         example_row: Callable[[], Any] | None = None,
     ) -> None:
-        refuse_async(handler)
-        model_yaml = getattr(context, "model_yaml_config", None)
-        config = MicroBatchingConfig.from_model_yaml(model_yaml)
-        if one_stage(handler):
-            ops = replace(ops, rows_of=lambda _: None)  # requests, and answers
-        given_ops = ops
-        self._config, ops = one_row_at_a_time(handler, config, ops)
-        # Of a handler that takes the first row only, sizes after it are its author's.
-        first_row = self._config is not config
-        batch_size = context.system_properties.get("batch_size") or 1
+        loaded = load(handler, ops, context)
+        self._config, self._splitting = loaded.config, loaded.splitting
+        ops, batch_size = loaded.ops, loaded.batch_size
         cores = usable_cores()
-        self._splitting = splitting_of(handler, one_row=ops is not given_ops)
         lanes = self._splitting.lanes(lanes_of(self._config, cores))
         planner = Planner(self._config, batch_size, lanes)
         metrics = batch_metrics(self._config.metrics, context, lanes, batch_size)
@@ -111,7 +97,9 @@ class Engine:
         self._ends = False
         # An engine with other settings need not find out again what is known of the handler.
         known = vars(handler).setdefault("_micro_batch_known", {})
-        self._sizing = Sizing(self._config, planner, self._splitting, ops, known, trusted=first_row)
+        self._sizing = Sizing(
+            self._config, planner, self._splitting, ops, known, trusted=loaded.first_row
+        )
         self._readings = self._sizing.readings
         self._pipeline = Pipeline(
             {stage: StageCall(handler, stage) for stage in STAGES},
@@ -129,26 +117,32 @@ class Engine:
             allowed_sizes=self._config.allowed_sizes or (),
             readings=self._readings,
         )
-        try:
-            warm_up(
-                example_row,
-                self._pipeline,
-                self._config.allowed_sizes or (),
-                lambda requests: ServedBatch(requests, self._splitting, encoded=False, split=False),
-                context,
-            )
-        except BaseException:
-            self.close()
-            raise
+        self._warm_up(example_row, context)
         if metrics is not None:
             metrics.start()
         if self._config.buffered_reads:
             read_buffered()
+        self._trace_to_file()
+        report_settings(loaded, lanes)
+
+    def _warm_up(self, example_row: Callable[[], Any] | None, context: Context) -> None:
+        """Call all allowed sizes; end the lanes if the handler cannot answer its own example."""
+
+        def batch_of(requests: Context) -> ServedBatch:
+            return ServedBatch(requests, self._splitting, encoded=False, split=False)
+
+        try:
+            sizes = self._config.allowed_sizes or ()
+            warm_up(example_row, self._pipeline, sizes, batch_of, context)
+        except BaseException:
+            self.close()
+            raise
+
+    def _trace_to_file(self) -> None:
         trace = self._config.trace
         if trace.file:
             path = Path(trace.file)
             self.listeners.append(TraceFile(path, trace.batches, self.setup, self.listeners.remove))
-        report_settings(self._config, lanes, batch_size, model_yaml or {})
 
     def close(self) -> None:
         """End the lanes."""
@@ -207,11 +201,10 @@ class Engine:
             plan, serial = Plan.of(len(data)), self._splitting.whole(len(data))
             batch = ServedBatch(context, self._splitting, encoded=encoded, split=False)
             if outcomes.fatal:
-                outcomes = _all_failed(outcomes, len(data))
+                outcomes = outcomes.withheld()
             else:
-                before = outcomes.calls
-                outcomes = run(plan, batch, serial=serial)
-                outcomes = replace(outcomes, calls=[*before, *outcomes.calls])
+                again = run(plan, batch, serial=serial)
+                outcomes = replace(again, calls=[*outcomes.calls, *again.calls])
             batch.over, split = True, False
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
         probe = bool(serial) and not self._splitting.why_whole
@@ -239,10 +232,3 @@ class Engine:
             or bool(self._splitting.why_whole)
             or any(isinstance(error, SplitError) for error in errors)
         )
-
-
-def _all_failed(outcomes: Outcomes, rows: int) -> Outcomes:
-    """The outcomes of a batch none of whose answers may be sent, in a process that ends."""
-    first = next(iter(outcomes.failures.values()))
-    failure = Failure(first.stage, first.error, range(rows))
-    return replace(outcomes, failures=dict.fromkeys(range(rows), failure))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+from ts.context import Context
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ConfigError
@@ -15,7 +17,7 @@ from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.splitting import Splitting
 from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
 
-__all__ = ["one_row_at_a_time", "one_stage", "refuse_async", "report_settings", "splitting_of"]
+__all__ = ["LoadedHandler", "load", "one_stage", "report_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +25,56 @@ BROUGHT = "micro_batch_handler.torchserve.brought"
 """A class that derives from one of these stands in front of the handler that users know."""
 
 
+@dataclass(frozen=True)
+class LoadedHandler:
+    """What is known of a handler when the model loads."""
+
+    config: MicroBatchingConfig
+    """Its settings; with sizes of 1 if it reads the first row of its argument only."""
+    ops: PayloadOps
+    splitting: Splitting
+    batch_size: int
+    """The most requests of one batch."""
+    first_row: bool
+    """Whether it reads the first row only, so that sizes after it are its author's."""
+    profiles: bool
+    """Whether TorchServe's `handler.profile` is on."""
+
+
+def load(handler: Any, ops: PayloadOps, context: Context) -> LoadedHandler:
+    """Read the settings of a handler and its class.
+
+    Args:
+        handler: has the methods.
+        ops: how its payloads are counted, cut and joined.
+        context: of the load; has model-config.yaml and the batch size.
+
+    Raises:
+        ConfigError: a setting cannot work, or a stage is `async`.
+    """
+    _refuse_async(handler)
+    model_yaml = getattr(context, "model_yaml_config", None)
+    config = MicroBatchingConfig.from_model_yaml(model_yaml)
+    if one_stage(handler):
+        ops = replace(ops, rows_of=lambda _: None)  # requests, and answers
+    in_force, one_row_ops = _one_row_at_a_time(handler, config, ops)
+    section = (model_yaml or {}).get("handler")
+    return LoadedHandler(
+        in_force,
+        one_row_ops,
+        _splitting_of(handler, one_row=one_row_ops is not ops),
+        context.system_properties.get("batch_size") or 1,
+        first_row=in_force is not config,
+        profiles=isinstance(section, dict) and bool(section.get("profile")),
+    )
+
+
 def one_stage(handler: Any) -> str:
     """The method that a handler has in place of stages; empty if it has stages. See brought.py."""
     return getattr(handler, "_micro_batch_one_stage", "")
 
 
-def refuse_async(handler: Any) -> None:
+def _refuse_async(handler: Any) -> None:
     """Refuse a handler whose stages would return a coroutine.
 
     Raises:
@@ -43,7 +89,7 @@ def refuse_async(handler: Any) -> None:
             )
 
 
-def one_row_at_a_time(
+def _one_row_at_a_time(
     handler: Any, config: MicroBatchingConfig, ops: PayloadOps
 ) -> tuple[MicroBatchingConfig, PayloadOps]:
     """The settings and payload operations of a handler, changed if it reads the first row only.
@@ -72,22 +118,19 @@ def one_row_at_a_time(
     return replace(config, micro_batch_size=sizes), ops
 
 
-def report_settings(
-    config: MicroBatchingConfig, lanes: PerStage[int], batch_size: int, model_yaml: dict[str, Any]
-) -> None:
+def report_settings(loaded: LoadedHandler, lanes: PerStage[int]) -> None:
     """Log the sizes and lanes in force, and warn of settings that leave nothing to overlap."""
-    for doubt in config.doubts(batch_size):
+    for doubt in loaded.config.doubts(loaded.batch_size):
         logger.warning("%s", doubt)
-    section = model_yaml.get("handler")
-    if isinstance(section, dict) and section.get("profile"):
+    if loaded.profiles:
         logger.warning(
             "handler.profile: true waits for the device after every stage call, which undoes the "
             "overlap. Remove it from model-config.yaml to serve"
         )
-    logger.info("micro-batching %s, lanes %s", config.micro_batch_size, lanes)
+    logger.info("micro-batching %s, lanes %s", loaded.config.micro_batch_size, lanes)
 
 
-def splitting_of(handler: Any, *, one_row: bool) -> Splitting:
+def _splitting_of(handler: Any, *, one_row: bool) -> Splitting:
     """Whether a handler's batches may be cut, as far as its class shows when it is loaded.
 
     Args:

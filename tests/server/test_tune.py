@@ -29,4 +29,4 @@ def test_the_frontend_takes_what_is_written(server, tmp_path):
         )
         assert len(model.worker_pids()) == 2
         server.wait_for_log("lanes PerStage(preprocess=2, inference=1, postprocess=1)")
-        server.wait_for_log("PerStage(preprocess=1, inference=2, postprocess=1), whole 2")
+        server.wait_for_log("PerStage(preprocess=1, inference=2, postprocess=1), whole batches 2")
