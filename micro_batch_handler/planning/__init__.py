@@ -1,1 +1,1 @@
-"""Sizes for batches: learned, predicted, chosen; knows nothing of threads or TorchServe."""
+"""The sizes of micro-batches: what calls cost, which plan is fastest; no threads, no TorchServe."""

@@ -1,8 +1,4 @@
-"""What one call of a stage costs, learned from calls that happen anyway.
-
-A call on k rows is taken to cost a + b k seconds: what it costs at all, and what each row adds.
-Where calls of exactly k rows were measured, what they took counts beside the line.
-"""
+"""What the calls of one stage took, by their number of rows."""
 
 from __future__ import annotations
 
@@ -78,13 +74,14 @@ class CallCosts:
         ]
 
     def learn(self) -> float | None:
-        """Sort the pending calls by size; by what factor they take longer than such calls did.
+        """Learn from the calls since the last time.
 
-        None if there were none.
+        If calls of the sizes seen now take longer than before, calls of other sizes will too. So
+        what is known of those is scaled by the same factor. Otherwise a machine that has become
+        slower would look like one whose small calls have.
 
-        If calls of the sizes seen now take longer than they did, those of other sizes will too:
-        else a machine that has become slower would look like one whose small calls have. What is
-        known of the others is scaled by as much, so that it stays in proportion.
+        Returns:
+            By what factor the calls take longer than before; None if there were none.
         """
         fresh: dict[int, list[float]] = {}
         while self._pending:
@@ -111,6 +108,6 @@ class CallCosts:
         return drift
 
     def follow(self, drift: float) -> None:
-        """Calls that are not seen now take longer by this factor, as others are seen to do."""
+        """Scale all that is known by a factor that was learned from other calls."""
         for size in self._sizes.values():
             size.scale(drift)

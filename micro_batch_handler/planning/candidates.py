@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from micro_batch_handler.planning.constants import GAIN
+from micro_batch_handler.planning.comparison import Comparison
+from micro_batch_handler.planning.constants import GAIN, SLOWER, VERDICTS
 from micro_batch_handler.planning.cost_model import CostModel
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.plan import Plan
@@ -43,12 +44,31 @@ class Candidates:
         due_s, to_s = (self._batch_s(self.adapted(plan, at), at) for at in (rows, to_rows))
         return to_s / due_s if due_s and to_s else None
 
-    def beside(self, in_force: Plan, rows: int) -> list[Plan]:
-        """The plans to try in place of the one in force.
+    def best(self, comparison: Comparison, loss_budget_s: float) -> Plan | None:
+        """The most promising candidate that may run and whose loss can be afforded; or None.
 
-        That is the whole batch and, if a split can pay, the plan that the model takes to be fastest
-        and those with sizes doubled or halved.
+        The whole batch comes first: it is what every split has to be faster than.
+
+        Args:
+            comparison: that the candidate is for.
+            loss_budget_s: what the candidate may be expected to lose.
         """
+        in_force, whole = comparison.in_force, comparison.whole
+        usual_s, whole_s = comparison.seconds(in_force) or 0.0, comparison.seconds(whole)
+        plans = filter(comparison.may_run, self._plans(in_force, comparison.rows))
+        slower = {plan: self._slower(plan, in_force, comparison.rows) for plan in plans}
+        if whole in slower and whole_s is not None:
+            slower[whole] = whole_s / usual_s - 1
+        for plan in sorted(slower, key=lambda plan: (plan != whole, slower[plan])):
+            if plan != whole and slower[plan] > SLOWER:
+                break
+            loss_s = min(VERDICTS) * usual_s * max(0.0, slower[plan])
+            if loss_s <= loss_budget_s or (plan == whole and not loss_s):
+                return plan
+        return None
+
+    def _plans(self, in_force: Plan, rows: int) -> list[Plan]:
+        """The whole batch and, if a split can pay, the proposal of the model and the neighbours."""
         if rows not in self._proposed and self.model is not None:
             self._proposed[rows] = self._proposal(rows, self.model)
         proposed, whole = self._proposed.get(rows), self.options.whole(rows)
@@ -56,7 +76,7 @@ class Candidates:
             return [whole]
         return [whole, proposed, *neighbours(in_force, self.options, rows)]
 
-    def slower(self, plan: Plan, in_force: Plan, rows: int) -> float:
+    def _slower(self, plan: Plan, in_force: Plan, rows: int) -> float:
         """By what share a batch would be slower than with the plan in force; negative if faster."""
         usual_s, due_s = self._batch_s(in_force, rows), self._batch_s(plan, rows)
         return due_s / usual_s - 1 if due_s and usual_s else 0.0

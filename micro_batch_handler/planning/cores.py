@@ -1,4 +1,4 @@
-"""The cores that this process may use, and what `auto` makes of them."""
+"""The cores that this process may use, and the lanes and threads that `auto` derives from them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["MOST_PER_CORE", "IntraOpThreads", "lanes_for", "usable_cores"]
 def usable_cores(root: Path = Path("/")) -> int:
     """The cores that this process may keep busy, at least 1.
 
-    The least of those it may run on (`sched_getaffinity`) and the CPU quotas of its control groups,
-    which is how containers are limited; part of a core does not count. Quotas are read where
-    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files and, for version 1,
-    https://docs.kernel.org/scheduler/sched-bwc.html say.
+    That is the smallest of the number it may run on (`sched_getaffinity`) and the CPU quotas of its
+    control groups, by which containers are limited. A fraction of a core does not count. For the
+    quotas see https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files and, for
+    version 1, https://docs.kernel.org/scheduler/sched-bwc.html.
 
     Args:
         root: where the file system begins; a test passes its own.
@@ -31,9 +31,8 @@ def usable_cores(root: Path = Path("/")) -> int:
 def lanes_for(parallelism: PerStage[Lanes], cores: int) -> PerStage[int]:
     """The lanes of each stage: what is asked for, but at most 4 a core.
 
-    `auto` is one a core for preprocess and postprocess, at most 4.
-
-    For inference it is 1: a second call at the same time would share the device, not double it.
+    For preprocess and postprocess `auto` is one a core, at most 4. For inference it is 1: a second
+    call at the same time would share the device, not double it.
     """
 
     def lanes(stage: str, wanted: Lanes) -> int:
@@ -49,10 +48,10 @@ class IntraOpThreads:
     """The threads that PyTorch may use inside one call."""
 
     lanes: PerStage[int]
-    """Of a stage, in a lane of its own."""
+    """In a call in the lanes of each stage."""
 
     whole: int
-    """Where a batch runs whole, all stages in one thread."""
+    """In a call of a whole batch, whose stages run in one thread."""
 
     @classmethod
     def of(
@@ -60,11 +59,10 @@ class IntraOpThreads:
     ) -> IntraOpThreads:
         """The threads that are wanted; `auto` shares the cores out.
 
-        Each call starts as many as there are cores unless it is told otherwise, and lanes that
-        call at the same time would then have several times as many threads as cores. What
-        preprocess and postprocess compute with PyTorch is short: `auto` is one for them, and for
-        inference the rest. A batch that runs whole has all cores to itself, and what the stage
-        that wants most does.
+        By default PyTorch starts one thread a core in each call, so that lanes that call at the
+        same time would have several times as many threads as cores. Preprocess and postprocess
+        compute little with PyTorch: `auto` gives them one thread each, and inference the rest. A
+        whole batch has all cores to itself; it gets the most that any stage wants.
 
         Args:
             wanted: in the lanes of each stage.

@@ -1,4 +1,4 @@
-"""Lines and curves: what a call costs for any number of rows, from what some calls took."""
+"""What a call costs for any number of rows: a line through the measurements, with exceptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Line:
     fixed_s: float
     row_s: float
     slope_known: bool = True
-    """False if all calls had about the same size: then the line holds only there, and is level."""
+    """False if all calls had about the same size: then the line is level and holds only there."""
 
     def at(self, rows: int) -> float:
         """Seconds of a call on so many rows."""
@@ -47,11 +47,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds of a call, as last learned; does not change any more."""
+    """Seconds of a call on any number of rows, as last learned. It is never changed."""
 
     line: Line
     measured: Mapping[int, float] = field(default_factory=dict)
-    """Seconds of a call on so many rows, where there were some: see `_drawn`."""
+    """Seconds of a call, for the numbers of rows that were measured; see `_drawn`."""
 
     least: Curve | None = None
     """What a call costs at least."""
@@ -59,8 +59,8 @@ class Curve:
     def __call__(self, rows: int) -> float:
         """Seconds of a call on so many rows.
 
-        A call on fewer rows than any that was measured is taken to cost its share of the smallest:
-        it may cost more, but it has to be tried to tell.
+        A call on fewer rows than were measured is taken to cost its share of the smallest measured
+        call. That is the least it can cost, so plans with smaller calls are tried.
         """
         seconds = self.measured.get(rows)
         if seconds is None:
@@ -103,12 +103,12 @@ def fit(points: Sequence[Point]) -> Line | None:
 
 
 def curve(own: Sequence[Point], other: Sequence[Point]) -> Curve | None:
-    """What calls cost under some circumstances; None if nothing is known at all.
+    """What calls cost, inline or in lanes; None if no calls were measured.
 
     Args:
-        own: calls under these circumstances.
-        other: calls under others (with or without neighbours that contend for the cores). They tell
-            how cost grows with rows where the own calls do not, not how high it is.
+        own: calls of this kind.
+        other: calls of the other kind. They tell how cost grows with rows if the own calls had all
+            about the same size, but not how high it is.
     """
     line = fit(own)
     if line is not None and line.slope_known:
@@ -126,9 +126,9 @@ def curve(own: Sequence[Point], other: Sequence[Point]) -> Curve | None:
 
 
 def _drawn(line: Line, points: Sequence[Point]) -> Curve:
-    """The line, drawn to what was measured where that is off it by more than chance explains.
+    """The line, moved towards each median that is further from it than chance explains.
 
-    A median counts with d^2 / (d^2 + (2 e)^2), for its distance d from the line and its error e.
+    A median at distance d from the line, with error e, moves it by d^2 / (d^2 + (2 e)^2) of d.
     """
     measured = {}
     for point in points:

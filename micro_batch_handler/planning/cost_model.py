@@ -6,23 +6,21 @@ in lanes, where stages contend for the cores and for the interpreter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import mul
 
-from micro_batch_handler.config import STAGES
+from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.planning.call_costs import CallCosts
-from micro_batch_handler.planning.constants import HAND_OVER_S, NOTICEABLE
+from micro_batch_handler.planning.constants import HAND_OVER_S, MOST_CALLS, NOTICEABLE
 from micro_batch_handler.planning.cost_curve import Curve, curve
 from micro_batch_handler.planning.forecast import Cost, Forecast
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.sizes import ANY_SIZE, INFERENCE
 
-__all__ = ["Calls", "CostModel", "Observations"]
-
-Calls = Sequence[Iterable[tuple[int, float]]]
-"""For each stage, the rows and seconds of each call."""
+__all__ = ["CostModel", "Observations"]
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,9 @@ class CostModel:
         """What the calls of a whole batch cost, for each stage."""
         return [cost(rows) for cost in self._costs(self.inline)]
 
-    def knows_slopes(self, stages: Iterable[int]) -> bool:
-        """Whether it is known what a row adds to a call of these stages."""
-        return all(self.lanes[stage].line.slope_known for stage in stages)
-
     def differs(self, other: CostModel, rows: Sequence[int]) -> bool:
         """Whether calls of so many rows cost noticeably more or less."""
-        stages = range(len(STAGES))
         if self.least != other.least:
-            return True
-        if self.knows_slopes(stages) != other.knows_slopes(stages):
             return True
         pairs = zip([*self.inline, *self.lanes], [*other.inline, *other.lanes], strict=True)
         costs = [(a.line.at(count), b.line.at(count)) for a, b in pairs for count in rows]
@@ -101,7 +92,9 @@ class CostModel:
 
 
 class Observations:
-    """The calls of earlier batches. One thread at a time may call it.
+    """The calls of earlier batches, and of the one that runs.
+
+    `observe` may be called from any thread; the other methods by one thread at a time.
 
     Args:
         lane_counts: of each stage.
@@ -115,18 +108,31 @@ class Observations:
         self._lane_counts = lane_counts
         self._padded = padded
         self._hand_over_s = hand_over_s
+        self._calls: dict[Stage, deque[tuple[int, float]]] = {
+            stage: deque(maxlen=MOST_CALLS) for stage in STAGES
+        }
         self._inline = [CallCosts() for _ in STAGES]
         self._lanes = [CallCosts() for _ in STAGES]
 
-    def add(self, calls: Calls, *, inline: bool) -> None:
-        """Learn from a batch.
+    def observe(self, stage: Stage, rows: int, seconds: float) -> None:
+        """A call of a stage succeeded and took so long."""
+        self._calls[stage].append((rows, seconds))
+
+    def forget_calls(self) -> None:
+        """Do not learn from the calls of a batch that has not ended."""
+        for made in self._calls.values():
+            made.clear()
+
+    def batch_ended(self, *, inline: bool) -> None:
+        """Learn from the calls since the last batch.
 
         Args:
-            calls: that succeeded.
             inline: whether they ran one after the other, as those of a whole batch.
         """
-        for costs, made in zip(self._inline if inline else self._lanes, calls, strict=True):
-            costs.extend(made)
+        costs = self._inline if inline else self._lanes
+        for of_stage, made in zip(costs, self._calls.values(), strict=True):
+            of_stage.extend(list(made))
+        self.forget_calls()
 
     def model(self) -> CostModel | None:
         """What calls cost; None while no call of some stage has been seen.

@@ -1,7 +1,7 @@
 """When a batch would be finished: the schedule of its calls, computed from their costs.
 
-As the pipeline runs it: each stage takes what is ready in the order it became ready, in as many
-lanes as it has, and a micro-batch is ready when its last row has come from the stage before.
+It follows the pipeline: each stage takes micro-batches in the order in which they became ready, in
+as many lanes as it has. A micro-batch is ready when its last row has left the stage before.
 
     preprocess in 2s   [0 1][2 3][4 5][6 7]
     inference in 4s              [0 1 2 3][4 5 6 7]
@@ -22,9 +22,9 @@ Cost: TypeAlias = Callable[[int], float]
 
 
 class Forecast:
-    """When a batch of so many rows would be finished, for any sizes.
+    """When a batch of so many rows would be finished, for any plan.
 
-    What several sizes have in common is computed once: the stages before the first that differs.
+    Stages that several plans share from the first on are computed once.
 
     Args:
         rows: of the batch.

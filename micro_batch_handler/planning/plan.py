@@ -40,7 +40,7 @@ class Plan(NamedTuple):
         return len({min(size, rows) for size in self}) > 1
 
     def is_like(self, other: Plan, rows: int) -> bool:
-        """Whether two plans differ so little for a batch that nobody need be told."""
+        """Whether two plans differ too little to be worth a line in the log."""
         if self.fits(rows) != other.fits(rows):
             return False
         pairs = zip(self, other, strict=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,11 +23,8 @@ from micro_batch_handler.planning.constants import (
     HAND_OVER_S,
     LEARN_EVERY,
     LOG_FROM_BATCH,
-    MOST_CALLS,
     MOST_SEARCH_S,
     SHARE,
-    SLOWER,
-    VERDICTS,
 )
 from micro_batch_handler.planning.cost_model import Observations
 from micro_batch_handler.planning.plan import Plan
@@ -47,9 +44,9 @@ class Planner:
         batch_size: the most requests of one batch (TorchServe's `batchSize`), at least 1.
         lanes: of each stage.
         hand_over_s: what a micro-batch costs in each stage beside the call.
-        regroups: whether all that stages return is known to be made of rows. If not, stages whose
-            size is free get the same until `payloads` has told.
-        now_s: the time, to bound what learning and searching take, and the log.
+        regroups: whether payloads are known to be rows. If not, the stages whose size is free get
+            the same size until `payloads` is called.
+        now_s: the time, by which learning, searching and the log are bounded.
     """
 
     def __init__(
@@ -72,9 +69,6 @@ class Planner:
         self._observations = Observations(
             [lanes[stage] for stage in STAGES], self._candidates.options.padded, hand_over_s
         )
-        self._calls: dict[Stage, deque[tuple[int, float]]] = {
-            stage: deque(maxlen=MOST_CALLS) for stage in STAGES
-        }
         self._lock = threading.Lock()
         self._comparisons: dict[int, Comparison] = {}
         self._seen: Counter[int] = Counter()
@@ -85,20 +79,19 @@ class Planner:
 
     def plan(self, rows: int) -> Plan:
         """The sizes for a batch of so many rows."""
-        for calls in self._calls.values():
-            calls.clear()  # what a batch with failures has left tells little
+        self._observations.forget_calls()  # those that a batch with failures has left
         with self._lock:
             if not rows or not self._candidates.options.free:
                 return self._candidates.options.whole(rows)
             comparison = self._comparison(rows)
             if comparison.is_open and self._candidates.model and self._search_budget_s > 0:
                 with self._timed():
-                    comparison.start(self._candidate(comparison))
+                    comparison.start(self._candidates.best(comparison, self._loss_budget_s))
             return self._candidates.adapted(comparison.turn(), rows)
 
     def observe(self, stage: Stage, rows: int, seconds: float) -> None:
         """A call of a stage on so many rows succeeded and took so long."""
-        self._calls[stage].append((rows, seconds))
+        self._observations.observe(stage, rows, seconds)
 
     def finished(self, rows: int, plan: Plan, seconds: float) -> None:
         """A batch without failures took so long, from its cut to its last outcome."""
@@ -107,10 +100,7 @@ class Planner:
         with self._lock:
             self._ended += 1
             self._seen[rows] += 1
-            calls = [list(made) for made in self._calls.values()]
-            for made in self._calls.values():
-                made.clear()
-            self._observations.add(calls, inline=plan.fits(rows))
+            self._observations.batch_ended(inline=plan.fits(rows))
             self._compare(rows, plan, seconds)
             self._search_budget_s = min(self._search_budget_s + SHARE * seconds, MOST_SEARCH_S)
             if self._ended <= EARLY_BATCHES or self._ended % LEARN_EVERY == 0:
@@ -166,26 +156,6 @@ class Planner:
             if known_s is not None and scale is not None:
                 seconds[adapted(plan, rows)] = known_s * scale
         return adapted(comparison.in_force, rows), adapted(comparison.whole, rows), seconds
-
-    def _candidate(self, comparison: Comparison) -> Plan | None:
-        """The most promising plan that may run, if what it may lose can be afforded.
-
-        The whole batch comes first: it is what every split has to be faster than.
-        """
-        in_force, whole, rows = comparison.in_force, comparison.whole, comparison.rows
-        usual_s = comparison.seconds(in_force) or 0.0
-        plans = filter(comparison.may_run, self._candidates.beside(in_force, rows))
-        slower = {plan: self._candidates.slower(plan, in_force, rows) for plan in plans}
-        whole_s = comparison.seconds(whole)
-        if whole in slower and whole_s is not None:
-            slower[whole] = whole_s / usual_s - 1
-        for plan in sorted(slower, key=lambda plan: (plan != whole, slower[plan])):
-            loss_s = min(VERDICTS) * usual_s * max(0.0, slower[plan])
-            if plan != whole and slower[plan] > SLOWER:
-                break
-            if loss_s <= self._loss_budget_s or (plan == whole and not loss_s):
-                return plan
-        return None
 
     def _compare(self, rows: int, plan: Plan, seconds: float) -> None:
         """Tell the comparison what a batch took, if it ran with one of its plans."""

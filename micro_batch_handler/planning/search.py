@@ -1,4 +1,4 @@
-"""Which sizes finish a batch earliest: a search among those that may be chosen."""
+"""The plan that finishes a batch earliest, searched among the sizes that may be chosen."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from micro_batch_handler.planning.sizes import ANY_SIZE, INFERENCE, SizeOptions,
 __all__ = ["best", "neighbours"]
 
 
-def best(forecast: Forecast, choices: SizeOptions, least: Plan = ANY_SIZE) -> Plan:
-    """The sizes that finish earliest, by coordinate descent from a few good plans.
+def best(forecast: Forecast, options: SizeOptions, least: Plan = ANY_SIZE) -> Plan:
+    """The plan that finishes earliest, by coordinate descent from a few good plans.
 
-    Where it is cut at all, a start has one size. Then one stage's size after the other is set to
-    the best, until none can be bettered alone.
+    The plans to start from cut some of the stages, all to the same size. Then one stage after the
+    other gets its best size, until no stage can gain alone.
 
     Args:
-        forecast: tells when sizes would finish.
-        choices: the sizes that there are.
-        least: the smallest that may be chosen now, for each stage; none for any.
+        forecast: tells when a batch would be finished.
+        options: the sizes that may be chosen.
+        least: the smallest that may be chosen now, for each stage.
     """
-    whole = choices.whole(forecast.rows)
-    free = choices.free
-    options = choices.options(forecast.rows, least)
+    whole = options.whole(forecast.rows)
+    free = options.free
+    per_stage = options.per_stage(forecast.rows, least)
     worth: dict[Plan, float] = {}
 
     def cost_s(sizes: Plan) -> float:
@@ -40,37 +40,37 @@ def best(forecast: Forecast, choices: SizeOptions, least: Plan = ANY_SIZE) -> Pl
         return whole
 
     def cut(stages: Sequence[int], size: int) -> Plan:
-        if choices.together:
+        if options.together:
             return Plan.of(size)
-        cut_to = [at_most(size, each) for each in options]
+        cut_to = [at_most(size, each) for each in per_stage]
         return Plan(*(cut_to[at] if at in stages else whole[at] for at in range(len(STAGES))))
 
     starts = {whole}
-    for stages in choices.groups:
-        sizes = options[INFERENCE if INFERENCE in stages else stages[0]]
+    for stages in options.groups:
+        sizes = per_stage[INFERENCE if INFERENCE in stages else stages[0]]
         starts.add(min((cut(stages, size) for size in sizes), key=cost_s))
     nearest = sorted(starts, key=cost_s)
-    if choices.together:
+    if options.together:
         return nearest[0]
-    found = {_descend(each, free, options, forecast, cost_s) for each in nearest[:STARTS]}
+    found = [_descend(each, free, per_stage, forecast, cost_s) for each in nearest[:STARTS]]
     least = min(found, key=cost_s)
     for parts in FINER:
-        finer = Plan(*map(at_most, [size // parts for size in least], options))
-        least = min(least, _descend(finer, free, options, forecast, cost_s), key=cost_s)
-    return min(_near(least, free, options, forecast, cost_s), key=cost_s)
+        finer = Plan(*map(at_most, [size // parts for size in least], per_stage))
+        least = min(least, _descend(finer, free, per_stage, forecast, cost_s), key=cost_s)
+    return min(_near(least, free, per_stage, forecast, cost_s), key=cost_s)
 
 
 def _descend(
     sizes: Plan,
     free: Sequence[int],
-    options: Sequence[Sequence[int]],
+    per_stage: Sequence[Sequence[int]],
     forecast: Forecast,
     cost_s: Callable[[Plan], float],
 ) -> Plan:
     while True:
         before = sizes
         for at in reversed(free):  # a change of the last stage keeps what was computed before it
-            for size in options[at]:
+            for size in per_stage[at]:
                 if forecast.at_least_s(at, size) < cost_s(sizes):
                     other = sizes.with_size(at, size)
                     sizes = min(sizes, other, key=cost_s)
@@ -81,7 +81,7 @@ def _descend(
 def _near(
     sizes: Plan,
     free: Sequence[int],
-    options: Sequence[Sequence[int]],
+    per_stage: Sequence[Sequence[int]],
     forecast: Forecast,
     cost_s: Callable[[Plan], float],
 ) -> Iterator[Plan]:
@@ -90,8 +90,8 @@ def _near(
     least_s = cost_s(sizes)
 
     def beside(at: int) -> list[int]:
-        place = options[at].index(sizes[at])
-        near = options[at][max(0, place - REACH) : place + REACH + 1]
+        place = per_stage[at].index(sizes[at])
+        near = per_stage[at][max(0, place - REACH) : place + REACH + 1]
         return [size for size in near if forecast.at_least_s(at, size) < least_s]
 
     for one, other in combinations(free, 2):
@@ -102,7 +102,7 @@ def _near(
 def neighbours(plan: Plan, options: SizeOptions, rows: int) -> list[Plan]:
     """The plans with sizes doubled or halved in one or more stages, as far as options allow."""
     found: list[Plan] = []
-    sizes = options.options(rows)
+    sizes = options.per_stage(rows)
     for stages, change in product(options.groups, (_half, _double)):
         changed = Plan(
             *(change(size, sizes[at]) if at in stages else size for at, size in enumerate(plan))

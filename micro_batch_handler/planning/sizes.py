@@ -1,4 +1,4 @@
-"""Which sizes there are to choose from, for the batches of one handler."""
+"""The sizes that may be chosen for the micro-batches of each stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ANY_SIZE", "INFERENCE", "SizeOptions", "at_most", "even_sizes", "pad
 INFERENCE = STAGES.index("inference")
 
 ANY_SIZE = Plan.of(1)
-"""As the least sizes that may be chosen: there is no limit."""
+"""The least plan: no size is too small."""
 
 
 @lru_cache(maxsize=4096)
@@ -49,8 +49,8 @@ class SizeOptions:
 
     Args:
         config: has the sizes that the user gave, which are kept.
-        together: whether stages must have the same size where the user left the choice, because
-            it is not known that what they return can be cut and joined.
+        together: whether the stages whose size the user left open must have the same size, because
+            it is not known that their payloads can be cut and joined.
     """
 
     config: MicroBatchingConfig
@@ -76,29 +76,29 @@ class SizeOptions:
         return padded(rows, self.config.allowed_sizes or ())
 
     def whole(self, rows: int) -> Plan:
-        """No more cuts than must be."""
+        """The plan with the fewest cuts that the given and the allowed sizes leave."""
         given = [self.config.micro_batch_size[stage] for stage in STAGES]
         numbers = [int(size) for size in given if size != AUTO]
         largest = [options[0] for options in self._options(rows)]
         if self.together and numbers:
-            # Of the sizes given, the one that leaves most borders between stages without a cut.
+            # One of the given sizes for all stages, so that few payloads are cut between stages.
             same = int(given[INFERENCE]) if given[INFERENCE] != AUTO else numbers[0]
             largest = [
                 min(same, size) if at == INFERENCE else same for at, size in enumerate(largest)
             ]
         elif self.together:
-            # Inference may be padded to more rows than there are, which cuts nothing.
+            # Inference may be padded to more rows than the batch has, which cuts nothing.
             same = min(largest)
             largest = [size if same >= rows else same for size in largest]
         pairs = zip(largest, given, strict=True)
         return Plan(*(size if wanted == AUTO else int(wanted) for size, wanted in pairs))
 
-    def options(self, rows: int, least: Plan = ANY_SIZE) -> list[tuple[int, ...]]:
-        """The sizes to choose from, descending, for each stage; one for those that are given.
+    def per_stage(self, rows: int, least: Plan = ANY_SIZE) -> list[tuple[int, ...]]:
+        """The sizes to choose from for each stage, descending; only one where the user gave it.
 
         Args:
             rows: of the batch.
-            least: for each stage, below which a size must not be chosen, unless it cuts nothing.
+            least: the smallest size of each stage that may be chosen, unless the size cuts nothing.
         """
         whole = self.whole(rows)
         if self.together:
@@ -117,14 +117,9 @@ class SizeOptions:
         even = [-(-rows // -(-rows // size)) for size in plan]
         sizes = [
             whole[at] if plan[at] >= rows else at_most(even[at], options)
-            for at, options in enumerate(self.options(rows))
+            for at, options in enumerate(self.per_stage(rows))
         ]
         return Plan.of(sizes[INFERENCE]) if self.together and self.free else Plan(*sizes)
-
-    def halves(self, rows: int) -> Plan | None:
-        """As few cuts as can be; None if there are none to make."""
-        halves = self.adapted(Plan.of(-(-rows // 2)), rows)
-        return None if halves == self.whole(rows) else halves
 
     def _options(self, rows: int) -> list[tuple[int, ...]]:
         options = [even_sizes(max(rows, 1))] * len(STAGES)

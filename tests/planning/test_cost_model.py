@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.simulated import HAND_OVER_S
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.planning.cost_curve import Curve, Line
 from micro_batch_handler.planning.cost_model import CostModel, Observations
 from micro_batch_handler.planning.plan import Plan
@@ -16,9 +17,17 @@ def observations():
     return Observations([1, 1, 1], lambda rows: rows, HAND_OVER_S)
 
 
+def add(observations, calls, *, inline):
+    """A batch with these calls: for each stage, rows and seconds."""
+    for stage, made in zip(STAGES, calls, strict=True):
+        for rows, seconds in made:
+            observations.observe(stage, rows, seconds)
+    observations.batch_ended(inline=inline)
+
+
 def whole(observations, rows, call_s):
     """A whole batch; each stage's call takes so long."""
-    observations.add([[(rows, call_s)]] * 3, inline=True)
+    add(observations, [[(rows, call_s)]] * 3, inline=True)
 
 
 def test_calls_in_lanes_do_not_change_what_calls_cost_alone(observations):
@@ -26,7 +35,7 @@ def test_calls_in_lanes_do_not_change_what_calls_cost_alone(observations):
     for rows in (8, 16, 32) * 5:
         whole(observations, rows, 0.002 + 0.001 * rows)
         calls = [[(size, 3 * (0.002 + 0.001 * size)) for size in (4, 8)]] * 3
-        observations.add(calls, inline=False)
+        add(observations, calls, inline=False)
     model = observations.model()
 
     assert pytest.approx(0.018, rel=0.01) == model.inline[0](16)
@@ -38,7 +47,7 @@ def test_calls_among_others_are_never_taken_to_be_cheaper_than_alone(observation
     for rows in (1, 8, 16, 32) * 5:
         whole(observations, rows, 0.010 + 0.001 * rows)
         calls = [[(size, 0.004 * size) for size in (8, 16)]] * 3
-        observations.add(calls, inline=False)
+        add(observations, calls, inline=False)
     model = observations.model()
 
     assert pytest.approx(0.0, abs=1e-6) == model.lanes[0].line.fixed_s
@@ -52,11 +61,11 @@ def test_plans_reach_half_as_far_down_as_calls_were_seen(observations):
         whole(observations, 32, 0.01)
     assert (16, 16, 16) == observations.model().least
 
-    observations.add([[(8, 0.01)] * 4, [(16, 0.01)] * 2, []], inline=False)
+    add(observations, [[(8, 0.01)] * 4, [(16, 0.01)] * 2, []], inline=False)
     known = observations.model()
     assert (4, 8, 16) == known.least
 
-    observations.add([[(2, 0.01)], [], []], inline=False)
+    add(observations, [[(2, 0.01)], [], []], inline=False)
     assert (4, 8, 16) == observations.model().least
 
 
@@ -65,7 +74,7 @@ def test_a_slower_machine_is_slower_for_the_calls_that_are_not_made_now(observat
     for _ in range(15):
         whole(observations, 32, 0.01)
         calls = [[(16, 0.008)] * 2] * 3
-        observations.add(calls, inline=False)
+        add(observations, calls, inline=False)
     assert pytest.approx(0.008) == observations.model().lanes[0](16)
     for _ in range(15):
         whole(observations, 32, 0.02)
@@ -75,7 +84,7 @@ def test_a_slower_machine_is_slower_for_the_calls_that_are_not_made_now(observat
 
 def test_nothing_is_expected_before_every_stage_was_called(observations):
     """A batch of which one stage's calls are missing does not make a model."""
-    observations.add([[(4, 0.1)], [(4, 0.1)], []], inline=True)
+    add(observations, [[(4, 0.1)], [(4, 0.1)], []], inline=True)
 
     assert observations.model() is None
 
@@ -102,7 +111,7 @@ def test_a_call_smaller_than_any_that_was_seen_is_taken_to_cost_its_share(observ
     """Calls in several lanes may look all fixed cost; only smaller ones can tell."""
     for _ in range(5):
         whole(observations, 32, 0.02)
-        observations.add([[(16, 0.02)] * 2] * 3, inline=False)
+        add(observations, [[(16, 0.02)] * 2] * 3, inline=False)
 
     found = observations.model().lanes[0]
 

@@ -11,7 +11,7 @@ from harness.simulated import HAND_OVER_S, Machine, linear
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.planning.search import best
+from micro_batch_handler.planning.search import best, neighbours
 from micro_batch_handler.planning.sizes import SizeOptions, even_sizes
 
 
@@ -134,14 +134,31 @@ def test_sizes_far_below_those_seen_are_not_chosen(config_of):
     assert (3, 3, 3) == best(forecast(machine, 3), SizeOptions(config_of()), least=(8, 4, 16))
 
 
-def test_halves_are_the_fewest_cuts(config_of):
-    """Halves of what is free; nothing where there is nothing to cut."""
-    assert (16, 16, 16) == SizeOptions(config_of()).halves(32)
-    assert (16, 8, 16) == SizeOptions(config_of(allowed_sizes=[8, 32])).halves(32)
-    assert (8, 8, 8) == SizeOptions(config_of(allowed_sizes=[8, 32]), together=True).halves(32)
-    assert (16, 4, 16) == SizeOptions(config_of(micro_batch_size={"inference": 4})).halves(32)
-    assert SizeOptions(config_of()).halves(1) is None
-    assert SizeOptions(config_of(micro_batch_size=4)).halves(32) is None
+def test_a_plan_is_adapted_to_other_numbers_of_rows(config_of):
+    """Micro-batches become no larger, all of about one size; given and allowed sizes are kept."""
+    free = SizeOptions(config_of())
+    assert (7, 10, 20) == free.adapted(Plan(8, 16, 32), 20)
+    assert (8, 8, 8) == free.adapted(Plan(8, 16, 32), 8)
+    assert (8, 16, 32) == free.adapted(Plan(8, 16, 32), 32)
+    allowed = SizeOptions(config_of(allowed_sizes=[8, 32]))
+    assert (10, 8, 20) == allowed.adapted(Plan(16, 16, 32), 20)
+    assert (10, 32, 20) == allowed.adapted(Plan(16, 32, 32), 20)
+    together = SizeOptions(config_of(allowed_sizes=[8, 32]), together=True)
+    assert (8, 8, 8) == together.adapted(Plan.of(8), 20)
+    given = SizeOptions(config_of(micro_batch_size={"inference": 4}))
+    assert (10, 4, 10) == given.adapted(Plan(16, 4, 16), 20)
+    assert (4, 4, 4) == SizeOptions(config_of(micro_batch_size=4)).adapted(Plan.of(4), 20)
+
+
+def test_neighbours_double_or_halve_sizes_where_there_are_such(config_of):
+    """In each group of stages; at the ends of the options nothing is left to change."""
+    found = neighbours(Plan(4, 1, 8), SizeOptions(config_of()), 8)
+
+    assert {(2, 1, 8), (8, 1, 8), (4, 2, 8), (4, 1, 4), (2, 1, 4), (8, 2, 8)} == set(found)
+    assert len(found) == len(set(found))
+    assert all(1 <= size <= 8 for plan in found for size in plan)
+    given = SizeOptions(config_of(micro_batch_size={"inference": 4}))
+    assert {plan.inference for plan in neighbours(Plan(8, 4, 8), given, 8)} == {4}
 
 
 def test_very_large_batches_are_not_cut_into_very_small_pieces():
