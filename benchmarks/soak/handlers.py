@@ -13,8 +13,17 @@ import torch
 import ts
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-from benchmarks.soak.settings import BATCH_SIZE, PATIENCE_S, SECRET, STAGE_TIMEOUT_S
-from benchmarks.soak.troubles import RAISED, RETURNED, UNENCODABLE, Trouble, recurse
+from benchmarks.soak.troubles import (
+    BATCH_SIZE,
+    PATIENCE_S,
+    RAISED,
+    RETURNED,
+    SECRET,
+    STAGE_TIMEOUT_S,
+    UNENCODABLE,
+    Trouble,
+    recurse,
+)
 from harness.service import service_of
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import STAGES

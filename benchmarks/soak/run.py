@@ -20,20 +20,25 @@ import psutil
 import torch
 
 from benchmarks.soak.handlers import KINDS, Opaque, Slot, real_metrics, right_answer
-from benchmarks.soak.settings import (
+from benchmarks.soak.troubles import (
     BATCH_SIZE,
     OK,
     PATIENCE_S,
-    REPLAN_EVERY,
-    SAMPLE_EVERY,
+    RAISED,
+    RETURNED,
     SECRET,
     STAGE_TIMEOUT_S,
     TIMED_OUT,
+    UNENCODABLE,
+    Fault,
+    Trouble,
 )
-from benchmarks.soak.troubles import RAISED, RETURNED, UNENCODABLE, Fault, Trouble
 from harness.service import predict, quiet
 from harness.wire import DEADLINE_HEADER, Answer, Request, Wrong
 from micro_batch_handler.config import STAGES
+
+SAMPLE_EVERY = 100
+REPLAN_EVERY = 500
 
 
 @dataclass

@@ -10,8 +10,17 @@ from typing import Any
 import torch
 from ts.utils.util import PredictionException
 
-from benchmarks.soak.settings import BAD_REQUEST, BATCH_SIZE, OUT_OF_RESOURCES, SECRET, SERVER_ERROR
 from micro_batch_handler.config import STAGES
+
+BATCH_SIZE = 32
+STAGE_TIMEOUT_S = 1.0
+PATIENCE_S = 20.0
+OK = 200
+BAD_REQUEST = 400
+SERVER_ERROR = 500
+TIMED_OUT = 504
+OUT_OF_RESOURCES = 507
+SECRET = "secret"  # noqa: S105  (stands in the texts of errors, which no client may see)
 
 
 class MuteError(Exception):
