@@ -6,10 +6,11 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["DEADLINE_HEADER", "Answer", "Request", "Wrong", "frame", "parse", "read", "text"]
+__all__ = ["DEADLINE_HEADER", "END", "Answer", "Request", "Wrong", "frame", "parse", "read", "text"]
 
 DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"
 END = struct.pack("!i", -1)
+"""The end of a list."""
 
 
 class Wrong(AssertionError):  # noqa: N818  (a finding, not an error of this program)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
-import struct
 
 import pytest
 from hypothesis import example, given
@@ -14,6 +12,8 @@ from hypothesis import strategies as st
 from ts.protocol.otf_message_handler import _retrieve_request
 from ts.service import Service
 
+from harness.service import Wire
+from harness.wire import END, text
 from micro_batch_handler.errors import BodyError
 from micro_batch_handler.torchserve.wire import decode as module
 from micro_batch_handler.torchserve.wire.decode import (
@@ -44,29 +44,13 @@ TOKENS = st.sampled_from(
 )
 
 
-class Connection:
-    """A socket that has received these bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._stream = io.BytesIO(data)
-
-    def recv(self, length: int) -> bytes:
-        return self._stream.read(length)
-
-
-def text(data: str | bytes) -> bytes:
-    data = data.encode() if isinstance(data, str) else data
-    return struct.pack("!i", len(data)) + data
-
-
 def received(parameters, headers, *, decoded):
     """The row and the headers that TorchServe hands to a handler for such a request."""
-    end = struct.pack("!i", -1)
-    message = text("id") + b"".join(text(k) + text(v) for k, v in headers.items()) + end
+    message = text("id") + b"".join(text(k) + text(v) for k, v in headers.items()) + END
     message += b"".join(text(name) + text(kind) + text(body) for name, kind, body in parameters)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(DECODES, str(decoded).lower())
-        request = _retrieve_request(Connection(message + end))
+        request = _retrieve_request(Wire(message + END))
     (processor,), (row,), _ = Service.retrieve_data_for_inference([request])
     return row, processor.get_request_properties()
 

@@ -19,7 +19,7 @@ from ts.protocol import otf_message_handler
 from ts.protocol.otf_message_handler import retrieve_msg
 
 from harness.archives import pack
-from harness.wire import Request
+from harness.wire import END, Request, text
 from harness.worker import Worker
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.torchserve.wire.reader import (
@@ -45,14 +45,6 @@ SMALL = 24
 
 def number(value):
     return struct.pack("!i", value)
-
-
-def text(data):
-    data = data.encode() if isinstance(data, str) else data
-    return number(len(data)) + data
-
-
-END = number(-1)
 
 
 def message(*requests):
