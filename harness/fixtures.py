@@ -111,13 +111,18 @@ def own_server(java: None) -> Iterator[TorchServe]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with a server, which mostly wait, and others, which compute, take turns."""
-    waits: dict[Path, bool] = {}
+    """Files with a server, which mostly wait, and others, which compute, take turns.
+
+    The largest come first, so that none of them is the last to begin; those for a GPU come last.
+    """
+    marks: dict[Path, set[str]] = {}
     for item in items:
-        waits[item.path] = waits.get(item.path, False) or bool(item.get_closest_marker("server"))
-    kinds = [[path for path in waits if waits[path] is kind] for kind in (True, False)]
-    turns = [path for pair in zip_longest(*kinds) for path in pair]
-    items.sort(key=lambda item: turns.index(item.path))
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    largest = sorted(marks, key=lambda path: path.stat().st_size, reverse=True)
+    waiting = [path for path in largest if "server" in marks[path]]
+    computing = [path for path in largest if not marks[path] & {"server", "gpu"}]
+    turns = [path for pair in zip_longest(waiting, computing) for path in pair if path]
+    items.sort(key=lambda item: turns.index(item.path) if item.path in turns else len(turns))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
