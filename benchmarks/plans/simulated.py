@@ -26,8 +26,8 @@ ROWS = (8, 16, 32, 64, 64, 128)
 SIZES = {1, 2, 3, 4, 5, 6, 8, 10, 11, 13, 16, 22, 32, 43, 64, 128}
 STARTS = 4
 KINDS = 5
-LEARNING_S = 0.001
-"""What the planner is told that each of its thoughts takes."""
+LOOK_S = 0.001
+"""What each look for better plans takes by the clock of the planner."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ def play(number: int) -> Outcome:
     """Let a planner learn one case."""
     rows, machine = _draw(number)
     quiet = replace(machine, noise=0.0, unrest=0.0, pauses=0.0)
-    thoughts = count()
+    looks = count()
     planner = Planner(
         MicroBatchingConfig(),
         rows,
         machine.lanes,
         hand_over_s=HAND_OVER_S,
         regroups=True,
-        now_s=lambda: next(thoughts) * LEARNING_S,
+        now_s=lambda: next(looks) * LOOK_S,
     )
 
     @cache
