@@ -8,8 +8,8 @@ from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Outcomes
-from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS, BatchMetrics
 from micro_batch_handler.torchserve.metrics.lines import MetricLines

@@ -9,7 +9,7 @@ from functools import partial
 
 from harness.simulated import Cost, Machine
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
+from micro_batch_handler.pipeline.call import INLINE, LANE, CallRecord
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails, Trial
 from micro_batch_handler.tracing.recording import TracedBatch

@@ -12,10 +12,9 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from micro_batch_handler.config import STAGES, Stage
-from micro_batch_handler.pipeline.call import Call
+from micro_batch_handler.pipeline.call import Call, CallRecord
 from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
-from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.pipeline.regroup import Regroup, bounds
 from micro_batch_handler.pipeline.requests import Requests
 from micro_batch_handler.planning.plan import Plan

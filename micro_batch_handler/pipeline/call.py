@@ -1,15 +1,43 @@
-"""One call of one stage while it runs."""
+"""One call of one stage: while it runs, and the record that is kept of it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
-from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
 
-__all__ = ["Call"]
+__all__ = ["INLINE", "LANE", "Call", "CallRecord"]
+
+LANE = "mbh-"
+"""The name of every lane begins with this."""
+
+INLINE = "caller"
+"""Stands for the name of the lane where a call was made in the thread that ran the batch."""
+
+
+class CallRecord(NamedTuple):
+    """One call of one stage that has returned, raised or been given up.
+
+    Times are seconds on the pipeline's clock, as Python sees them: on a device with streams a call
+    ends when its work has been enqueued, which may be before the work is done.
+    """
+
+    stage: Stage
+    indices: Sequence[int]
+    """The requests in it, as places in the batch."""
+    thread: str
+    """The name of the lane, `mbh-inference-0`; or `INLINE`."""
+    ready_s: float
+    """When its rows were there, so that a free lane could have begun; the rest is queueing."""
+    began_s: float
+    """When its thread began to work for it; for rows that start from their requests, decoding
+    them is a part of the call."""
+    ended_s: float
+    failed: bool
+    """Whether its result did not count: it raised, or took longer than it may."""
 
 
 class Call:

@@ -11,7 +11,6 @@ recovery.instead    after a fault: what is called instead
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 from micro_batch_handler.errors import DeadlinePassed, LengthError
 from micro_batch_handler.pipeline.admission import Admission, is_expired
@@ -151,12 +150,7 @@ class _Running:
             self._permits.release()
             raise _BatchEnded
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         called = kind is not Unreadable
         if not self._executor.end(self._batch, self._call, failed=kind is not None, called=called):
             raise GivenUp

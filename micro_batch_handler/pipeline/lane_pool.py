@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import TypeAlias
 
-from micro_batch_handler.pipeline.records import LANE
+from micro_batch_handler.pipeline.call import LANE
 
 __all__ = ["LanePool", "Permits"]
 

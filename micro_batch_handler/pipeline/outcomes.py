@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from micro_batch_handler.config import Stage
-from micro_batch_handler.pipeline.records import CallRecord
+from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.planning.plan import Plan
 
 __all__ = ["BatchRecord", "Failure", "Listener", "Outcomes"]

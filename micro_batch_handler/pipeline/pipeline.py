@@ -13,7 +13,6 @@ outcomes                 when every request is settled
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
@@ -183,12 +182,7 @@ class Pipeline:
     def __enter__(self) -> Pipeline:  # noqa: PYI034  (typing.Self needs Python 3.11)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 import traceback
-from types import FrameType, TracebackType
+from types import FrameType
 
 from micro_batch_handler.config import Stage
 from micro_batch_handler.errors import StageTimeout
-from micro_batch_handler.pipeline.records import LANE
+from micro_batch_handler.pipeline.call import LANE
 
 __all__ = ["Clock", "alarm", "alarm_works_here", "in_main_thread", "stacks"]
 
@@ -82,10 +82,7 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
         self._outer_s, _ = signal.setitimer(signal.ITIMER_REAL, self._timeout_s, again_s)
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
         if self._timeout_s is None:
             return

@@ -18,7 +18,7 @@ from math import inf
 from statistics import fmean
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.pipeline.records import INLINE, CallRecord
+from micro_batch_handler.pipeline.call import INLINE, CallRecord
 from micro_batch_handler.planning.cost_curve import Point, curve
 from micro_batch_handler.planning.forecast import Cost, Forecast
 from micro_batch_handler.planning.plan import Plan

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from micro_batch_handler.config import STAGES, Stage
-from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
+from micro_batch_handler.pipeline.call import INLINE, LANE, CallRecord
 from micro_batch_handler.tracing.recording import Trace, TracedBatch
 
 __all__ = ["Span", "critical_path", "idle_spans", "lane_names", "waiting", "with_sources"]

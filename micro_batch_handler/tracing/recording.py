@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from micro_batch_handler.config import PerStage
+from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.pipeline.outcomes import BatchRecord
-from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.plan import Plan
 

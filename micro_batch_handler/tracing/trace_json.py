@@ -17,7 +17,7 @@ from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
-from micro_batch_handler.pipeline.records import CallRecord
+from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tracing.lane_use import lane_names, with_sources

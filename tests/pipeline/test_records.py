@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.pipeline.call import INLINE
 from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.pipeline.records import INLINE
 from tests.fakes import ManualClock, plan, stages
 
 

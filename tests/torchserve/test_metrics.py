@@ -11,8 +11,8 @@ from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import BodyError, DeadlinePassed, StageTimeout
+from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Failure, Outcomes
-from micro_batch_handler.pipeline.records import CallRecord
 from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS, BatchMetrics
 from micro_batch_handler.torchserve.metrics.lines import Metric, MetricLines
 from micro_batch_handler.torchserve.metrics.throttle import Throttle

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.pipeline.call import INLINE, CallRecord
 from micro_batch_handler.pipeline.pipeline import Pipeline
-from micro_batch_handler.pipeline.records import INLINE, CallRecord
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.tracing.recording import Setup, TracedBatch
 from tests.fakes import plan

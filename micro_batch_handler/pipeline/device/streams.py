@@ -34,7 +34,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from micro_batch_handler.config import Stage
@@ -185,12 +184,7 @@ class _DeviceWork(Work):
             self.done.synchronize()  # rule 3
         return result
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:  # noqa: PYI036
         try:
             # Rule 2, for a failed call too, since the work that it has asked for goes on.
             done = self._stream.record() if self.done is None else self.done
@@ -202,7 +196,7 @@ class _DeviceWork(Work):
             logger.exception("no event could be recorded after %s", self._stage)
             self._stream.keep(self, None)
         finally:
-            self._using.__exit__(kind, error, traceback)
+            self._using.__exit__(kind, *error)
             self._streams.give_back(self._stage, self._stream, overlaps=self._overlaps)
         self._streams.drop_what_is_done()
 

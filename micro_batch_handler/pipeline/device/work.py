@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
 from micro_batch_handler.config import Stage
@@ -59,12 +58,7 @@ class Work:
         self._started_s = time.perf_counter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self._observe is not None:
             self._observe(self._stage, self._rows, time.perf_counter() - self._started_s)
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from micro_batch_handler.config import STAGES, Stage
-from micro_batch_handler.pipeline.records import INLINE, LANE, CallRecord
+from micro_batch_handler.pipeline.call import INLINE, LANE, CallRecord
 from micro_batch_handler.tracing.lane_use import critical_path, idle_spans, lane_names, waiting
 from micro_batch_handler.tracing.recording import Trace, TracedBatch
 
