@@ -229,13 +229,9 @@ class Batch:
             if not any(index in self._failures for index in failure.indices)
         ]
         return Outcomes(
-            self._answers,
-            self._failures,
-            self._retried,
-            self._fatal,
-            self._ended,
-            rescued,
-            self.stopped,
+            *(self._answers, self._failures, self._retried, self._fatal, self._ended),
+            rescued=rescued,
+            stopped=self.stopped,
         )
 
     def _settle(self, indices: Sequence[int]) -> None:
