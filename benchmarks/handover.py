@@ -102,7 +102,7 @@ def _one_thread(rows: int, size: int) -> Iterator[Callable[[], None]]:
             batch = Batch(Requests(data), plan)
             steps = batch.first()
             while steps:
-                steps += executor.execute(batch, *steps.pop(0))
+                steps += executor.execute(batch, *steps.pop(0), [])
 
         yield run
 

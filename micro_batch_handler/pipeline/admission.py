@@ -14,7 +14,7 @@ from micro_batch_handler.pipeline.outcomes import Failure
 from micro_batch_handler.pipeline.stage import StageMethod
 from micro_batch_handler.pipeline.watch import Clock
 
-__all__ = ["Admission", "is_expired"]
+__all__ = ["Admission", "without_failed"]
 
 
 class Admission:
@@ -44,34 +44,20 @@ class Admission:
             # Memory has run out: what is under way lets go of its own, and nothing else begins.
             failure = Failure(crowded.stage, crowded.error, micro_batch.indices)
             return batch.fail(position, failure, aside=True)
-        again = micro_batch.failed or micro_batch.serial
-        if again and batch.is_late(self._clock.now_s()):
+        # The first call of a whole batch is made in any case: it repeats nothing.
+        part = micro_batch.serial and len(micro_batch) < len(batch.requests)
+        if (micro_batch.failed or part) and batch.is_late(self._clock.now_s()):
             stage = STAGES[position if micro_batch.parts else 0]
             return batch.fail(position, Failure(stage, BatchTimeout(stage), micro_batch.indices))
         if batch.deadlines_s is not None:
-            steps = self._without_expired(batch, position, micro_batch)
-            if steps is not None:
-                return steps
+            now_s = self._clock.now_s()
+            gone = [index for index in micro_batch.indices if batch.is_expired(index, now_s)]
+            if gone:
+                stage = STAGES[position if micro_batch.parts else 0]
+                failure = Failure(stage, DeadlinePassed(stage), gone)
+                return without_failed(batch, position, micro_batch, [failure])
         pieces = self._pieces(position, micro_batch)
         return [(position, piece) for piece in pieces] if len(pieces) > 1 else None
-
-    def _without_expired(
-        self, batch: Batch, position: int, micro_batch: MicroBatch
-    ) -> Steps | None:
-        """The rows whose deadline has not passed, if that of others has."""
-        now_s = self._clock.now_s()
-        places = [
-            place
-            for place, index in enumerate(micro_batch.indices)
-            if not _has_passed(batch, index, now_s)
-        ]
-        if len(places) == len(micro_batch):
-            return None
-        left = micro_batch.only(places, planned=micro_batch.planned)
-        gone = [index for index in micro_batch.indices if index not in left.indices]
-        stage = STAGES[position if micro_batch.parts else 0]
-        freed = batch.fail(position, Failure(stage, DeadlinePassed(stage), gone))
-        return [*freed, (position, left)] if len(left) else freed
 
     def _pieces(self, position: int, micro_batch: MicroBatch) -> Sequence[MicroBatch]:
         """The same rows in calls of those that may share one, no more than fit the memory."""
@@ -85,14 +71,21 @@ class Admission:
         return micro_batch.pieces(limit) if len(micro_batch) > limit else (micro_batch,)
 
 
-def is_expired(batch: Batch, micro_batch: MicroBatch, clock: Clock) -> bool:
-    """Whether rows that pass all stages in one go need not go on: nobody waits for any of them."""
-    if batch.deadlines_s is None or not micro_batch.serial:
-        return False
-    now_s = clock.now_s()
-    return all(_has_passed(batch, index, now_s) for index in micro_batch.indices)
+def without_failed(
+    batch: Batch, position: int, micro_batch: MicroBatch, failures: Sequence[Failure]
+) -> Steps:
+    """End some requests of a micro-batch before it is called.
 
-
-def _has_passed(batch: Batch, index: int, now_s: float) -> bool:
-    deadline_s = batch.deadlines_s[index] if batch.deadlines_s is not None else None
-    return deadline_s is not None and now_s >= deadline_s
+    Returns:
+        What that frees at later stages, and then the other requests, for the same stage: what is
+        free must be handed on before a call that may hang.
+    """
+    steps: Steps = []
+    gone: set[int] = set()
+    for failure in failures:
+        steps += batch.fail(position, failure)
+        gone.update(failure.indices)
+    places = [place for place, index in enumerate(micro_batch.indices) if index not in gone]
+    if places:
+        steps.append((position, micro_batch.only(places, planned=micro_batch.planned)))
+    return steps

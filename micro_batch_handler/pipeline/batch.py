@@ -55,6 +55,8 @@ class Batch:
         self.deadlines_s = deadlines_s
         self.until_s = until_s
         self.interruptible = interruptible
+        self.thread = threading.current_thread()
+        """That runs the batch."""
         self.stopped = False
         """Whether every request was settled at once by `stop`; lanes then leave the rest."""
         self.crowded: Failure | None = None
@@ -199,12 +201,9 @@ class Batch:
             return aside
 
     def stop(self, stage: Stage, error: BaseException, *, fatal: bool = False) -> None:
-        """End every request that is not settled with this error.
+        """End every request that is not settled with this error of a stage.
 
-        Args:
-            stage: whose call it comes from.
-            error: the outcome.
-            fatal: whether this process cannot serve any more batches.
+        With `fatal` this process cannot serve any more batches.
         """
         with self._lock:
             self.stopped = True
@@ -219,6 +218,11 @@ class Batch:
     def is_late(self, now_s: float) -> bool:
         """Whether nothing may be called again."""
         return self.until_s is not None and now_s >= self.until_s
+
+    def is_expired(self, index: int, now_s: float) -> bool:
+        """Whether nobody waits for this request any more."""
+        deadline_s = self.deadlines_s[index] if self.deadlines_s else None
+        return deadline_s is not None and now_s >= deadline_s
 
     def outcomes(self) -> Outcomes:
         """What each request ended with, once the batch is finished."""

@@ -33,8 +33,7 @@ class CallRecord(NamedTuple):
     ready_s: float
     """When its rows were there, so that a free lane could have begun; the rest is queueing."""
     began_s: float
-    """When its thread began to work for it; for rows that start from their requests, decoding
-    them is a part of the call."""
+    """When it got its permit. Rows that start from their requests are decoded after that."""
     ended_s: float
     failed: bool
     """Whether its result did not count: it raised, or took longer than it may."""
@@ -44,17 +43,18 @@ class Call:
     """A stage, a micro-batch and what is known of both in the thread that makes the call.
 
     Args:
-        at: the position of the stage that is called.
+        called: the position of the stage that is called.
         position: of the stage that the rows are to pass: that one, or a later one if the rows start
             again from their requests.
         micro_batch: the rows.
         parts: what the call takes in; none if it begins with the requests.
         rest: what the same lane is going to do next; another lane must, if this call hangs.
+        home: the thread that runs the batch.
     """
 
     __slots__ = (
-        "at",
         "began_s",
+        "called",
         "inline",
         "micro_batch",
         "parts",
@@ -66,24 +66,25 @@ class Call:
 
     def __init__(
         self,
-        at: int,
+        called: int,
         position: int,
         micro_batch: MicroBatch,
         parts: Sequence[Part],
-        rest: Sequence[MicroBatch],
+        rest: list[MicroBatch],
+        home: threading.Thread,
     ) -> None:
-        self.at = at
-        self.stage: Stage = STAGES[at]
+        self.called = called
+        self.stage: Stage = STAGES[called]
         self.position = position
         self.micro_batch = micro_batch
         self.parts = parts
-        """Held here only, so that it can be let go of after a fault."""
+        """What it takes in, and when it has returned its result; let go of after a fault."""
         self.rest = rest
         self.thread = threading.current_thread()
-        self.inline = not self.thread.name.startswith(LANE)
+        self.inline = self.thread is home
         """Whether it runs in the thread that was handed the batch, with nothing beside it."""
         self.began_s = 0.0
-        """When it began, on the pipeline's clock: with decoding, once it had its permit."""
+        """When it got its permit, on the pipeline's clock. Decoding comes after that."""
 
     def record(self, ended_s: float, *, failed: bool) -> CallRecord:
         """What is kept of it."""

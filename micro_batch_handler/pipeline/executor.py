@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from micro_batch_handler.errors import DeadlinePassed, LengthError
-from micro_batch_handler.pipeline.admission import Admission, is_expired
+from micro_batch_handler.pipeline.admission import Admission
 from micro_batch_handler.pipeline.batch import Batch, Steps
 from micro_batch_handler.pipeline.call import Call
-from micro_batch_handler.pipeline.lane_pool import Permits
 from micro_batch_handler.pipeline.memory import MemoryLimits
 from micro_batch_handler.pipeline.micro_batch import MicroBatch
 from micro_batch_handler.pipeline.recovery import Recovery
@@ -61,7 +60,7 @@ class Executor:
         self._clock = clock
 
     def execute(
-        self, batch: Batch, position: int, micro_batch: MicroBatch, rest: Sequence[MicroBatch] = ()
+        self, batch: Batch, position: int, micro_batch: MicroBatch, rest: list[MicroBatch]
     ) -> Steps:
         """Take a micro-batch through the stage at `position`.
 
@@ -85,20 +84,21 @@ class Executor:
             return instead
         parts, misread = micro_batch.parts, None
         try:
-            for at in range(position if parts else 0, position + 1):
-                call = Call(at, position, micro_batch, parts, rest)
-                parts = ()  # after a fault only the call holds them
-                if at and batch.deadlines_s and is_expired(batch, micro_batch, self._clock):
-                    raise DeadlinePassed(call.stage)  # noqa: TRY301  (as if the stage had)
-                with _Running(self, batch, call, self._stages[at].permits, self._clock):
-                    result, keep = self._stages[at].call(batch, call)
+            for called in range(position if parts else 0, position + 1):
+                call = Call(called, position, micro_batch, parts, rest, batch.thread)
+                parts = ()  # only call and micro-batch hold them, which recovery lets go of
+                if called and micro_batch.serial and batch.deadlines_s:
+                    self._refuse_expired(batch, call)
+                with _Running(self, batch, call):
+                    call.parts, keep = self._stages[called].call(batch, call)
                 if keep is not None:
                     batch.keep(keep)
-                self._memory.worked(at, len(micro_batch), alone=micro_batch.serial)
-                if micro_batch.failed and micro_batch.serial and at < position and not misread:
-                    misread = self._stages[at].misread(result.payload, len(micro_batch))
-                parts = [result]
-                del result
+                self._memory.worked(called, len(micro_batch), alone=micro_batch.serial)
+                if micro_batch.serial and called < position and not misread:
+                    result = call.parts[0].payload
+                    misread = self._stages[called].misread(result, len(micro_batch))
+                    del result
+                parts = call.parts
         except GivenUp:
             raise
         except _BatchEnded:
@@ -110,6 +110,26 @@ class Executor:
             # With another name the error would hold itself by this frame, and all that this holds.
             return self._recovery.instead(batch, call, error)
         return batch.accept(position, micro_batch.indices, parts[0])
+
+    def _refuse_expired(self, batch: Batch, call: Call) -> None:
+        """Let rows that pass all stages in one go not go on if nobody waits for any of them.
+
+        Raises:
+            DeadlinePassed: so it is.
+        """
+        now_s = self._clock.now_s()
+        if all(batch.is_expired(index, now_s) for index in call.micro_batch.indices):
+            raise DeadlinePassed(call.stage)
+
+    def begin(self, batch: Batch, call: Call) -> bool:
+        """A call waits for a permit and begins; False if it must not any more."""
+        permits = self._stages[call.called].permits
+        permits.acquire()
+        call.began_s = self._clock.now_s()
+        begins = batch.begin(call)
+        if not begins:
+            permits.release()
+        return begins
 
     def end(self, batch: Batch, call: Call, *, failed: bool, called: bool = True) -> bool:
         """A call has returned or is given up; False if it was the other before.
@@ -124,30 +144,24 @@ class Executor:
         record = call.record(ended_s, failed=failed) if called else None
         counts = batch.end(call, record)
         if counts:
-            call.micro_batch.ready_s = ended_s  # for the stage after it, or for another try
-            self._stages[call.at].permits.release()
+            if called:
+                call.micro_batch.ready_s = ended_s  # for the stage after it, or for another try
+            self._stages[call.called].permits.release()
         return counts
 
 
 class _Running:
     """A call that runs, as a `with` statement around it."""
 
-    __slots__ = ("_batch", "_call", "_clock", "_executor", "_permits")
+    __slots__ = ("_batch", "_call", "_executor")
 
-    def __init__(
-        self, executor: Executor, batch: Batch, call: Call, permits: Permits, clock: Clock
-    ) -> None:
+    def __init__(self, executor: Executor, batch: Batch, call: Call) -> None:
         self._executor = executor
         self._batch = batch
         self._call = call
-        self._permits = permits
-        self._clock = clock
 
     def __enter__(self) -> None:
-        self._permits.acquire()
-        self._call.began_s = self._clock.now_s()
-        if not self._batch.begin(self._call):
-            self._permits.release()
+        if not self._executor.begin(self._batch, self._call):
             raise _BatchEnded
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

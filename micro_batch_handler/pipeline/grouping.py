@@ -52,31 +52,35 @@ def keys_passed_on(parts: Sequence[Part], rows: int) -> Keys:
     return None if first.keys is None else [first.keys[first.start]] * rows
 
 
-def by_key(batch: MicroBatch) -> list[MicroBatch]:
+def by_key(micro_batch: MicroBatch) -> list[MicroBatch]:
     """The same rows, those of each key apart, in the order in which the keys first come."""
     groups: dict[Hashable, list[int]] = {}
     place = 0
-    for part in batch.parts:
+    for part in micro_batch.parts:
         if part.keys is None:
-            return [batch]
+            return [micro_batch]
         for key in part.keys[part.start : part.stop]:
             groups.setdefault(key, []).append(place)
             place += 1
-    return [batch] if len(groups) <= 1 else [batch.only(places) for places in groups.values()]
+    return (
+        [micro_batch]
+        if len(groups) <= 1
+        else [micro_batch.only(places) for places in groups.values()]
+    )
 
 
-def by_constants(batch: MicroBatch, ops: PayloadOps) -> tuple[list[MicroBatch], str]:
+def by_constants(micro_batch: MicroBatch, ops: PayloadOps) -> tuple[list[MicroBatch], str]:
     """The same rows, apart where their payloads hold different constants, and the first of these.
 
     Parts share a group with their neighbours.
     """
-    first = batch.parts[0].payload
+    first = micro_batch.parts[0].payload
     differs = None if block_of(first) else ops.difference
     if differs is None:
-        return [batch], ""
+        return [micro_batch], ""
     groups: list[tuple[Payload, list[int]]] = []
     place, where = 0, ""
-    for part in batch.parts:
+    for part in micro_batch.parts:
         places = range(place, place := place + part.stop - part.start)
         # Beside the part before only: to compare all would take their number squared.
         found = differs(groups[-1][0], part.payload) if groups else ""
@@ -86,5 +90,5 @@ def by_constants(batch: MicroBatch, ops: PayloadOps) -> tuple[list[MicroBatch], 
             groups.append((part.payload, [*places]))
         where = where or found
     if len(groups) == 1:
-        return [batch], ""
-    return [batch.only(each) for _, each in groups], where
+        return [micro_batch], ""
+    return [micro_batch.only(each) for _, each in groups], where

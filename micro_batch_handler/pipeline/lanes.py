@@ -1,8 +1,8 @@
 """The lanes of all stages: what each does next, and who watches it.
 
-hand_on(batch, steps)    steps go to the inboxes of the lanes that take them
-  a lane                 executes each, hands on what is complete, does itself what comes back
-wait(batch)              the thread that waits gives up calls that take too long
+run(batch, steps)     the steps go to the inboxes of the lanes that take them
+  a lane              executes each, hands on what is complete, does itself what comes back
+  the caller          waits, and gives up calls that take too long
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ class Lanes:
         """
         batch.enter()
         try:
-            self._hand_on(batch, steps or [])
+            if steps:
+                self._hand_on(batch, steps)
+                steps.clear()  # the task, which holds it, lives as long as this lane works
             while todo and not batch.stopped:
                 # In no names of this frame, which would keep payloads while others are computed.
                 after = self._executor.execute(batch, position, todo.pop(), todo)
@@ -169,9 +171,14 @@ class Lanes:
         finished = batch.expect_lanes()
         while not self._clock.wait(finished, self._next_look_s(batch, timeout_s)):
             now_s = self._clock.now_s()
-            for call in batch.running():
-                if timeout_s and now_s >= call.began_s + timeout_s:
-                    self._give_up(batch, call, timeout_s)
+            if timeout_s is not None:
+                self._give_up_late(batch, now_s, timeout_s)
+
+    def _give_up_late(self, batch: Batch, now_s: float, timeout_s: float) -> None:
+        # Not in the loop that waits, which would hold the last call with all that it took in.
+        for call in batch.running():
+            if now_s >= call.began_s + timeout_s:
+                self._give_up(batch, call, timeout_s)
 
     def _next_look_s(self, batch: Batch, timeout_s: float | None) -> float | None:
         if timeout_s is None:
@@ -192,7 +199,7 @@ class Lanes:
         steps = batch.fail(call.position, Failure(call.stage, error, call.micro_batch.indices))
         # The new lane also hands on what this frees: here, a full inbox would stop the watch.
         lane = next(lane for lane, pool in enumerate(self._pools) if call.thread in pool)
-        task = partial(self._work, batch, call.position, lane, [*call.rest], steps)
+        task = partial(self._work, batch, call.position, lane, call.rest, steps)
         self._pools[lane].replace(call.thread, task)
         if self.lost >= MOST_LOST_LANES:
             batch.stop(call.stage, error, fatal=True)

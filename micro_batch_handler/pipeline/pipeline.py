@@ -6,7 +6,7 @@ run(requests, plan)      the caller's thread
     regroup              under the batch's lock, microseconds
   lanes of stage 2, 3    the same; a failed request skips the stages that are left
   watch                  the caller, while it waits, gives up calls that take too long
-last calls               the caller again: requests that were set aside pass all stages, one by one
+last calls               requests that were set aside pass all stages; nothing runs beside them
 outcomes                 when every request is settled
 """
 
@@ -82,7 +82,12 @@ class Pipeline:
         sizes: dict[Stage, Sequence[int]] = {"inference": allowed_sizes}
         stages = [
             StageMethod(
-                *(name, functions[name], lanes[name], ops, readings, self._streams),
+                name,
+                functions[name],
+                lanes[name],
+                ops,
+                readings,
+                self._streams,
                 stage_timeout_s,
                 sizes.get(name, ()),
             )
@@ -128,7 +133,7 @@ class Pipeline:
                 instead of what the plan says; for handlers that cannot be called otherwise.
             bounded: False for calls that may take any time, to compile a model perhaps.
             until_s: when no call is made again any more, on the pipeline's clock; None for
-                `until_s()`.
+                `limit_s()`. The first call of a whole batch is made in any case.
 
         Raises:
             RuntimeError: the pipeline is closed.
@@ -144,21 +149,26 @@ class Pipeline:
         if rows and inline and not serial and plan.fits(rows) and not self._groups:
             serial = [range(rows)]
         if bounded and until_s is None:
-            until_s = self.until_s()
+            until_s = self.limit_s()
         batch = Batch(
-            *(requests, None if serial else plan, tag, deadlines_s, until_s),
+            requests,
+            plan=None if serial else plan,
+            tag=tag,
+            deadlines_s=deadlines_s,
+            until_s=until_s,
             interruptible=interruptible,
         )
         if serial:
-            self._pass(batch, [MicroBatch(group, serial=True) for group in serial], here=here)
+            groups = [MicroBatch(group, serial=True) for group in serial if len(group)]
+            self._pass(batch, groups, here=here)
         elif inline and plan.fits(rows):
-            self._work_here(batch, batch.first())
+            self._run_here(batch, batch.first())
         elif rows:
             self._lanes.run(batch, batch.first(), self._stage_timeout_s if bounded else None)
         self._make_last_calls(batch, here=here)
         return batch.outcomes()
 
-    def until_s(self) -> float | None:
+    def limit_s(self) -> float | None:
         """When a batch that begins now makes no call again; None where calls may take any time."""
         if self._stage_timeout_s is None:
             return None
@@ -188,20 +198,20 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"<Pipeline {self._lanes}>"
 
-    def _work_here(self, batch: Batch, steps: Steps) -> None:
+    def _run_here(self, batch: Batch, steps: Steps) -> None:
         """What lanes do, in this thread: steps, and all that follows from them."""
         todo = steps[::-1]
         while todo and not batch.stopped:
             position, micro_batch = todo.pop()
             try:
-                todo += reversed(self._executor.execute(batch, position, micro_batch))
+                todo += reversed(self._executor.execute(batch, position, micro_batch, []))
             except BaseException as error:
                 batch.stop(STAGES[position], error)
 
     def _pass(self, batch: Batch, micro_batches: Sequence[MicroBatch], *, here: bool) -> None:
         """Take micro-batches through all stages, one after the other: here, or in one lane."""
         if here:
-            self._work_here(batch, [(LAST, micro_batch) for micro_batch in micro_batches])
+            self._run_here(batch, [(LAST, micro_batch) for micro_batch in micro_batches])
         elif micro_batches:
             self._lanes.run_in_one(batch, micro_batches, self._stage_timeout_s)
 
@@ -213,12 +223,12 @@ class Pipeline:
         aside = batch.take_aside()
         if not aside:
             return
-        for failure in aside:
-            if is_out_of_memory(failure.error):
-                if batch.idle is not None:
-                    self._clock.wait(batch.idle, None)
-                free_memory(failure.error, self._streams.release)  # all of it: nothing runs now
-                break
+        errors = (failure.error for failure in aside)
+        if error := next(filter(is_out_of_memory, errors), None):
+            if batch.idle is not None:
+                self._clock.wait(batch.idle, None)
+            free_memory(error, self._streams.release)  # all of it: nothing runs now
+            del error  # it holds frames
         last = verdicts(aside)
         if not here:
             self._pass(batch, [micro_batch for micro_batch, _ in last], here=False)

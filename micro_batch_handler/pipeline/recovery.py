@@ -11,9 +11,9 @@
 At most about 2 k (log2 n + 1) calls for k guilty of n rows. A row that two calls on it alone have
 failed, the second from its request on, is set aside: so a fault that does not repeat leaves nobody
 failed, and neither does what a neighbour has done to a shared payload. When nothing else of the
-batch runs, it passes all stages once more, in the thread that was handed the batch, as TorchServe
-would call them. Only what fails there has failed: a client never pays for what fails only in a
-lane, or only beside others.
+batch runs, it passes all stages once more, as TorchServe would call them, and mostly in the thread
+that was handed the batch. Only what fails there has failed: a client never pays for what fails only
+in a lane, or only beside others.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from micro_batch_handler.errors import (
     SplitError,
     StageTimeout,
 )
+from micro_batch_handler.pipeline.admission import without_failed
 from micro_batch_handler.pipeline.batch import Batch, Steps
 from micro_batch_handler.pipeline.call import Call
 from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
@@ -84,7 +85,8 @@ class Recovery:
         """
         error = inspectable(error)
         if isinstance(error, Unreadable):
-            return _without_unreadable(batch, call, error)
+            failures = [Failure(STAGES[0], why, [at]) for at, why in error.errors.items()]
+            return without_failed(batch, call.position, call.micro_batch, failures)
         micro_batch = call.micro_batch
         failure = Failure(call.stage, error, micro_batch.indices)
         lost = device_is_lost(error)
@@ -119,7 +121,7 @@ class Recovery:
         if not (late or micro_batch.serial or isinstance(error, StageTimeout)):
             return batch.fail(call.position, failure, aside=True)
         if is_out_of_memory(error) and len(micro_batch) == 1:
-            self._memory.fits_nowhere(call.at, beside=batch.crowded is not None)
+            self._memory.fits_nowhere(call.called, beside=batch.crowded is not None)
         return batch.fail(call.position, failure)
 
     def _free(self, batch: Batch, call: Call, error: BaseException) -> None:
@@ -128,39 +130,26 @@ class Recovery:
         # A row that fails with nothing beside it is judged by its next call.
         free_memory(error, self._streams.release, thorough=alone and rows == 1)
         first = not call.micro_batch.failed if alone else batch.crowded is None
-        self._memory.failed(call.at, rows, alone=alone, first=first)
+        self._memory.failed(call.called, rows, alone=alone, first=first)
 
 
-def _without_unreadable(batch: Batch, call: Call, unreadable: Unreadable) -> Steps:
-    """End the requests that cannot be decoded; the others are called without them."""
-    micro_batch, errors = call.micro_batch, unreadable.errors
-    steps: Steps = []
-    for index, error in errors.items():
-        steps += batch.fail(call.position, Failure(STAGES[0], error, [index]))
-    places = [place for place, index in enumerate(micro_batch.indices) if index not in errors]
-    if places:
-        left = micro_batch.only(places, planned=micro_batch.planned)
-        steps.append((call.position, left))
-    return steps
-
-
-def retries(policy: Policy, batch: MicroBatch, error: BaseException) -> list[MicroBatch]:
+def retries(policy: Policy, micro_batch: MicroBatch, error: BaseException) -> list[MicroBatch]:
     """The micro-batches to call instead of one that failed; none if the error is its outcome."""
     if isinstance(error, (StageTimeout, DeadlinePassed)):
         return []
     if isinstance(error, RegroupError):
-        return _parts_again(batch)
-    if not batch.serial and is_misread(error):
+        return _parts_again(micro_batch)
+    if not micro_batch.serial and is_misread(error):
         return []  # smaller calls would be read no better
-    if len(batch) > 1:
+    if len(micro_batch) > 1:
         # From their requests on: the failed call may have changed what it was called with, and
         # not every change can be seen.
-        return batch.again().pieces(_half(batch))
+        return micro_batch.again().pieces(_half(micro_batch))
     # The second call begins with the request: a payload that others share may be bad because of
     # them (padded to the longest, say).
-    if batch.failed_alone or isinstance(error, policy.deliberate):
+    if micro_batch.failed_alone or isinstance(error, policy.deliberate):
         return []
-    return [batch.again(failed_alone=True)]
+    return [micro_batch.again(failed_alone=True)]
 
 
 def verdicts(aside: Sequence[Failure]) -> list[tuple[MicroBatch, Failure]]:
@@ -202,13 +191,13 @@ def inspectable(error: BaseException) -> BaseException:
     return error if plain else RuntimeError("an error that cannot be inspected")
 
 
-def _parts_again(batch: MicroBatch) -> list[MicroBatch]:
+def _parts_again(micro_batch: MicroBatch) -> list[MicroBatch]:
     """Nothing was called, because the parts could not be joined or cut."""
-    if len(batch.parts) > 1:
-        return batch.pieces(_half(batch))  # their rows differ in shape, perhaps
+    if len(micro_batch.parts) > 1:
+        return micro_batch.pieces(_half(micro_batch))  # their rows differ in shape, perhaps
     # From their requests on, which can always be cut.
-    return [MicroBatch(batch.indices, failed=batch.failed)]
+    return [MicroBatch(micro_batch.indices, failed=micro_batch.failed)]
 
 
-def _half(batch: MicroBatch) -> int:
-    return -(-len(batch) // 2)
+def _half(micro_batch: MicroBatch) -> int:
+    return -(-len(micro_batch) // 2)

@@ -32,7 +32,7 @@ class Regroup:
         before: the most rows of a micro-batch of the one stage.
         size: the most rows of a micro-batch of the next.
 
-    Not thread-safe: the run that owns it holds a lock.
+    Not thread-safe: the batch that owns it holds a lock.
     """
 
     def __init__(self, rows: int, before: int, size: int) -> None:

@@ -89,8 +89,11 @@ class StageMethod:
         self.groups = ops.group_by is not None
         """Whether later stages are called apart for rows of different kinds."""
 
-    def call(self, batch: Batch, call: Call) -> tuple[Part, Keep | None]:
+    def call(self, batch: Batch, call: Call) -> tuple[Sequence[Part], Keep | None]:
         """Call the function on the rows of a micro-batch, in this thread.
+
+        Returns:
+            The result, as the only part of what comes next; and what to do if it counts.
 
         The handler's hooks are a part of the call: they join what it needs, and tell whether its
         result can be cut.
@@ -106,8 +109,8 @@ class StageMethod:
         """
         indices, parts, serial = call.micro_batch.indices, call.parts, call.micro_batch.serial
         rows = len(indices)
-        size = padded(rows, self._allowed_sizes)
-        regroups = call.at == call.position and batch.regroups(call.position)
+        size = padded(rows, self._allowed_sizes) if self._allowed_sizes else rows
+        regroups = call.called == call.position and batch.regroups(call.position)
         bound_s = self._timeout_s if call.inline and batch.interruptible else None
         work = self._streams.work(self.name, parts, rows, overlaps=not call.inline)
         # The alarm inside: it must not ring while streams change hands.
@@ -126,7 +129,7 @@ class StageMethod:
                 self._check_regroups(result)
             keys = None if serial else self._keys(result, parts, rows)
             result = work.hand_over(result)
-        return Part(result, rows, 0, rows, work.done, keys), keep
+        return [Part(result, rows, 0, rows, work.done, keys)], keep
 
     def apart(self, micro_batch: MicroBatch) -> list[MicroBatch]:
         """The same rows, those whose payloads cannot be joined apart; logged once."""

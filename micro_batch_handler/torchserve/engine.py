@@ -191,7 +191,7 @@ class Engine:
         rows = Requests(data, decode)
         split = not serial and not plan.fits(len(data))
         batch = ServedBatch(context, self._splitting, encoded=encoded, split=split)
-        until_s = self._pipeline.until_s()
+        until_s = self._pipeline.limit_s()
         had_no_rows = self._readings.rows is False
         run = partial(self._pipeline.run, rows, deadlines_s=deadlines, until_s=until_s)
         outcomes = run(plan, batch, serial=serial)

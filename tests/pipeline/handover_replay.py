@@ -56,17 +56,14 @@ class Replay:
     def _lane(self, position: int, step: tuple, after: State) -> Steps:
         does, rows = step[0], next((part for part in step if type(part) is tuple), ())
         if does == "begins":
-            call = Call(
-                STAGES.index(step[1]) if step[1] in STAGES else 0,
-                position,
-                MicroBatch(rows),
-                (),
-                (),
-            )
+            at = STAGES.index(step[1])
+            call = Call(at, position, MicroBatch(rows), (), [], self.batch.thread)
             self._calls[rows] = call
             assert self.batch.begin(call)
         elif does == "leaves":
-            assert not self.batch.begin(Call(0, position, MicroBatch(rows), (), ()))
+            assert not self.batch.begin(
+                Call(0, position, MicroBatch(rows), (), [], self.batch.thread)
+            )
         elif does in ("returns from", "fails in", "loses the device in"):
             assert self.batch.end(self._calls[rows], None)
         elif does == "tells of":

@@ -19,9 +19,9 @@ A device does its work later than Python asks for it. Four rules make that safe,
 makes a call and whether or not the call succeeds:
 
 1. The stream of a call waits for the events of all inputs of the call.
-2. The inputs of a call are kept until the call's own event has come. A caching allocator gives a
-   freed block to the next tensor of the stream that it was made in, even if other streams still
-   use it (https://pytorch.org/docs/stable/notes/cuda.html#cuda-streams, and
+2. What a call takes in from the stage before is kept until the call's own event has come. A
+   caching allocator gives a freed block to the next tensor of the stream that it was made in, even
+   if other streams still use it (https://pytorch.org/docs/stable/notes/cuda.html#cuda-streams, and
    `Tensor.record_stream`).
 3. A thread waits only before Python reads values: after copies out, and at the end of postprocess.
 4. Once, before the first call, the device is waited for: the weights were copied in its default
