@@ -55,11 +55,7 @@ class _Logged:
 
 
 class FaultLog:
-    """Logs failures; for the thread that answers batches.
-
-    Args:
-        now_s: the clock.
-    """
+    """Logs failures; for the thread that answers batches."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s

@@ -21,11 +21,7 @@ from typing import Any
 
 from ts.context import Context
 
-from micro_batch_handler.errors import (
-    BodyError,
-    DeadlinePassed,
-    MicroBatchError,
-)
+from micro_batch_handler.errors import BodyError, DeadlinePassed, MicroBatchError
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.torchserve.metrics.reasons import reason_of
 from micro_batch_handler.torchserve.responses import STATUSES, STREAM_NEXT

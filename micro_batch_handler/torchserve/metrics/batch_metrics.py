@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from itertools import product
 
 from ts.context import Context
 from ts.metrics.metric_cache_abstract import MetricCacheAbstract
@@ -56,13 +57,9 @@ loses what its last quarter of a second added."""
 
 
 class BatchMetrics:
-    """The metrics of one handler.
+    """The metrics of one handler, whose batches have `batch_size` requests at most.
 
-    Args:
-        lines: takes the samples.
-        lanes: of each stage.
-        batch_size: the most requests of one batch.
-        throttle: makes what keeps writes `EVERY_S` apart.
+    `throttle` makes what keeps writes `EVERY_S` apart.
     """
 
     def __init__(
@@ -81,16 +78,10 @@ class BatchMetrics:
     def start(self) -> None:
         """Begin to count. Counters are written as 0, so that dashboards see them rise."""
         self._observed.clear()  # of calls that warmed up, which belong to no request
-        by_stage = [
-            (metric, 0, (stage,)) for metric in (CALLS, WORK, WAIT, IDLE) for stage in STAGES
-        ]
-        by_reason = [
-            (metric, 0, (stage, reason))
-            for metric in (FAILED, RETRIED)
-            for stage in STAGES
-            for reason in REASONS
-        ]
-        self._lines.add([*by_stage, *by_reason, (REQUESTS, 0, ())])
+        by_stage = product((CALLS, WORK, WAIT, IDLE), product(STAGES))
+        by_reason = product((FAILED, RETRIED), product(STAGES, REASONS))
+        counters = [*by_stage, *by_reason, (REQUESTS, ())]
+        self._lines.add((metric, 0, dimensions) for metric, dimensions in counters)
         self._lines.write()
 
     def observe(self, stage: Stage, _rows: int, seconds: float) -> None:
@@ -117,12 +108,13 @@ class BatchMetrics:
             yield WORK, work_s[stage], (stage,)
             yield WAIT, wait_s[stage], (stage,)
             yield IDLE, max(0.0, self._lanes[stage] * lasted_s - work_s[stage]), (stage,)
-        failed = Counter((f.stage, reason_of(f.error)) for f in outcomes.failures.values())
-        for cause, requests in failed.items():
-            yield FAILED, requests, cause
-        retried = Counter((f.stage, reason_of(f.error)) for f in outcomes.retried)
-        for cause, times in retried.items():
-            yield RETRIED, times, cause
+        for metric, failures in (
+            (FAILED, outcomes.failures.values()),
+            (RETRIED, outcomes.retried),
+        ):
+            causes = Counter((failure.stage, reason_of(failure.error)) for failure in failures)
+            for cause, times in causes.items():
+                yield metric, times, cause
         yield REQUESTS, record.rows, ()
 
     def _totals(
@@ -153,7 +145,7 @@ def batch_metrics(
     if not wanted or not isinstance(cache, MetricCacheAbstract):
         return None
     lines = MetricLines(cache, METRICS, undeclared=wanted != AUTO)
-    if not lines.names:
+    if not lines.declared:
         logger.info(
             "no metrics of micro-batching, since the server's metrics.yaml declares none; see "
             "Metrics in the README of micro_batch_handler"

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from ts.metrics import caching_metric
@@ -67,19 +68,15 @@ class MetricLines:
     ) -> None:
         self._model = str(cache.model_name)
         self._host = socket.gethostname()
-        self._declared = {
+        self.declared = {
             metric: declared
             for metric in metrics
             if (declared := _declared(cache, metric, undeclared=undeclared)) is not None
         }
-        self._ends: dict[tuple[Metric, tuple[str, ...]], tuple[str, str]] = {}
+        """The metrics that are written, as metrics.yaml declares them."""
+        self._around = lru_cache(maxsize=None)(self._text_around)  # metrics are few
         self._lock = threading.Lock()
         self._samples = self._none()
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the metrics that are written."""
-        return [metric.name for metric in self._declared]
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Take samples; all of them go into the same write."""
@@ -111,23 +108,18 @@ class MetricLines:
                 metrics_logger.info("\n".join(lines))
 
     def _none(self) -> dict[Metric, dict[tuple[str, ...], list[float]]]:
-        return {metric: {} for metric in self._declared}
+        return {metric: {} for metric in self.declared}
 
-    def _around(self, metric: Metric, dimensions: tuple[str, ...]) -> tuple[str, str]:
+    def _text_around(self, metric: Metric, dimensions: tuple[str, ...]) -> tuple[str, str]:
         """The text of a line before the value, and the text between it and the time."""
-        known = self._ends.get((metric, dimensions))
-        if known is not None:
-            return known
-        declared = self._declared[metric]
+        declared = self.declared[metric]
         values = dict(zip(metric.dimensions, dimensions, strict=True))
         values.update(zip(ALWAYS, (self._model, "Model"), strict=True))
         shown = ",".join(f"{name}:{values[name]}" for name in declared.dimension_names)
-        ends = (
+        return (
             f"[METRICS]{declared.metric_name}.{declared.unit}:",
             f"|#{shown}|#type:{declared.metric_type.name}|#hostname:{self._host},",
         )
-        self._ends[metric, dimensions] = ends
-        return ends
 
 
 def _shown(value: float) -> str:

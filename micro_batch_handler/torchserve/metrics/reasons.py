@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.errors import BodyError, DeadlinePassed, StageError, StageTimeout
+from micro_batch_handler.errors import BodyError, DeadlinePassed, StageTimeout
 from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 
 __all__ = ["REASONS", "reason_of"]
@@ -15,12 +15,6 @@ Reason = Literal["refused", "error", "body", "timeout", "deadline", "out_of_memo
 """`refused`: the handler raised a PredictionException; `body`: it could not be decoded."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
-
-REASONS_OF_OURS: tuple[tuple[type[StageError], Reason], ...] = (
-    (StageTimeout, "timeout"),
-    (DeadlinePassed, "deadline"),
-    (BodyError, "body"),
-)
 
 
 def reason_of(error: BaseException) -> Reason:
@@ -31,7 +25,8 @@ def reason_of(error: BaseException) -> Reason:
         return "out_of_memory"
     if device_is_lost(error):
         return "device_lost"
-    for kind, reason in REASONS_OF_OURS:
-        if isinstance(error, kind):
-            return reason
-    return "error"
+    if isinstance(error, StageTimeout):
+        return "timeout"
+    if isinstance(error, DeadlinePassed):
+        return "deadline"
+    return "body" if isinstance(error, BodyError) else "error"

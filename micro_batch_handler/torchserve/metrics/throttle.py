@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 __all__ = ["Throttle"]
 
@@ -46,22 +47,15 @@ class Throttle:
     def ask(self) -> None:
         """Have `do` called, now or soon; from any thread."""
         with self._lock:
-            self._waits = self._waits or self._can_wait()
+            early_s = self._next_s - self._now_s()
+            if early_s > 0 and not self._waits:
+                with suppress(RuntimeError):  # no thread can be started
+                    self._later(early_s, self._catch_up)
+                    self._waits = True
             if self._waits:
                 return
             self._next_s = self._now_s() + self._every_s
         self._do()
-
-    def _can_wait(self) -> bool:
-        """Whether it is too early now, and a later call is arranged."""
-        early_s = self._next_s - self._now_s()
-        if early_s <= 0:
-            return False
-        try:
-            self._later(early_s, self._catch_up)
-        except RuntimeError:  # no thread can be started
-            return False
-        return True
 
     def _catch_up(self) -> None:
         with self._lock:
