@@ -23,33 +23,29 @@ from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures
 from micro_batch_handler.torchserve.views import viewed_by
 
-__all__ = ["answer_apart", "asking_beside", "is_all_beside"]
+__all__ = ["answer_apart", "asking_beside"]
 
 Answer = Callable[[list[Any], Context], list[Any]]
 
 ASKED_BY_HEADER = ("describe", "explain")
 
 
-def asking_beside(context: Context, rows: int) -> dict[int, str]:
-    """The requests that ask for something else than a prediction: by index, what they ask for."""
+def asking_beside(context: Context, rows: int) -> dict[int, str] | None:
+    """The requests that ask for something else than a prediction: by index, what they ask for.
+
+    None if the class beside the mixin answers the whole batch.
+    """
     processors = context.request_processor
-    if processors is None or len(processors) != rows:
-        return {}
-    return {
+    from_envelope = processors is not None and len(processors) != rows
+    if from_envelope or os.environ.get("ENABLE_TORCH_PROFILER"):
+        return None
+    asking = {
         index: header
-        for index, processor in enumerate(processors)
+        for index, processor in enumerate(processors or ())
         for header in ASKED_BY_HEADER
         if processor.get_request_property(header) == "True"
     }
-
-
-def is_all_beside(context: Context, rows: int, asking: dict[int, str]) -> bool:
-    """Whether the class beside the mixin answers the whole batch."""
-    if os.environ.get("ENABLE_TORCH_PROFILER"):
-        return True
-    if context.request_processor is not None and len(context.request_processor) != rows:
-        return True
-    return len(asking) == rows and len(set(asking.values())) == 1
+    return None if len(asking) == rows and len(set(asking.values())) == 1 else asking
 
 
 def answer_apart(

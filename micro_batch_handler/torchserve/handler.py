@@ -21,12 +21,8 @@ from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler.errors import ConfigError
-from micro_batch_handler.pipeline.payloads.operations import (
-    Payload,
-    cut,
-    join,
-)
-from micro_batch_handler.torchserve.beside import answer_apart, asking_beside, is_all_beside
+from micro_batch_handler.pipeline.payloads.operations import Payload, cut, join
+from micro_batch_handler.torchserve.beside import answer_apart, asking_beside
 from micro_batch_handler.torchserve.engine import Engine
 from micro_batch_handler.torchserve.hooks import HOOKS, hook_of, payload_ops
 from micro_batch_handler.torchserve.responses import end_streams
@@ -145,7 +141,7 @@ class MicroBatchMixin:
             return answers
 
         asking = {} if own_handle is None else asking_beside(context, len(data))
-        if own_handle is not None and is_all_beside(context, len(data), asking):
+        if asking is None:
             answers = beside(data, context)
             end_streams(context)
             return answers
