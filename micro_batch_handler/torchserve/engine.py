@@ -32,7 +32,6 @@ from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
-from micro_batch_handler.torchserve.by_length import by_length
 from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.fault_log import FaultLog
@@ -41,7 +40,7 @@ from micro_batch_handler.torchserve.loading import load, report_settings
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
 from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
-from micro_batch_handler.torchserve.sizing import Sizing
+from micro_batch_handler.torchserve.sizing import Sizing, by_length
 from micro_batch_handler.torchserve.stage_call import StageCall
 from micro_batch_handler.torchserve.trace_file import TraceFile
 from micro_batch_handler.torchserve.warm_up import warm_up
@@ -109,7 +108,7 @@ class Engine:
             policy=Policy(
                 self._config.on_error == "isolate",
                 deliberate=(PredictionException,),
-                repeats=ServedBatch.may_repeat,
+                repeats=ServedBatch.repeats,
             ),
             stage_timeout_s=self._config.stage_timeout,
             clock=self._clock,
@@ -127,13 +126,9 @@ class Engine:
 
     def _warm_up(self, example_row: Callable[[], Any] | None, context: Context) -> None:
         """Call all allowed sizes; end the lanes if the handler cannot answer its own example."""
-
-        def batch_of(requests: Context) -> ServedBatch:
-            return ServedBatch(requests, self._splitting, encoded=False, split=False)
-
         try:
             sizes = self._config.allowed_sizes or ()
-            warm_up(example_row, self._pipeline, sizes, batch_of, context)
+            warm_up(example_row, self._pipeline, sizes, self._splitting, context)
         except BaseException:
             self.close()
             raise
@@ -225,10 +220,8 @@ class Engine:
 
     def _is_spoiled(self, outcomes: Outcomes) -> bool:
         """Whether a batch that was cut must not have been."""
-        errors = [failure.error for failure in outcomes.failures.values()]
-        suspicious = self._readings.take_suspicion()
         return (
-            suspicious
+            self._readings.take_suspicion()
             or bool(self._splitting.why_whole)
-            or any(isinstance(error, SplitError) for error in errors)
+            or any(isinstance(each.error, SplitError) for each in outcomes.failures.values())
         )

@@ -41,15 +41,11 @@ FAILED_BATCHES = 3
 
 
 class FailureHistory:
-    """Learns from the batches of one handler.
-
-    Args:
-        one_row: whether it is known already that calls get one row each.
-    """
+    """Learns from the batches of one handler."""
 
     def __init__(self, *, one_row: bool = False) -> None:
         self.one_row = one_row
-        """Whether calls on several rows fail."""
+        """Whether calls on several rows fail; may be known already."""
         self._one_row_batches = 0
         self._rows = 0
         self._rescued: deque[tuple[int, int]] = deque(maxlen=RESCUED_BATCHES)

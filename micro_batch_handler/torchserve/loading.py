@@ -42,12 +42,7 @@ class LoadedHandler:
 
 
 def load(handler: Any, ops: PayloadOps, context: Context) -> LoadedHandler:
-    """Read the settings of a handler and its class.
-
-    Args:
-        handler: has the methods.
-        ops: how its payloads are counted, cut and joined.
-        context: of the load; has model-config.yaml and the batch size.
+    """Read the settings of a handler and its class, as `Engine` gets them.
 
     Raises:
         ConfigError: a setting cannot work, or a stage is `async`.
@@ -131,12 +126,7 @@ def report_settings(loaded: LoadedHandler, lanes: PerStage[int]) -> None:
 
 
 def _splitting_of(handler: Any, *, one_row: bool) -> Splitting:
-    """Whether a handler's batches may be cut, as far as its class shows when it is loaded.
-
-    Args:
-        handler: its class is read.
-        one_row: whether its source shows that it takes one row a call.
-    """
+    """Whether a handler's batches may be cut, as far as its class shows when it is loaded."""
     kind = type(handler)
     if one_stage(handler):
         return Splitting(getattr(handler, one_stage(handler)).__qualname__, one_row=one_row)

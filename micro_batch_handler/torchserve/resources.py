@@ -68,7 +68,15 @@ def streams_for(
     metrics: BatchMetrics | None,
 ) -> Streams | NoStreams:
     """The streams of the handler's device; they tell planner and metrics what calls took."""
-    observe = _observer(planner, metrics)
+    told: list[Observe] = [planner.observe] if planner.tunes else []
+    if metrics is not None:
+        told.append(metrics.observe)
+
+    def tell(stage: Stage, rows: int, seconds: float) -> None:
+        for each in told:
+            each(stage, rows, seconds)
+
+    observe = tell if told else None
     if device is None or not config.device.streams:
         return NoStreams(observe, device)
     return Streams(
@@ -78,17 +86,3 @@ def streams_for(
         pinned_bytes=config.device.pinned_bytes,
         observe=observe,
     )
-
-
-def _observer(planner: Planner, metrics: BatchMetrics | None) -> Observe | None:
-    told: list[Observe] = [planner.observe] if planner.tunes else []
-    if metrics is not None:
-        told.append(metrics.observe)
-    if len(told) < 2:  # noqa: PLR2004
-        return told[0] if told else None
-
-    def tell_all(stage: Stage, rows: int, seconds: float) -> None:
-        for observe in told:
-            observe(stage, rows, seconds)
-
-    return tell_all

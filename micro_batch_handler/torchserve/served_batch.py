@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ts.context import Context
 
@@ -24,17 +23,6 @@ class ServedBatch:
         encoded: whether answers are encoded as TorchServe sends them.
         split: whether calls of this batch run beside each other.
     """
-
-    __slots__ = (
-        "_before",
-        "_splitting",
-        "context",
-        "encoded",
-        "over",
-        "split",
-        "streamed",
-        "watched",
-    )
 
     def __init__(
         self, context: Context, splitting: Splitting, *, encoded: bool, split: bool
@@ -105,8 +93,3 @@ class ServedBatch:
         before = self._before or [Response()] * len(processors)
         for processor, response in zip(processors, before, strict=True):
             set_response(processor, response)
-
-    @staticmethod
-    def may_repeat(batch: Any, indices: Sequence[int]) -> bool:
-        """The same, as the pipeline asks it."""
-        return bool(batch.repeats(indices))

@@ -16,6 +16,8 @@ from ts.context import Context, RequestProcessor
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.splitting import Splitting
 
 __all__ = ["warm_up"]
 
@@ -30,17 +32,12 @@ def warm_up(
     example_row: Callable[[], Any] | None,
     pipeline: Pipeline,
     sizes: Sequence[int],
-    batch_of: Callable[[Context], Any],
+    splitting: Splitting,
     context: Context,
 ) -> None:
     """Answer the handler's `example_row()` in batches of each size, three times, the largest first.
 
-    Args:
-        example_row: the handler's hook; None if it has none.
-        pipeline: has the lanes.
-        sizes: the allowed ones, in ascending order; none if all are allowed.
-        batch_of: makes the batch that calls belong to, from its context.
-        context: of the load.
+    The sizes come in ascending order; none if all are allowed.
 
     Raises:
         ConfigError: the handler cannot answer its own example.
@@ -58,19 +55,16 @@ def warm_up(
     for size in reversed(sizes):
         for _ in range(CALLS):
             rows = [copy.deepcopy(row) for _ in range(size)]
-            _answer(pipeline, rows, batch_of(_context_of_requests(context, size)))
+            requests = _context_of_requests(context, size)
+            batch = ServedBatch(requests, splitting, encoded=False, split=False)
+            outcomes = pipeline.run(rows, Plan.of(size), batch, bounded=False)
+            failure = next(iter(outcomes.failures.values()), None)
+            if failure is not None:
+                raise ConfigError(
+                    f"example_row() fails in a batch of {size}: {failure.stage} raised "
+                    f"{failure.error!r}. Mend the example or the stage"
+                ) from failure.error
         logger.info("inference is warm for %d rows", size)
-
-
-def _answer(pipeline: Pipeline, rows: list[Any], batch: Any) -> None:
-    size = len(rows)
-    outcomes = pipeline.run(rows, Plan.of(size), batch, bounded=False)
-    if outcomes.failures:
-        failure = next(iter(outcomes.failures.values()))
-        raise ConfigError(
-            f"example_row() fails in a batch of {size}: {failure.stage} raised "
-            f"{failure.error!r}. Mend the example or the stage"
-        ) from failure.error
 
 
 def _context_of_requests(context: Context, rows: int) -> Context:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.torchserve.by_length import by_length, length
+from micro_batch_handler.torchserve.sizing import by_length, length
 from tests.fakes import Plain, fake_context
 
 BODIES = [b"seven ..", b"a", b"four", b"bb", b"nine ......", b"c", b"three", b"ddd"]
