@@ -100,10 +100,8 @@ class Task(NamedTuple):
 class Accesses:
     """The stores and loads of a stage, and the functions that are still to be read for it.
 
-    Args:
-        stage: its name, or `handle`.
-
     Attributes:
+        stage: its name, or `handle`.
         stores: in the order of reading.
         loads: the line of the first load, by key.
         gives: keys whose value is used, not only changed.

@@ -43,13 +43,7 @@ HARMLESS = frozenset(
 
 
 class CallReader(ast.NodeVisitor):
-    """Reads the calls in a function.
-
-    Args:
-        accesses: takes what is found.
-        scope: of the function.
-        guards: of the call that led to it.
-    """
+    """Reads the calls in a function; `guards` are those of the call that led to it."""
 
     def __init__(self, accesses: Accesses, scope: Scope, guards: frozenset[Guard]) -> None:
         self._accesses = accesses

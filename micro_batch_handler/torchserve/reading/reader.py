@@ -13,8 +13,7 @@ from micro_batch_handler.torchserve.reading.accesses import (
     Task,
 )
 from micro_batch_handler.torchserve.reading.calls import CallReader
-from micro_batch_handler.torchserve.reading.expressions import is_common, kept, leaves, missing
-from micro_batch_handler.torchserve.reading.scope import Scope
+from micro_batch_handler.torchserve.reading.scope import Scope, is_common, leaves
 from micro_batch_handler.torchserve.reading.source import Def, Source
 
 __all__ = ["accesses_of"]
@@ -59,7 +58,7 @@ class _Reader(CallReader, ast.NodeVisitor):
         for statement in statements:
             self.visit(statement)
             if isinstance(statement, ast.If) and leaves(statement.body):
-                self._guard(missing(self._scope, statement.test, when=False), statement)
+                self._guard(self._scope.missing(statement.test, when=False), statement)
         self._guards = before
 
     def _guard(self, key: str, node: ast.AST) -> None:
@@ -79,7 +78,7 @@ class _Reader(CallReader, ast.NodeVisitor):
         self.visit(node.test)
         for when, branch in ((True, node.body), (False, node.orelse)):
             before = self._guards
-            self._guard(missing(self._scope, node.test, when=when), node)
+            self._guard(self._scope.missing(node.test, when=when), node)
             self._block(branch)
             self._guards = before
 
@@ -126,7 +125,7 @@ class _Reader(CallReader, ast.NodeVisitor):
         if isinstance(target, ast.Name) and place is not None and scope.alias(target.id, place):
             return
         self.visit(value)
-        self._guard(kept(scope, value), node)
+        self._guard(scope.kept(value), node)
         own = {ast.unparse(target)} if scope.direct(target) else set()
         common = is_common(value, self._common_names | own)
         if isinstance(target, ast.Name) and common and target.id in scope.once:

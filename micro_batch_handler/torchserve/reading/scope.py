@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import copy
 
 from micro_batch_handler.torchserve.reading.accesses import CONTEXT, CONTEXTS, SELF, WRAPPED, Place
@@ -15,16 +15,15 @@ from micro_batch_handler.torchserve.reading.source import (
     arguments_of,
 )
 
-__all__ = ["Scope", "as_attribute"]
+__all__ = ["Scope", "as_attribute", "is_common", "leaves"]
+
+COUNTS = frozenset({"len", "int", "float", "bool", "round", "min", "max", "abs"})
+CLOCKS = frozenset({"monotonic", "now", "perf_counter", "time", "utcnow"})
+"""Names of functions, which may end in `_ns`."""
 
 
 class Scope:
-    """The names of one function.
-
-    Args:
-        source: of the handler.
-        function: its names are meant.
-        given: the places that its arguments stand for.
+    """The names of one function, whose arguments stand for the places that are given.
 
     Attributes:
         known: the places that names stand for.
@@ -117,6 +116,28 @@ class Scope:
             node = node.value
         return place.shown
 
+    def missing(self, test: ast.expr, *, when: bool = True) -> str:
+        """The key of what is missing where `test` is `when`; empty if nothing is known to be."""
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            return self.missing(test.operand, when=not when)
+        if isinstance(test, ast.BoolOp):
+            if isinstance(test.op, ast.And) != when:  # one of the values alone decides nothing
+                return ""
+            return next(filter(None, (self.missing(it, when=when) for it in test.values)), "")
+        if isinstance(test, ast.Compare):
+            is_none = isinstance(test.ops[0], (ast.Is, ast.Eq))
+            is_known = is_none or isinstance(test.ops[0], (ast.IsNot, ast.NotEq))
+            value = test.comparators[0]
+            empty = isinstance(value, ast.Constant) and value.value in (None, False)
+            return self.direct(test.left) if is_known and empty and is_none == when else ""
+        return "" if when else self.direct(test)
+
+    def kept(self, value: ast.expr) -> str:
+        """The key of what keeps its value if it has one, as in `self.x = self.x or make()`."""
+        if isinstance(value, ast.BoolOp) and isinstance(value.op, ast.Or):
+            return self.direct(value.values[0])
+        return ""
+
     def _outside(self, name: str) -> Place | None:
         if name in self.locals:
             return None
@@ -170,6 +191,38 @@ def as_attribute(call: ast.Call) -> ast.Attribute | None:
     if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
         return None
     return ast.copy_location(ast.Attribute(call.args[0], name.value, ast.Load()), call)
+
+
+def is_common(value: ast.expr, names: Collection[str] = ()) -> bool:
+    """Whether a value is common to all rows: a constant, a clock, or how many rows there are.
+
+    So are the values for which `names` stand.
+
+    >>> is_common(ast.parse("time.time() - 2 * len(data)", mode="eval").body)
+    True
+    >>> is_common(ast.parse("[len(row) for row in data]", mode="eval").body)
+    False
+    """
+    if isinstance(value, ast.Call):
+        name = ast.unparse(value.func)
+        if (
+            name == "len"
+            or name.startswith("time.")
+            or name.rpartition(".")[2].removesuffix("_ns") in CLOCKS
+        ):
+            return True
+        return name in COUNTS and all(is_common(it, names) for it in value.args)
+    if isinstance(value, (ast.Name, ast.Attribute)):
+        return ast.unparse(value) in names
+    if isinstance(value, (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp)):
+        parts = [it for it in ast.iter_child_nodes(value) if isinstance(it, ast.expr)]
+        return all(is_common(it, names) for it in parts)
+    return isinstance(value, ast.Constant)
+
+
+def leaves(statements: list[ast.stmt]) -> bool:
+    """Whether nothing after these statements is reached."""
+    return isinstance(statements[-1], (ast.Return, ast.Raise, ast.Continue))
 
 
 def _defined(node: Def) -> set[str]:

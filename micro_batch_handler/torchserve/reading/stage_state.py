@@ -14,9 +14,8 @@ from typing import Literal
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.torchserve.reading.accesses import HANDLE, Accesses, Store
-from micro_batch_handler.torchserve.reading.find_source import source_in_file, source_of_class
 from micro_batch_handler.torchserve.reading.reader import accesses_of
-from micro_batch_handler.torchserve.reading.source import Source
+from micro_batch_handler.torchserve.reading.source import Source, source_in_file, source_of_class
 
 __all__ = ["Shared", "StageState", "state_in_file", "state_of_class"]
 
