@@ -75,10 +75,13 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
             ValueError: one of them would break the worker protocol, and so the whole batch.
         """
         processors = self.__dict__.get("_request_processor")
-        if isinstance(processors, dict):  # as `count_from` makes it
+        if isinstance(processors, dict):  # as `count_by` makes it
             processors = list(processors.values())
         if processors is not None:  # else never asked for, so nothing was set
-            self._keep_responses(processors)
+            # All are checked before any is set.
+            responses = [checked(response_of(mine)) for mine in processors]
+            for index, response in zip(self._indices, responses, strict=True):
+                set_response(self._batch_processors[index], response)
         if self._batch_processors is not None:
             for place in self._json_places:
                 declare_json(self._batch_processors[self._indices[place]])
@@ -103,14 +106,13 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         if self._served is not None:
             self._served.only_whole(why, too_late=too_late)
 
-    @property
-    def first(self) -> int:
-        """The place of the first row in the batch."""
-        return int(self._indices[0])
+    def count_by(self, size: int) -> int:
+        """Let the indices of the rows begin at a multiple of `size`, for code that expects that.
 
-    def count_from(self, start: int) -> None:
-        """Let the indices of the rows begin at `start` instead of 0, for code that expects that."""
-        places = range(start, start + len(self._indices))
+        Returns which multiple: the one that a batch cut by `size` has for the first row.
+        """
+        number = int(self._indices[0]) // size
+        places = range(number * size, number * size + len(self._indices))
         for name in ("_request_processor", "request_ids"):
             rows = getattr(self, name)
             if rows is not None:
@@ -118,6 +120,7 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
                 self.__dict__[name] = dict(zip(places, values, strict=True))
         rows = dict(zip(places, self._indices, strict=True))
         self.__dict__["_metrics"] = ViewMetrics(raw_value(self._batch, "_metrics"), rows)
+        return number
 
     def answers_json(self, places: Sequence[int]) -> None:
         """Give these rows' answers the content type of JSON, unless a stage has set another.
@@ -126,11 +129,6 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         headers that setting it here would need.
         """
         self.__dict__["_json_places"] = places
-
-    def _keep_responses(self, processors: Sequence[RequestProcessor]) -> None:
-        responses = [checked(response_of(mine)) for mine in processors]  # all, before any is set
-        for index, response in zip(self._indices, responses, strict=True):
-            set_response(self._batch_processors[index], response)
 
     def _own_processors(self) -> list[RequestProcessor] | None:
         if self._batch_processors is None:

@@ -16,13 +16,8 @@ def deadlines_s(
 ) -> list[float | None] | None:
     """When each request's deadline passes, on the clock of `now_s`; None if no request has one.
 
-    A header that is no number is ignored: a deadline is a hint, and a request needs none.
-
-    Args:
-        context: of the batch.
-        requests: how many there are.
-        header: the name of the header, whose value is in milliseconds; None to have no deadlines.
-        now_s: the time at which the milliseconds begin.
+    The header says how many milliseconds there are from `now_s` on. If it is no number, it is
+    ignored: a deadline is a hint, and a request needs none.
     """
     processors = context.request_processor
     if header is None or processors is None:
@@ -35,26 +30,16 @@ def deadlines_s(
 
 
 def _deadline_s(headers: dict[str, Any], header: str, now_s: float) -> float | None:
-    text = _header(headers, header)
-    if text is None:
-        return None
+    name = header if header in headers else _spelling(tuple(headers), header.lower())
     try:
-        left_ms = float(text)
-    except (TypeError, ValueError):
+        left_ms = float(headers[name])
+    except (KeyError, TypeError, ValueError):
         return None
     return now_s + left_ms / 1000 if math.isfinite(left_ms) else None
 
 
-def _header(headers: dict[str, Any], name: str) -> Any:
-    """A header by its name, which clients may write in upper or lower case."""
-    if name in headers:
-        return headers[name]
-    spelling = _spelling(tuple(headers), name)
-    return None if spelling is None else headers[spelling]
-
-
+# Cached, since clients send the same headers again and again.
 @lru_cache(maxsize=256)
-def _spelling(names: tuple[str, ...], wanted: str) -> str | None:
-    """The name as `names` spells it. Cached: clients send the same headers again and again."""
-    wanted = wanted.lower()
-    return next((name for name in names if name.lower() == wanted), None)
+def _spelling(names: tuple[str, ...], wanted: str) -> str:
+    """A header's name as a client spells it, in upper or lower case; empty if it is not there."""
+    return next((name for name in names if name.lower() == wanted), "")

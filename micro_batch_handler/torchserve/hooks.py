@@ -9,16 +9,11 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any
 
 from micro_batch_handler.pipeline.payloads.constants import difference
-from micro_batch_handler.pipeline.payloads.operations import (
-    PayloadOps,
-    count,
-    cut,
-    join,
-    rows_of,
-)
+from micro_batch_handler.pipeline.payloads.operations import PayloadOps, count, cut, join, rows_of
 
 __all__ = ["HOOKS", "hook_of", "payload_ops"]
 
@@ -36,24 +31,24 @@ HOOKS = {
 def hook_of(handler: Any, name: str, ours: type) -> Callable[..., Any] | None:
     """The hook that a handler overrides; None where it has ours, or another method of that name.
 
-    Args:
-        handler: whose hook it is.
-        name: of the hook.
-        ours: the class that has the default hooks.
+    `ours` is the class that has the default hooks.
     """
     if getattr(type(handler), name, None) is getattr(ours, name):
         return None
-    method: Any = getattr(handler, name)
-    if _takes(method, HOOKS[name]):
-        return cast("Callable[..., Any]", method)
-    logger.warning(
-        "%s of %s has the name of a hook and cannot be called as %s(%s), so it is left alone",
-        name,
-        type(handler).__name__,
-        name,
-        ", ".join(HOOKS[name]),
-    )
-    return None
+    method: Callable[..., Any] = getattr(handler, name)
+    try:
+        with suppress(ValueError):  # it has no signature, since it is written in C
+            inspect.signature(method).bind(*HOOKS[name])
+    except TypeError:  # of other arguments, or no method at all
+        logger.warning(
+            "%s of %s has the name of a hook and cannot be called as %s(%s), so it is left alone",
+            name,
+            type(handler).__name__,
+            name,
+            ", ".join(HOOKS[name]),
+        )
+        return None
+    return method
 
 
 def payload_ops(handler: Any, ours: type) -> PayloadOps:
@@ -72,13 +67,3 @@ def payload_ops(handler: Any, ours: type) -> PayloadOps:
         None if own else difference,
         hook_of(handler, "group_by", ours),
     )
-
-
-def _takes(method: Any, arguments: tuple[str, ...]) -> bool:
-    try:
-        inspect.signature(method).bind(*arguments)
-    except TypeError:  # of other arguments, or no method at all
-        return False
-    except ValueError:  # it has no signature, since it is written in C
-        pass
-    return True

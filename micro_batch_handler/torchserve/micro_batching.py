@@ -58,6 +58,7 @@ class MicroBatching:
     ) -> None:
         self.handler = parent_handler
         self._changed = False
+        """Whether a setting was changed since the lanes were last started."""
         self._size: Sizes | None = None
         self._parallelism: dict[str, Lanes] = {}
         if micro_batch_size is not None:
@@ -105,9 +106,7 @@ class MicroBatching:
         view = current_view(self.handler)
         if view is None:
             return None
-        size = self._size if isinstance(self._size, int) else 1
-        number: int = view.first // size
-        view.count_from(number * size)
+        number: int = view.count_by(self._size if isinstance(self._size, int) else 1)
         return number
 
     def handle(self, data: list[Any]) -> list[Any]:
@@ -118,11 +117,6 @@ class MicroBatching:
         """Answer a batch, as `MicroBatchHandler.handle` does."""
         encoded = sys._getframe(1).f_code is Service.predict.__code__  # noqa: SLF001
         return MicroBatchMixin._micro_batch_answers(self.handler, data, context, encoded=encoded)  # noqa: SLF001
-
-    def _take_change(self) -> bool:
-        """Whether a setting was changed since this was last asked."""
-        changed, self._changed = self._changed, False
-        return changed
 
     def _settings(self, context: Context) -> Context:
         """The load's context with the settings in force in its model_yaml_config."""
@@ -144,7 +138,8 @@ class _Front(MicroBatchMixin):
     def _micro_batch_engine_for(self, context: Context) -> Engine:
         batching: MicroBatching = vars(self)["_micro_batching"]
         # No batch is under way here, since only this thread calls the handler.
-        if batching._take_change():  # noqa: SLF001  (of this file)
+        if batching._changed:  # noqa: SLF001  (of this file)
+            batching._changed = False  # noqa: SLF001
             MicroBatchMixin.close(self)
         if "_micro_batch_engine" not in vars(self):
             context = batching._settings(context)  # noqa: SLF001

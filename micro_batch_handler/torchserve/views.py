@@ -52,18 +52,16 @@ class viewed_by:  # noqa: N801  (a context manager reads as a verb)
         self._mine = (handler, view)
         # Of this batch: a call that is given up must not be taken for one of the next.
         routes = routes_of(view)
-        self._running = None if routes is None else routes.running
+        self._running = {} if routes is None else routes.running
 
     def __enter__(self) -> None:
         self._outer = getattr(_here, "view", _NOBODY)
         _here.view = self._mine
-        if self._running is not None:
-            self._running[id(self)] = self._mine[1]
+        self._running[id(self)] = self._mine[1]
 
     def __exit__(self, *_: object) -> None:
         _here.view = self._outer
-        if self._running is not None:
-            del self._running[id(self)]
+        del self._running[id(self)]
 
 
 def routes_of(context: Context) -> Routes | None:

@@ -17,9 +17,7 @@ END = -1
 class SocketBuffer:
     """The bytes of a connection that were received and not taken yet; has a socket's `recv`, too.
 
-    Args:
-        connection: a socket.
-        size_bytes: how much is received at once at most.
+    At most `size_bytes` are received at once.
     """
 
     __slots__ = ("_bytes", "_start", "_stop", "connection")

@@ -22,7 +22,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any
 
 from ts.context import Context
 
@@ -33,10 +34,7 @@ try:
 except ImportError:  # an archive may run on a server without it
     orjson = None  # type: ignore[assignment]
 
-__all__ = ["Decode", "decode_row", "decode_rows", "decoder", "loads", "server_decodes"]
-
-Decode: TypeAlias = Callable[[int, Any], Any]
-"""(index of the request, its row as it came) -> its row, decoded"""
+__all__ = ["decode_row", "decode_rows", "decoder", "loads", "server_decodes"]
 
 JSON = "application/json"
 
@@ -46,10 +44,10 @@ def server_decodes() -> bool:
     return os.environ.get("TS_DECODE_INPUT_REQUEST") in {None, "true"}
 
 
-def decoder(context: Context, rows: int) -> Decode | None:
+def decoder(context: Context, rows: int) -> Callable[[int, Any], Any] | None:
     """A function that decodes the rows of a batch in any thread; None if an envelope made the rows.
 
-    It raises what `decode_row` raises.
+    It takes a request's index and its row as it came, and raises what `decode_row` raises.
 
     Args:
         context: of the batch. Its headers of now count, even if a lane calls late.
@@ -67,8 +65,12 @@ def decode_rows(data: Sequence[Any], context: Context) -> list[Any]:
 
     As with TorchServe, a body that is not JSON stays as it came.
     """
-    decode = decoder(context, len(data))
-    return list(data) if decode is None else [_or_raw(decode, *each) for each in enumerate(data)]
+    rows, decode = list(data), decoder(context, len(data))
+    if decode is not None:
+        for index, row in enumerate(data):
+            with suppress(BodyError):
+                rows[index] = decode(index, row)
+    return rows
 
 
 def decode_row(row: Any, headers: Mapping[str, Any]) -> Any:
@@ -145,13 +147,6 @@ def _text(body: bytearray) -> str | bytearray:
         return body.decode("utf-8")
     except UnicodeDecodeError:
         return body
-
-
-def _or_raw(decode: Decode, index: int, row: Any) -> Any:
-    try:
-        return decode(index, row)
-    except BodyError:
-        return row
 
 
 def _content_type(name: str, headers: Mapping[str, Any]) -> str:
