@@ -20,6 +20,7 @@ from micro_batch_handler.errors import LengthError, PayloadError, StageError
 from micro_batch_handler.pipeline.device.thread_state import ThreadState
 from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN
 from micro_batch_handler.pipeline.pipeline import Pipeline
+from micro_batch_handler.pipeline.recovery import Policy
 from micro_batch_handler.pipeline.regroup import bounds
 from tests.fakes import plan, stages
 
@@ -365,6 +366,29 @@ def test_a_pipeline_shows_its_state():
             "<Pipeline preprocess: 2 lanes, 0 waiting | inference: 1 lanes, 0 waiting"
             " | postprocess: 1 lanes, 0 waiting>"
         )
+
+
+def test_groups_without_rows_are_not_called():
+    """Neither alone nor among others."""
+    rows = []
+    with Pipeline(
+        stages(lambda payload: rows.append(len(payload)) or payload), PerStage.of(1)
+    ) as it:
+        nothing = it.run([], plan(2), serial=[range(0)])
+        answers = it.run([5], plan(2), serial=[range(0), range(1)]).answers
+
+    assert not nothing.failures
+    assert answers == [5]
+    assert rows == [1]
+
+
+def test_a_batch_that_loses_a_row_blames_the_stage_that_lost_it():
+    """Without a second call too, the error names that stage, and not the last one."""
+    lossy = stages(inference=lambda payload: payload[:-1])
+    with Pipeline(lossy, PerStage.of(1), policy=Policy(isolate=False)) as pipeline:
+        outcomes = pipeline.run([1, 2, 3, 4], plan(4), serial=[range(2), range(2, 4)])
+
+    assert {"inference"} == {failure.error.stage for failure in outcomes.failures.values()}
 
 
 EXITS = """

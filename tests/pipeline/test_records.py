@@ -9,6 +9,7 @@ import pytest
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.pipeline.call import INLINE
 from micro_batch_handler.pipeline.pipeline import Pipeline
+from micro_batch_handler.pipeline.requests import Requests
 from tests.fakes import ManualClock, plan, stages
 
 
@@ -53,7 +54,7 @@ def test_a_micro_batch_that_waits_for_a_lane_shows_how_long():
     assert [(c.ready_s, c.began_s) for c in calls if c.stage == "inference"] == [(6, 6)]
 
 
-def test_an_unsplit_batch_has_three_records_one_after_the_other():
+def test_a_whole_batch_has_three_records_one_after_the_other():
     """Where nothing is handed over, nothing waits."""
     clock = ManualClock()
     calls = run(4, (4,), timed(clock, preprocess=1.0, inference=2.0, postprocess=3.0), clock)
@@ -97,3 +98,34 @@ def test_a_call_that_was_given_up_is_recorded_as_failed():
         [given_up] = [c for c in hanging.outcomes.calls if c.failed]
         assert list(given_up.indices) == [2, 3]
         assert given_up.ended_s == 31
+
+
+def test_a_request_that_cannot_be_decoded_does_not_hide_how_long_others_have_waited():
+    """Its neighbour waits for the lane as long as it would have without it."""
+    clock = ManualClock()
+
+    def decode(index, row):
+        if index == 2:
+            raise ValueError
+        return row
+
+    with Pipeline(timed(clock, preprocess=2.0), PerStage(1, 1, 1), clock=clock) as pipeline:
+        calls = pipeline.run(Requests([0, 1, 2, 3], decode), plan(2)).calls
+
+    first = [c for c in calls if c.stage == "preprocess"]
+    assert [(list(c.indices), c.ready_s, c.began_s) for c in first] == [([0, 1], 0, 0), ([3], 0, 2)]
+
+
+def test_a_pipeline_inside_a_stage_of_another_makes_its_calls_inline():
+    """A call is inline where its thread runs the batch, though that is a lane of another one."""
+    threads = []
+    with Pipeline(stages(), PerStage(1, 1, 1)) as inner:
+
+        def inference(payload):
+            outcomes = inner.run(list(payload), plan(9))
+            threads.extend(call.thread for call in outcomes.calls)
+            return outcomes.answers
+
+        run(2, (1,), stages(inference=inference))
+
+    assert set(threads) == {INLINE}

@@ -6,14 +6,16 @@ import signal
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import pytest
+import torch
 
 from harness.fixtures import collected, lanes
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import StageTimeout
 from micro_batch_handler.pipeline.lanes import MOST_LOST_LANES
-from micro_batch_handler.pipeline.payloads.operations import PayloadOps, cut, join
+from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN, PayloadOps, cut, join
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
 from micro_batch_handler.pipeline.watch import alarm, alarm_works_here
@@ -421,3 +423,45 @@ def test_rows_that_hang_one_after_the_other_do_not_outlast_torchserves_patience(
     assert all(isinstance(each.error, StageTimeout) for each in outcomes.failures.values())
     assert sorted(outcomes.failures) == list(range(20))
     assert 2 <= len(hung) <= 3
+
+
+def test_a_lane_that_hangs_holds_nothing_of_what_it_was_going_to_do_next():
+    """Another lane does that, and its payloads are let go of, while the call still hangs."""
+    gate, payloads = threading.Event(), []
+
+    def preprocess(payload):
+        payloads.append(weakref.ref(result := torch.ones(len(payload), 1)))
+        return result
+
+    def inference(tag, indices, payload):
+        if 0 in indices:
+            entered.set()
+            gate.wait(GATE_S)
+        return payload.clone(), None
+
+    keys = iter("ab")
+    ops = replace(CUT_AND_JOIN, group_by=lambda payload: [next(keys)] * len(payload))
+    functions = stages(preprocess, postprocess=lambda payload: [1] * len(payload))
+    clock, entered = ManualClock(), threading.Event()
+    functions["inference"] = inference
+    with Pipeline(functions, PerStage.of(1), ops, stage_timeout_s=30, clock=clock) as pipeline:
+        caller = threading.Thread(target=pipeline.run, args=([0, 1, 2, 3], plan(2, 4, 4)))
+        caller.start()
+        assert entered.wait(GATE_S)
+        clock.advance(31)
+        caller.join(GATE_S)
+        try:
+            assert collected(lambda: payloads[1]() is None)
+        finally:
+            gate.set()
+
+
+def test_the_first_call_of_a_whole_batch_is_made_though_it_is_late():
+    """A cut batch that has lost its time is run again whole, which repeats none of its calls."""
+    clock = ManualClock()
+    clock.advance(10)
+    with Pipeline(stages(), PerStage.of(1), clock=clock) as pipeline:
+        outcomes = pipeline.run([1, 2], plan(2), until_s=5.0)
+
+    assert not outcomes.failures
+    assert outcomes.answers == [1, 2]
