@@ -87,9 +87,7 @@ def report_lines(alone: Alone, batches: Batches) -> list[str]:
     first = alone.answers[0]
     kind = f" {first.content_type}" if first.content_type else ""
     answer = [f"check: status {first.status}{kind}", readable(first.body)]
-    notes = [
-        f"check: note: {note}" for note in (*_notes(alone, batches), *alone.model.log.warnings)
-    ]
+    notes = [f"check: note: {note}" for note in _notes(alone, batches)]
     return [*answer, _summary(alone.model, batches), *notes]
 
 
