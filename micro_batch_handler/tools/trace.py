@@ -14,7 +14,7 @@ from pathlib import Path
 
 from micro_batch_handler.config import AUTO, STAGES
 from micro_batch_handler.errors import ArchiveError, TraceError
-from micro_batch_handler.tools.packing.writable import refuse_unwritable
+from micro_batch_handler.tools.packing.output import refuse_unwritable
 from micro_batch_handler.tools.workbench.flags import (
     add_workbench_flags,
     count,

@@ -20,7 +20,7 @@ from micro_batch_handler import __version__
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.tools.packing.model_config import read_model_config
-from micro_batch_handler.tools.packing.writable import refuse_unwritable
+from micro_batch_handler.tools.packing.output import refuse_unwritable
 from micro_batch_handler.tools.pages.tuning_page import written
 from micro_batch_handler.tools.tuning.flags import PROG, tune_parser
 from micro_batch_handler.tools.tuning.handler_tuning import tune_handler

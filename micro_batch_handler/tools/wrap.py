@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.checking.check import check_archive, refuse_absent
-from micro_batch_handler.tools.packing.flags import add_check_flag
+from micro_batch_handler.tools.checking.check import add_check_flag, check_archive, refuse_absent
 from micro_batch_handler.tools.packing.mar_file import MarFile
-from micro_batch_handler.tools.packing.writable import refuse_unwritable
+from micro_batch_handler.tools.packing.output import refuse_unwritable
 
 __all__ = ["main"]
 

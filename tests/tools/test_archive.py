@@ -16,10 +16,10 @@ import pytest
 
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.tools import archive as archive_flags
 from micro_batch_handler.tools.checking.answers import parse_response, readable
 from micro_batch_handler.tools.checking.check import check_archive
 from micro_batch_handler.tools.checking.worker import encode_request
-from micro_batch_handler.tools.packing import flags as archive_flags
 from tests.tools.archives import too_little_room
 
 FORMATS = {"default": "m.mar", "zip-store": "m.mar", "tgz": "m.tar.gz", "no-archive": "m"}
@@ -180,7 +180,7 @@ def test_packing_imports_no_torch():
     flags = ["--model-name", "m", "--version", "1", "--handler", "handler.py"]
     done = subprocess.run(
         [sys.executable, "-c", code, "archive", *flags],
-        env={**os.environ, "PYTHONPATH": str(Path(archive_flags.__file__).parents[3])},
+        env={**os.environ, "PYTHONPATH": str(Path(archive_flags.__file__).parents[2])},
         capture_output=True,
         text=True,
         check=False,
@@ -648,7 +648,7 @@ def test_failed_move_brings_the_old_folder_back(capsys, monkeypatch):
 def test_builds_of_one_name_do_not_meet(place):
     """Processes that build the same name at once, in one temp folder, each get their own files."""
     command = [sys.executable, "-m", "micro_batch_handler", "archive", "--model-name", "m"]
-    root = str(Path(archive_flags.__file__).parents[3])
+    root = str(Path(archive_flags.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "TMPDIR": str(place / "temp")}
     running = []
     for number in range(4):

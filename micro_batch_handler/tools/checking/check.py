@@ -9,6 +9,7 @@ check_archive     in this process: starts the other one and reads its report
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.packing.formats import unpack
 
-__all__ = ["check_archive", "refuse_absent"]
+__all__ = ["add_check_flag", "check_archive", "refuse_absent"]
 
 CHECK_TIMEOUT_S = 300.0
 
@@ -43,6 +44,22 @@ The archive's own `micro_batch_handler`, which has no tools, is neither hidden n
 Python finds the package `checking` in `sys.modules` and looks no further. The folder is not on the
 import path, so the handler cannot import these files by accident.
 """
+
+
+def add_check_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--check`, which takes the samples for `check_archive`."""
+    parser.add_argument(
+        "--check",
+        metavar="SAMPLE",
+        type=Path,
+        nargs="+",
+        help="Files with the body of one request each: a .json is sent as application/json, any\n"
+        "other (a photo) without a content type, as curl -T does. When the archive is\n"
+        "written, load it through TorchServe's own model loader in a fresh process, send it\n"
+        "these requests alone, in one batch, and in a batch cut in several ways, and print the\n"
+        "first answer. Fails unless the status of each is 200, and if an answer changes when\n"
+        "the batch is cut; several different samples show more than one.",
+    )
 
 
 def refuse_absent(samples: Sequence[Path] | None) -> None:

@@ -18,7 +18,7 @@ from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.packing.handler_class import packing_notes, read_handler
 from micro_batch_handler.tools.packing.handler_file import split_handler
 from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
-from micro_batch_handler.tools.packing.module_names import class_names
+from micro_batch_handler.tools.packing.module_names import ModuleNames, parse
 
 __all__ = ["PACKAGE", "ArchiveInputs", "is_packed_folder"]
 
@@ -70,11 +70,13 @@ class ArchiveInputs:
             is_built_in = isinstance(handler, str)
             notes += check_model_config(path, model_config, micro_batched=not is_built_in)
         notes += packing_notes(handler, config, model_config)
-        if config.model_file and len(class_names(Path(config.model_file))) != 1:
-            notes.append(
-                f"{config.model_file} does not make exactly one class, which BaseHandler needs "
-                "where it loads the model by itself"
-            )
+        if config.model_file:
+            path = Path(config.model_file)
+            if len(ModuleNames.of(parse(path, path.read_bytes())).classes) != 1:
+                notes.append(
+                    f"{config.model_file} does not make exactly one class, which BaseHandler needs "
+                    "where it loads the model by itself"
+                )
         return cls(tuple(item.source for item in items), tuple(notes))
 
 

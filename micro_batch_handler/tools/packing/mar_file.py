@@ -20,7 +20,7 @@ from micro_batch_handler.tools.packing.handler_class import read_handler
 from micro_batch_handler.tools.packing.handler_file import split_handler
 from micro_batch_handler.tools.packing.inputs import PACKAGE
 from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
-from micro_batch_handler.tools.packing.writable import written_beside
+from micro_batch_handler.tools.packing.output import written_beside
 
 __all__ = ["MarFile"]
 

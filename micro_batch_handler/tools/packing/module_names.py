@@ -10,7 +10,7 @@ from typing import Union
 
 from micro_batch_handler.errors import ArchiveError
 
-__all__ = ["Function", "ModuleNames", "class_names", "parse"]
+__all__ = ["Function", "ModuleNames", "parse"]
 
 Function = Union[ast.FunctionDef, ast.AsyncFunctionDef]
 
@@ -30,7 +30,7 @@ class ModuleNames:
     functions: dict[str, Function] = field(default_factory=dict)
 
     classes: dict[str, ast.ClassDef | None] = field(default_factory=dict)
-    """None stands for a class that a call makes."""
+    """As TorchServe's model loader counts them; None stands for a class that a call makes."""
 
     takes_all: bool = False
     """Whether `from … import *` may bind more."""
@@ -74,15 +74,6 @@ class ModuleNames:
             self.classes[target.id] = self.classes[value.id]
         elif _makes_a_class(value):
             self.classes[target.id] = None
-
-
-def class_names(path: Path) -> list[str]:
-    """The classes that a file makes, as TorchServe's model loader counts them.
-
-    Raises:
-        ArchiveError: the file is not Python.
-    """
-    return list(ModuleNames.of(parse(path, path.read_bytes())).classes)
 
 
 def parse(path: Path, source: bytes) -> ast.Module:

@@ -11,6 +11,7 @@ import yaml
 
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
+from micro_batch_handler.tools.packing.output import written_beside
 
 __all__ = ["as_yaml", "update"]
 
@@ -41,14 +42,11 @@ def update(path: Path, keys: Mapping[str, Any]) -> bool:
             f"{path} cannot be changed without changing other values in it (anchors, tags, or keys "
             f"that come twice). Put this into it by hand:\n{as_yaml(keys)}"
         )
-    staged = path.with_name(f".{path.name}.new")
-    try:
+    check_model_config(path, read_model_config(path, text.encode()))
+    with written_beside(path) as staged:
         staged.write_text(text, encoding="utf-8")
-        check_model_config(staged, read_model_config(staged))
         staged.chmod(path.stat().st_mode)
         staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
     return True
 
 
