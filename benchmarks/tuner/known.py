@@ -17,12 +17,10 @@ from micro_batch_handler.planning.constants import HAND_OVER_S
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.sizes import even_sizes
-from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.handler_runner import HandlerRunner
 from micro_batch_handler.tools.tuning.load import Load
-from micro_batch_handler.tools.tuning.result import Tuning
-from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.result import Tuning, goals
+from micro_batch_handler.tools.tuning.setting import Setting, Space
 from micro_batch_handler.tools.tuning.trials import TimeBudget
 from micro_batch_handler.tools.tuning.tuner import tune
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles

@@ -12,11 +12,10 @@ from harness.tuned import SimulatedRunner
 from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.sizes import even_sizes
-from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.report import notes, report
-from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.result import goals
+from micro_batch_handler.tools.tuning.setting import Setting, Space
 from micro_batch_handler.tools.tuning.trials import SettingFails, TimeBudget
 from micro_batch_handler.tools.tuning.tuner import tune
 from micro_batch_handler.tracing.diagnosis import diagnose

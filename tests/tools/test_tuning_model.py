@@ -10,13 +10,12 @@ from harness.simulated import Machine, linear
 from harness.tuned import SimulatedRunner
 from micro_batch_handler.config import MicroBatchingConfig, PerStage
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.measure import measure
 from micro_batch_handler.tools.tuning.model import BatchModel, Corrections
+from micro_batch_handler.tools.tuning.result import goals
 from micro_batch_handler.tools.tuning.search import Search, candidates
-from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.setting import Setting, Space
 from micro_batch_handler.tools.tuning.trials import TimeBudget
 
 TWO = PerStage(2, 1, 2)

@@ -11,11 +11,10 @@ from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.planning.cost_curve import Line
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.tools.tuning.goals import MIB, Goal, frontier, goals
 from micro_batch_handler.tools.tuning.handler_runner import PeakMemory
 from micro_batch_handler.tools.tuning.handler_tuning import started_workers
 from micro_batch_handler.tools.tuning.load import Figures, Load, percentile
-from micro_batch_handler.tools.tuning.result import Utilization
+from micro_batch_handler.tools.tuning.result import MIB, Goal, Utilization, frontier, goals
 from micro_batch_handler.tools.tuning.setting import Setting
 from micro_batch_handler.tools.tuning.trials import MeasuredBatch, Trial, spread
 from micro_batch_handler.tracing.recording import TracedBatch

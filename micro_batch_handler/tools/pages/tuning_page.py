@@ -15,7 +15,6 @@ from micro_batch_handler.tools.pages.page import (
     preformatted,
     table,
 )
-from micro_batch_handler.tools.tuning.goals import frontier
 from micro_batch_handler.tools.tuning.load import Figures
 from micro_batch_handler.tools.tuning.report import (
     ALREADY,
@@ -26,7 +25,7 @@ from micro_batch_handler.tools.tuning.report import (
     notes,
     reasons,
 )
-from micro_batch_handler.tools.tuning.result import Tuning
+from micro_batch_handler.tools.tuning.result import Tuning, frontier
 from micro_batch_handler.tools.tuning.yaml_file import as_yaml
 
 __all__ = ["draw", "written"]

@@ -11,11 +11,9 @@ from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.cost_curve import Line
-from micro_batch_handler.tools.tuning.goals import goals
 from micro_batch_handler.tools.tuning.load import GAP, Load
-from micro_batch_handler.tools.tuning.result import Tuning
-from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.space import Space, counts_up_to
+from micro_batch_handler.tools.tuning.result import Tuning, goals
+from micro_batch_handler.tools.tuning.setting import Setting, Space, counts_up_to
 from micro_batch_handler.tools.tuning.trials import TimeBudget
 from micro_batch_handler.tools.tuning.tuner import tune
 from micro_batch_handler.tools.tuning.workers import Job, other_workers

@@ -19,8 +19,7 @@ from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.sizes import INFERENCE, SizeOptions
 from micro_batch_handler.tools.tuning.measurements import Collector, Measurements
-from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting
-from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting, Space
 from micro_batch_handler.tools.tuning.trials import BatchRunner, SettingFails, TimeBudget
 
 __all__ = ["measure"]

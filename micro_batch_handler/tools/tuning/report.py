@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.tools.tuning.goals import MIB
 from micro_batch_handler.tools.tuning.load import Figures
-from micro_batch_handler.tools.tuning.result import NOISY, Recommendation, Tuning
+from micro_batch_handler.tools.tuning.result import MIB, NOISY, Recommendation, Tuning
 from micro_batch_handler.tools.tuning.yaml_file import as_yaml
 
 __all__ = [

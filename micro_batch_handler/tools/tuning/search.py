@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from micro_batch_handler.tools.tuning.goals import Goal
 from micro_batch_handler.tools.tuning.load import Figures, Load
 from micro_batch_handler.tools.tuning.model import BatchModel, Corrections
-from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.result import Goal
+from micro_batch_handler.tools.tuning.setting import Setting, Space
 from micro_batch_handler.tools.tuning.trials import BatchRunner, SettingFails, TimeBudget, Trial
 
 __all__ = ["Search", "candidates"]

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from micro_batch_handler.tools.tuning.goals import Goal
 from micro_batch_handler.tools.tuning.load import Figures, Load
 from micro_batch_handler.tools.tuning.measure import measure
 from micro_batch_handler.tools.tuning.model import BatchModel
-from micro_batch_handler.tools.tuning.result import Recommendation, Tuning, Utilization
+from micro_batch_handler.tools.tuning.result import Goal, Recommendation, Tuning, Utilization
 from micro_batch_handler.tools.tuning.search import Search, candidates
-from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.space import Space
+from micro_batch_handler.tools.tuning.setting import Setting, Space
 from micro_batch_handler.tools.tuning.trials import BatchRunner, TimeBudget
 
 __all__ = ["tune"]
