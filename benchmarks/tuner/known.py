@@ -57,7 +57,7 @@ class Case:
         if not setting.splits:
             return sum(self.cost_s(at, rows) for at in range(len(STAGES)))
         costs = [lambda k, at=at: self.cost_s(at, k) for at in range(len(STAGES))]  # type: ignore[misc]
-        return Forecast(rows, costs, setting.lane_counts, HAND_OVER_S).finish_s(setting.plan)
+        return Forecast(rows, costs, tuple(setting.lanes), HAND_OVER_S).finish_s(setting.plan)
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,11 @@ def refuse_together(
     lanes: PerStage[Lanes], sizes: PerStage[Size], allowed_sizes: tuple[int, ...] | None
 ) -> None:
     """Refuse more lanes than a process can start, and calls that `allowed_sizes` rules out."""
-    each = [lanes[stage] for stage in STAGES]
-    number = sum(1 if count == AUTO else count for count in each)
+    number = sum(1 if count == AUTO else count for count in lanes)
     if number > MOST_THREADS:
         raise ConfigError(
             f"{SECTION}.parallelism must be at most {MOST_THREADS} lanes in all stages together, "
-            f"found {number} ({', '.join(map(str, each))}): each is a thread. Give a stage as "
+            f"found {number} ({', '.join(map(str, lanes))}): each is a thread. Give a stage as "
             f"many as there are cores, or auto"
         )
     if allowed_sizes is None:
@@ -113,10 +112,9 @@ def refuse_cuda_graphs(pt2: object) -> None:
 
 def doubtful_sizes(micro_batch_size: PerStage[Size], batch_size: int) -> Iterator[str]:
     """What to change in sizes with which nothing can overlap in batches of this size."""
-    sizes = {stage: micro_batch_size[stage] for stage in STAGES}
     above = [
         f"{stage} {size}"
-        for stage, size in sizes.items()
+        for stage, size in zip(STAGES, micro_batch_size, strict=True)
         if size != AUTO and size > max(batch_size, 1)
     ]
     if batch_size == 1:
@@ -124,7 +122,7 @@ def doubtful_sizes(micro_batch_size: PerStage[Size], batch_size: int) -> Iterato
             f"batchSize is 1, so {SECTION} has nothing to cut and nothing can overlap; raise "
             f"it in model-config.yaml, to 32 for example"
         )
-    elif all(size != AUTO and size >= batch_size for size in sizes.values()):
+    elif all(size != AUTO and size >= batch_size for size in micro_batch_size):
         yield (
             f"{SECTION}.micro_batch_size holds a whole batch of {batch_size} in every stage, "
             f"so nothing can overlap; set it below batchSize"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, Union
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PerStage(Generic[T]):
-    """One value for each stage."""
+    """One value for each stage; iterates in the order of the stages."""
 
     preprocess: T
     inference: T
@@ -30,6 +31,9 @@ class PerStage(Generic[T]):
     def __getitem__(self, stage: Stage) -> T:
         value: T = getattr(self, stage)
         return value
+
+    def __iter__(self) -> Iterator[T]:
+        return (self[stage] for stage in STAGES)
 
     @classmethod
     def of(cls, value: T) -> PerStage[T]:

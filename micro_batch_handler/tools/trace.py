@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from micro_batch_handler.config import AUTO, STAGES
+from micro_batch_handler.config import AUTO
 from micro_batch_handler.errors import ArchiveError, TraceError
 from micro_batch_handler.tools.packing.output import refuse_unwritable
 from micro_batch_handler.tools.workbench.flags import (
@@ -98,9 +98,7 @@ def _run(options: argparse.Namespace) -> Trace:
 
     batches: list[TracedBatch] = []
     with Workbench(options.source, files_of(options), batch_size=options.batch_size) as bench:
-        sizes = bench.config.micro_batch_size
-        learns = any(sizes[stage] == AUTO for stage in STAGES)
-        usual = LEARNING if learns else WARMING
+        usual = LEARNING if AUTO in bench.config.micro_batch_size else WARMING
         warm_up = usual if options.warm_up is None else options.warm_up
         # Without a terminal no bar is drawn.
         with tqdm(total=warm_up + options.batches, unit="batch", disable=None) as progress:

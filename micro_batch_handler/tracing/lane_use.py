@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from micro_batch_handler.config import STAGES, Stage
@@ -96,17 +97,13 @@ def critical_path(batch: TracedBatch) -> list[CallRecord]:
         before[id(call)] = [*sources, *own[-1:]]
         own.append(call)
     path: list[CallRecord] = []
-    at = max(batch.calls, key=_ended_s, default=None)
+    at = max(batch.calls, key=attrgetter("ended_s"), default=None)
     while at is not None:
         path.append(at)
-        at = max(before[id(at)], key=_ended_s, default=None)
+        at = max(before[id(at)], key=attrgetter("ended_s"), default=None)
     return path[::-1]
 
 
 def _number(name: str) -> int:
     last = name.rpartition("-")[2]
     return int(last) if last.isdecimal() else 0
-
-
-def _ended_s(call: CallRecord) -> float:
-    return call.ended_s

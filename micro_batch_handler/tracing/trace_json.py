@@ -51,7 +51,7 @@ def to_json(trace: Trace) -> str:
         "model": setup.model,
         "batchSize": setup.batch_size,
         "cores": setup.cores,
-        "lanes": {stage: setup.lanes[stage] for stage in STAGES},
+        "lanes": asdict(setup.lanes),
         "onDevice": setup.on_device,
         "pads": setup.pads,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
 
@@ -52,12 +53,11 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
     """The page, as HTML."""
     setup = trace.setup
     number = next(at for at, other in enumerate(trace.batches) if other is batch)
-    sizes = ", ".join(f"{stage} {size}" for stage, size in zip(STAGES, batch.plan, strict=True))
     alike = len(typical(trace.batches))
     caption = (
         f"Batch {number}: {batch.rows} requests in {batch.wall_s * 1e3:.4g} ms, the one of median "
-        f"length of {alike} alike. Micro-batches of at most: {sizes}. Bars say which requests "
-        "are in a call."
+        f"length of {alike} alike. Micro-batches of at most: {_by_stage(batch.plan)}. Bars say "
+        "which requests are in a call."
     )
     parts = [
         html.paragraph(found.advice, found.finding),
@@ -76,18 +76,22 @@ def page(trace: Trace, batch: TracedBatch, found: Diagnosis, picture: object) ->
             f"all {len(trace.batches)} batches. The shares at the top are of all {alike} alike."
         ),
     ]
-    lanes = ", ".join(f"{stage} {setup.lanes[stage]}" for stage in STAGES)
     threads = "" if setup.threads is None else _threads(setup.threads)
     about = (
-        f"{setup.model}: batchSize {setup.batch_size}; lanes: {lanes}; {setup.cores} cores. "
+        f"{setup.model}: batchSize {setup.batch_size}; lanes: {_by_stage(setup.lanes)}; "
+        f"{setup.cores} cores. "
         f"{threads}micro_batch_handler {__version__}, Python {sys.version.split()[0]}."
     )
     return html.page(f"Where a batch of {setup.model} spends its time", parts, about)
 
 
 def _threads(threads: IntraOpThreads) -> str:
-    counts = ", ".join(f"{stage} {threads.lanes[stage]}" for stage in STAGES)
+    counts = _by_stage(threads.lanes)
     return f"PyTorch's threads in a call: {counts}, in a whole batch {threads.whole}. "
+
+
+def _by_stage(values: Iterable[int]) -> str:
+    return ", ".join(f"{stage} {value}" for stage, value in zip(STAGES, values, strict=True))
 
 
 def _lanes(trace: Trace, batch: TracedBatch) -> list[list[str]]:

@@ -117,11 +117,10 @@ def _in_a_lane(sizes: Sequence[int], options: SizeOptions) -> Iterable[Setting]:
 
 def _with_neighbours(rows: int, most_lanes: PerStage[int]) -> Iterable[Setting]:
     """Several lanes, in calls of a size that keeps all of them busy, if there are rows enough."""
-    most = max(most_lanes[stage] for stage in OTHERS)
-    for lanes in range(2, min(most, rows) + 1):
-        size = max(1, rows // (CALLS_A_LANE * lanes))
-        counts = {stage: min(lanes, most_lanes[stage]) for stage in OTHERS}
-        yield Setting(rows, Plan(size, rows, size), replace(ONE_LANE, **counts))
-    for lanes in range(2, min(most_lanes.inference, rows) + 1):
-        size = max(1, rows // (CALLS_A_LANE * lanes))
-        yield Setting(rows, Plan(rows, size, rows), replace(ONE_LANE, inference=lanes))
+    for crowded in (OTHERS, [STAGES[INFERENCE]]):
+        most = max(most_lanes[stage] for stage in crowded)
+        for lanes in range(2, min(most, rows) + 1):
+            size = max(1, rows // (CALLS_A_LANE * lanes))
+            plan = Plan(*(size if stage in crowded else rows for stage in STAGES))
+            counts = {stage: min(lanes, most_lanes[stage]) for stage in crowded}
+            yield Setting(rows, plan, replace(ONE_LANE, **counts))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from micro_batch_handler.config import STAGES, PerStage
@@ -34,13 +33,13 @@ class BatchModel:
     options: SizeOptions
     cores: int
     """That all workers may use."""
+    _known_s: dict[Setting, float] = field(default_factory=dict, init=False, repr=False)
 
     def batch_s(self, setting: Setting) -> float:
         """Seconds that a full batch takes."""
-        known_s = self._known_s.get(setting)
-        if known_s is None:
-            known_s = self._known_s[setting] = self._batch_s(setting)
-        return known_s
+        if setting not in self._known_s:
+            self._known_s[setting] = self._batch_s(setting)
+        return self._known_s[setting]
 
     def memory_bytes(self, setting: Setting) -> float:
         """Bytes that all workers hold at most; 0 if that could not be measured.
@@ -80,7 +79,7 @@ class BatchModel:
         """The forecast for a setting; `alone`: as if no call had neighbours in its stage."""
         costs = [self._cost(setting, at, alone=alone) for at in range(len(STAGES))]
         hand_over_s = HAND_OVER_S if setting.splits else 0.0
-        return Forecast(setting.batch_size, costs, setting.lane_counts, hand_over_s)
+        return Forecast(setting.batch_size, costs, tuple(setting.lanes), hand_over_s)
 
     def _cost(self, setting: Setting, at: int, *, alone: bool) -> Cost:
         """What a call of a stage costs in a setting."""
@@ -88,7 +87,7 @@ class BatchModel:
         now, usual = self._threads(setting, at)
         factor = now.slower[at] / usual.slower[at]
         if setting.splits and not alone:
-            factor *= self.measured.contention.get((at, setting.lane_counts[at]), 1.0)
+            factor *= self.measured.contention.get((at, setting.lanes[STAGES[at]]), 1.0)
         if at == INFERENCE:
             return lambda rows: factor * curve(self.options.padded(rows))
         return lambda rows: factor * curve(rows)
@@ -106,10 +105,6 @@ class BatchModel:
         now, usual = (each.threads_in_calls(self.cores)[at] for each in (setting, auto))
         threads = self.measured.threads
         return threads.get(now, AS_AUTO), threads.get(usual, AS_AUTO)
-
-    @cached_property
-    def _known_s(self) -> dict[Setting, float]:
-        return {}
 
 
 class Corrections:

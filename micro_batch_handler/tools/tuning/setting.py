@@ -56,8 +56,8 @@ class Setting:
         auto = self.threads == AUTO_THREADS
         return {
             "micro_batch_size": dict(zip(STAGES, self.plan, strict=True)),
-            "parallelism": dict(zip(STAGES, self.lane_counts, strict=True)),
-            "intra_op_threads": AUTO if auto else {stage: self.threads[stage] for stage in STAGES},
+            "parallelism": dict(zip(STAGES, self.lanes, strict=True)),
+            "intra_op_threads": AUTO if auto else dict(zip(STAGES, self.threads, strict=True)),
         }
 
     def keys(self, max_batch_delay_ms: int) -> Mapping[str, Any]:
@@ -70,26 +70,21 @@ class Setting:
             SECTION: self.section,
         }
 
-    @property
-    def lane_counts(self) -> tuple[int, ...]:
-        """The lanes of each stage, in the order of the stages."""
-        return tuple(self.lanes[stage] for stage in STAGES)
-
     def threads_in_calls(self, cores: int) -> tuple[int, ...]:
         """The threads that PyTorch has inside a call of each stage, with so many cores."""
         threads = IntraOpThreads.of(self.threads, self.lanes, cores, cores)
         if not self.splits:
             return (threads.whole,) * len(STAGES)
-        return tuple(threads.lanes[stage] for stage in STAGES)
+        return tuple(threads.lanes)
 
     def __str__(self) -> str:
         told = [f"{self.batch_size} whole"]
         if self.splits:
             sizes = "/".join(str(min(size, self.batch_size)) for size in self.plan)
-            lanes = "/".join(map(str, self.lane_counts))
+            lanes = "/".join(map(str, self.lanes))
             told = [f"{self.batch_size} in {sizes}", f"lanes {lanes}"]
         if self.threads != AUTO_THREADS:
-            told.append(f"threads {'/'.join(str(self.threads[stage]) for stage in STAGES)}")
+            told.append(f"threads {'/'.join(map(str, self.threads))}")
         if self.workers > 1:
             told.append(f"{self.workers} workers")
         return ", ".join(told)
@@ -121,7 +116,7 @@ class Space:
     @property
     def lanes(self) -> list[PerStage[int]]:
         """All combinations of lanes."""
-        counts = [range(1, self.most_lanes[stage] + 1) for stage in STAGES]
+        counts = (range(1, most + 1) for most in self.most_lanes)
         return [PerStage(*each) for each in product(*counts)]
 
     def size_options(self, *, together: bool = False) -> SizeOptions:
@@ -143,7 +138,7 @@ class Space:
         seen = set()
         for threads in self._threads_beside(workers):
             in_calls = replace(setting, threads=threads).threads_in_calls(self.cores)
-            lanes = setting.lane_counts if setting.splits else (1,)
+            lanes = setting.lanes if setting.splits else (1,)
             busy = workers * sum(map(mul, lanes, in_calls))
             crowded = workers > 1 and busy > CROWDED * self.cores
             if in_calls not in seen and not crowded:
