@@ -8,6 +8,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 from micro_batch_handler.config import AUTO, STAGES
@@ -51,8 +54,8 @@ class HandlerRunner:
     ) -> None:
         self._workbench = workbench
         self._others = others
-        self._samples = list(samples)
-        self._next = 0
+        self._number = len(samples)
+        self._samples = cycle(samples)
         self._memory = PeakMemory()
         self._in_force: Setting | None = None
 
@@ -72,7 +75,7 @@ class HandlerRunner:
             self._memory.trim()
             self._batch()
             self._in_force = setting
-        times = max(times, -(-len(self._samples) // setting.batch_size))
+        times = max(times, -(-self._number // setting.batch_size))
         if self._others is None:
             return Trial([self._batch() for _ in range(times)])
         with self._others.beside(setting) as batches:
@@ -93,8 +96,7 @@ class HandlerRunner:
         self._in_force = None
         self._workbench.configure(batch_size=batch_size)
         config, rows = self._workbench.config, self._workbench.batch_size
-        sizes = [config.micro_batch_size[stage] for stage in STAGES]
-        fixed = [int(size) for size in sizes if size != AUTO]
+        fixed = [int(size) for size in config.micro_batch_size if size != AUTO]
         plan = Plan(*fixed) if len(fixed) == len(STAGES) else self._learned(budget)
         if plan.fits(rows):
             return Setting.whole(rows, plan, config.intra_op_threads, workers)
@@ -110,10 +112,7 @@ class HandlerRunner:
         return Counter(found[-LATEST:]).most_common(1)[0][0]
 
     def _batch(self) -> MeasuredBatch:
-        rows = self._workbench.batch_size
-        places = range(self._next, self._next + rows)
-        samples = [self._samples[at % len(self._samples)] for at in places]
-        self._next += rows
+        samples = list(islice(self._samples, self._workbench.batch_size))
         self._memory.begin()
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
         ran = self._workbench.run(samples)
@@ -126,16 +125,13 @@ class HandlerRunner:
         return MeasuredBatch(batch, cpu_s, self._memory.peak_bytes())
 
 
+@dataclass
 class PeakMemory:
-    """The most resident memory that this process has held since `begin`. Only Linux tells.
+    """The most resident memory that this process has held since `begin`. Only Linux tells."""
 
-    Args:
-        process: the folder of the process; a test passes its own.
-    """
-
-    def __init__(self, process: Path = Path("/proc/self")) -> None:
-        self._process = process
-        self._begins = False
+    process: Path = Path("/proc/self")
+    """The folder of the process; a test passes its own."""
+    _begins: bool = False
 
     def trim(self) -> None:
         """Give free memory back, so that larger batches of before do not count."""
@@ -146,11 +142,9 @@ class PeakMemory:
 
     def begin(self) -> None:
         """Forget the peak so far."""
-        try:
-            (self._process / "clear_refs").write_text(RESET, encoding="ascii")
-        except OSError:
-            self._begins = False
-        else:
+        self._begins = False
+        with suppress(OSError):
+            (self.process / "clear_refs").write_text(RESET, encoding="ascii")
             self._begins = True
 
     def peak_bytes(self) -> int:
@@ -158,7 +152,7 @@ class PeakMemory:
         if not self._begins:
             return 0
         try:
-            status = (self._process / "status").read_text(encoding="utf-8")
+            status = (self.process / "status").read_text(encoding="utf-8")
         except OSError:
             return 0
         found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)

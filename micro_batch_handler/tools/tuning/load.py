@@ -16,7 +16,7 @@ is their number divided by the throughput, whatever the setting.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from micro_batch_handler.planning.cost_curve import Line
@@ -57,21 +57,18 @@ class Figures:
     """How far the trials lie apart, relatively."""
 
 
+@dataclass(frozen=True)
 class Load:
-    """Clients that send again when they are answered.
+    """Clients that send again when they are answered."""
 
-    Args:
-        gap: seconds between two batches, by the rows of a batch.
-        clients: how many; None for just enough for full batches in all workers.
-    """
-
-    def __init__(self, gap: Line = GAP, clients: int | None = None) -> None:
-        self._gap = gap
-        self._clients = clients
+    gap: Line = GAP
+    """Seconds between two batches, by the rows of a batch."""
+    clients: int | None = None
+    """How many; None for just enough for full batches in all workers."""
 
     def fills(self, setting: Setting) -> bool:
         """Whether there are clients enough for full batches in all workers of a setting."""
-        return self._clients is None or setting.batch_size * setting.workers <= self._clients
+        return self.clients is None or setting.batch_size * setting.workers <= self.clients
 
     def rate(self, setting: Setting, batch_s: float) -> float:
         """Requests per second, of all workers."""
@@ -92,9 +89,9 @@ class Load:
         """
         mean_s = sum(batches_s) / len(batches_s)
         delay_s = self.max_batch_delay_ms(setting, mean_s) / 1000
-        if self._clients is not None:
+        if self.clients is not None:
             held_s = (1 + 0.5) * self._cycle_s(setting, mean_s)  # half a batch before, and the own
-            delay_s += max(0.0, self._clients / self.rate(setting, mean_s) - held_s)
+            delay_s += max(0.0, self.clients / self.rate(setting, mean_s) - held_s)
         cycles_s = [self._cycle_s(setting, seconds) for seconds in batches_s]
         pairs = zip([cycles_s[-1], *cycles_s[:-1]], cycles_s, strict=True)
         return [
@@ -122,24 +119,18 @@ class Load:
         """The figures that trials of a setting show; the rate is of the median trial."""
         batches = [batch for trial in trials for batch in trial.batches]
         taken_s = [trial.seconds for trial in trials]
-        batch_s = median(taken_s)
-        return Figures(
-            setting,
-            self.rate(setting, batch_s),
-            *self._percentiles_s(setting, [batch.seconds for batch in batches]),
-            setting.workers * max(batch.peak_bytes for batch in batches),
-            batch_s,
-            self.max_batch_delay_ms(setting, batch_s),
-            len(batches),
-            spread(taken_s),
-        )
+        held_bytes = setting.workers * max(batch.peak_bytes for batch in batches)
+        p50_s, p99_s = self._percentiles_s(setting, [batch.seconds for batch in batches])
+        even = self.predicted(setting, median(taken_s), held_bytes)
+        made, apart = len(batches), spread(taken_s)
+        return replace(even, p50_s=p50_s, p99_s=p99_s, batches=made, spread=apart)
 
     def _percentiles_s(self, setting: Setting, batches_s: Sequence[float]) -> tuple[float, float]:
         latencies_s = self.latencies_s(setting, batches_s)
         return percentile(latencies_s, 0.5), percentile(latencies_s, 0.99)
 
     def _cycle_s(self, setting: Setting, batch_s: float) -> float:
-        return batch_s + self._gap.at(setting.batch_size)
+        return batch_s + self.gap.at(setting.batch_size)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

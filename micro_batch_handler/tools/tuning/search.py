@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from micro_batch_handler.tools.tuning.load import Figures, Load
@@ -27,48 +28,37 @@ OVERTIME = 1.5
 """By what factor settling may exceed the time, for a setting that becomes the best at the end."""
 
 
+@dataclass
 class Search:
-    """Runs settings, and learns from each what to expect of the others.
+    """Runs settings, and learns from each what to expect of the others."""
 
-    Args:
-        runner: runs the batches.
-        model: what batches take, from the measured stages.
-        load: what that means for clients.
-        goals: what is wanted.
-        budget: of time.
-    """
+    runner: BatchRunner
+    model: BatchModel
+    """What batches take, from the measured stages."""
+    load: Load
+    """What that means for clients."""
+    goals: Sequence[Goal]
+    budget: TimeBudget
+    trials: dict[Setting, list[Trial]] = field(default_factory=dict)
+    failed: dict[Setting, str] = field(default_factory=dict)
+    """Settings in which requests failed, and why; they are not chosen."""
+    predicted: dict[Setting, Figures] = field(default_factory=dict)
+    """What was expected of a setting before it was run."""
 
-    def __init__(
-        self,
-        runner: BatchRunner,
-        model: BatchModel,
-        load: Load,
-        goals: Sequence[Goal],
-        budget: TimeBudget,
-    ) -> None:
-        self.trials: dict[Setting, list[Trial]] = {}
-        self.failed: dict[Setting, str] = {}
-        """Settings in which requests failed, and why; they are not chosen."""
-        self.predicted: dict[Setting, Figures] = {}
-        """What was expected of a setting before it was run."""
-        self._runner = runner
-        self._model = model
-        self._load = load
-        self._goals = goals
-        self._budget = budget
-        self._corrections = Corrections(model, {})
+    def __post_init__(self) -> None:
+        self._corrections = Corrections(self.model, {})
         self._tail = 1.0
         """By what factor the p99 is longer than if all batches took the same."""
 
     def measured(self) -> list[Figures]:
         """The figures of all settings that were run."""
-        return [self._load.measured(setting, ran) for setting, ran in self.trials.items()]
+        return [self.load.measured(setting, ran) for setting, ran in self.trials.items()]
 
     def expected(self, setting: Setting) -> Figures:
         """The figures of one setting, by the model and what the trials corrected."""
-        batch_s = self._model.batch_s(setting) * self._corrections.of(setting)
-        memory_bytes = self._model.memory_bytes(setting)
-        return self._load.predicted(setting, batch_s, memory_bytes, self._tail)
+        batch_s = self.model.batch_s(setting) * self._corrections.of(setting)
+        memory_bytes = self.model.memory_bytes(setting)
+        return self.load.predicted(setting, batch_s, memory_bytes, self._tail)
 
     def known(self, settings: Iterable[Setting]) -> list[Figures]:
         """The figures of all but those that failed: measured where they were run, or expected."""
@@ -77,11 +67,11 @@ class Search:
 
     def run(self, setting: Setting) -> None:
         """Run a trial of a setting, and learn from it what to expect of others."""
-        self._budget.doing(f"verifying {setting}")
+        self.budget.doing(f"verifying {setting}")
         if not self._was_run(setting):
             self.predicted[setting] = self.expected(setting)
         try:
-            trial = self._runner.run(setting, BATCHES)
+            trial = self.runner.run(setting, BATCHES)
         except SettingFails as failure:
             self.failed[setting] = str(failure)
             self.trials.pop(setting, None)
@@ -95,9 +85,9 @@ class Search:
         Then what looks best for each number of workers and for each batch size, for the curve,
         until the share of the budget is used.
         """
-        while self._budget.lasts(share):
+        while self.budget.lasts(share):
             known = self.known(settings)
-            likely = [each for goal in self._goals for each in goal.ranked(known)[:FEW]]
+            likely = [each for goal in self.goals for each in goal.ranked(known)[:FEW]]
             likely += _fastest_of_each(known, lambda setting: setting.workers)
             likely += _fastest_of_each(known, lambda setting: setting.batch_size)
             wanted = [each.setting for each in likely if not self._was_run(each.setting)]
@@ -113,11 +103,11 @@ class Search:
         """
         for _ in range(MOST_ROUNDS):
             measured = self.measured()
-            best = [goal.best(measured) for goal in self._goals]
+            best = [goal.best(measured) for goal in self.goals]
             finalists = dict.fromkeys([given, *(each.setting for each in best if each is not None)])
             turns = [setting for setting in finalists if setting not in self.failed]
             settled = all(len(self.trials.get(each, ())) >= LEAST_TRIALS for each in turns)
-            if not self._budget.lasts(1 if settled else OVERTIME):
+            if not self.budget.lasts(1 if settled else OVERTIME):
                 return
             for setting in turns:
                 self.run(setting)
@@ -128,9 +118,9 @@ class Search:
     def _learn(self) -> None:
         measured = self.measured()
         self._corrections = Corrections(
-            self._model, {each.setting: each.batch_s for each in measured}
+            self.model, {each.setting: each.batch_s for each in measured}
         )
-        alike = [self._load.predicted(each.setting, each.batch_s, 0.0) for each in measured]
+        alike = [self.load.predicted(each.setting, each.batch_s, 0.0) for each in measured]
         tails = [own.p99_s / even.p99_s for own, even in zip(measured, alike, strict=True)]
         self._tail = median(tails)
 
