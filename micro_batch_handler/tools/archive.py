@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0, or an error is raised."""
     flags = archive_parser().parse_args(argv)
     config = ModelArchiverConfig.from_args(flags)
-    refuse_absent(flags.check)
+    refuse_absent("--check", flags.check)
     try:
         output = build_in_front(config) if flags.micro_batch else build(config)
     except (ModelArchiverError, OSError) as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from micro_batch_handler import __version__
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.planning.cores import usable_cores
+from micro_batch_handler.tools.checking.check import refuse_absent
 from micro_batch_handler.tools.packing.model_config import read_model_config
 from micro_batch_handler.tools.packing.output import refuse_unwritable
 from micro_batch_handler.tools.pages.tuning_page import written
@@ -50,9 +51,7 @@ def _refuse_early(flags: argparse.Namespace) -> None:
     """Refuse now what would only fail when all is measured."""
     if not flags.sample:
         raise ArchiveError("--sample is missing: give files with the body of one request each")
-    for sample in flags.sample:
-        if not sample.is_file():
-            raise ArchiveError(f"--sample {sample}: there is no such file")
+    refuse_absent("--sample", flags.sample)
     for flag, path in (("--write", flags.write), ("--page", flags.page)):
         if path is not None:
             refuse_unwritable(f"{flag} {path}", path.parent)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if flags.output is not None and output.exists() and not flags.force:
         raise ArchiveError(f"{output} exists; give --force to replace it")
     refuse_unwritable(f"--output {output}" if flags.output else str(output), output.parent)
-    refuse_absent(flags.check)
+    refuse_absent("--check", flags.check)
     try:
         mar = MarFile(flags.archive)
         notes = mar.unwrap(output) if flags.unwrap else mar.wrap(output)

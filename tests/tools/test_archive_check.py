@@ -16,16 +16,18 @@ from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.tools import checking
-from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model
-from micro_batch_handler.tools.checking.answers import Answer, is_same
-from micro_batch_handler.tools.checking.batches import Batches
-from micro_batch_handler.tools.checking.check import check_archive
-from micro_batch_handler.tools.checking.requests import (
+from micro_batch_handler.tools.checking.alone import (
     MOST_REQUESTS,
+    Alone,
+    CheckError,
+    Model,
     header_names,
     request_of,
     samples_in_turn,
 )
+from micro_batch_handler.tools.checking.answers import Answer, is_same
+from micro_batch_handler.tools.checking.batches import Batches
+from micro_batch_handler.tools.checking.check import check_archive
 from micro_batch_handler.tools.checking.run import report_lines
 from micro_batch_handler.tools.checking.ways import Settings
 from micro_batch_handler.tools.checking.worker import WorkerLog

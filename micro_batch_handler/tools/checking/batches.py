@@ -7,6 +7,7 @@ differ when it is whole come from the handler's own way with batches, and are no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from micro_batch_handler.tools.checking.alone import Alone, CheckError
 from micro_batch_handler.tools.checking.answers import Answer, cause, is_same
@@ -21,37 +22,29 @@ _ALONE_AGAIN = 3
 """How often a request is asked alone again when its answer differs: it may not be steady."""
 
 
+@dataclass
 class Batches:
-    """Asks all requests at once.
+    """Asks all requests at once."""
 
-    Args:
-        alone: the model, and what each request gets alone.
-        settings: the handler's; None if it does not micro-batch.
-        tell: takes the words for what is about to be asked.
-    """
+    alone: Alone
+    """The model, and what each request gets alone."""
+    settings: Settings | None
+    """The handler's; None if it does not micro-batch."""
+    tell: Callable[[str], object]
+    """Takes the words for what is about to be asked."""
+    done: list[str] = field(default_factory=list)
+    """The ways in which they were asked."""
+    skipped: list[str] = field(default_factory=list)
+    """The ways for which there was no time."""
+    differs: str = ""
+    """How an answer differs in a whole batch; empty if none does."""
+    unknown: str = ""
+    """Why the handler's settings could not be changed; empty if they could."""
 
-    def __init__(
-        self,
-        alone: Alone,
-        settings: Settings | None,
-        tell: Callable[[str], object],
-    ) -> None:
-        self._model = alone.model
-        self._alone = alone
-        self._settings = settings
-        self.cuts = settings is not None
-        """Whether the handler micro-batches."""
-        self._tell = tell
-        self._rows = len(alone.answers)
+    def __post_init__(self) -> None:
+        self._model = self.alone.model
+        self._rows = len(self.alone.answers)
         self._whole: list[Answer] = []
-        self.done: list[str] = []
-        """The ways in which they were asked."""
-        self.skipped: list[str] = []
-        """The ways for which there was no time."""
-        self.differs = ""
-        """How an answer differs in a whole batch; empty if none does."""
-        self.unknown = ""
-        """Why the handler's settings could not be changed; empty if they could."""
 
     def run(self) -> None:
         """Ask in all ways for which there is time.
@@ -61,15 +54,15 @@ class Batches:
         """
         if self._rows == 1 or not self._has_time("batches"):
             return
-        self._alone.again(range(self._rows))
+        self.alone.again(range(self._rows))
         properties = self._model.service.context.system_properties
         given = properties.get("batch_size")
         properties["batch_size"] = max(given or 1, self._rows)
         try:
-            if self._settings is None:
+            if self.settings is None:
                 self._ask_whole("in one batch", self._rows)
             else:
-                self._ask_ways(self._settings)
+                self._ask_ways(self.settings)
         finally:
             properties["batch_size"] = given
 
@@ -92,7 +85,7 @@ class Batches:
     def _ask_whole(self, name: str, most: int) -> None:
         if not self._has_time(name):
             return
-        self._tell(f"all requests {name}")
+        self.tell(f"all requests {name}")
         starts = range(0, self._rows, most)
         parts = [range(start, min(start + most, self._rows)) for start in starts]
         answers = [answer for part in parts for answer in self._model.ask(part)]
@@ -103,12 +96,12 @@ class Batches:
         self._whole = answers
         if different:
             at = different[0]
-            self.differs = f"{name}, {self._what(at, answers)}, alone {self._alone.answers[at]}"
+            self.differs = f"{name}, {self._what(at, answers)}, alone {self.alone.answers[at]}"
 
     def _ask_cut(self, way: Way, share_s: float) -> None:
         if not self._has_time(way.name):
             return
-        self._tell(f"all requests {way.name}")
+        self.tell(f"all requests {way.name}")
         before_s = self._model.left_s()
         for turn in range(1, _ROUNDS + 1):
             answers = self._model.ask(range(self._rows))
@@ -121,7 +114,7 @@ class Batches:
 
     def _compare(self, way: Way, answers: Sequence[Answer]) -> None:
         for at in self._different(answers):
-            known, loose = self._known(at), at in self._alone.unsteady
+            known, loose = self._known(at), at in self.alone.unsteady
             alone, whole = known[0], known[-1]
             if len(known) == 1:
                 came = f"alone {alone}"
@@ -138,23 +131,23 @@ class Batches:
         different = [at for at, answer in enumerate(answers) if not self._is_known(at, answer)]
         # An answer may depend on the time. That does not excuse a bad one.
         doubted = [at for at in different if not answers[at].problem]
-        self._alone.again(doubted, _ALONE_AGAIN)
+        self.alone.again(doubted, _ALONE_AGAIN)
         return [at for at in different if not self._is_known(at, answers[at])]
 
     def _is_known(self, at: int, answer: Answer) -> bool:
-        loose = at in self._alone.unsteady
+        loose = at in self.alone.unsteady
         return any(is_same(one, answer, loose=loose) for one in self._known(at))
 
     def _known(self, at: int) -> list[Answer]:
         """The answers that a request got alone and, if it was in one, in a whole batch."""
-        return [self._alone.answers[at], *self._whole[at : at + 1]]
+        return [self.alone.answers[at], *self._whole[at : at + 1]]
 
     def _what(self, at: int, answers: Sequence[Answer]) -> str:
         sample = self._model.samples[at].name
         return f"the answer to request {at + 1} of {self._rows} ({sample}) is {answers[at]}"
 
     def _has_time(self, name: str) -> bool:
-        if self._alone.seconds > self._model.left_s():
+        if self.alone.seconds > self._model.left_s():
             self.skipped.append(name)
             return False
         return True

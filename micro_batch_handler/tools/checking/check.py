@@ -2,7 +2,7 @@
 
 check_archive     in this process: starts the other one and reads its report
   run             in the other one: loads the model as worker.py does, asks it, writes a report
-    alone         each request alone; requests.py makes them
+    alone         each request alone
     batches       all requests at once, cut in the ways of ways.py
     answers       compares what comes back
 """
@@ -62,15 +62,15 @@ def add_check_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def refuse_absent(samples: Sequence[Path] | None) -> None:
+def refuse_absent(flag: str, samples: Sequence[Path] | None) -> None:
     """Refuse a sample that is no file, before anything is written.
 
     Raises:
-        ArchiveError: the message names the sample.
+        ArchiveError: the message names the flag and the sample.
     """
     for sample in samples or ():
         if not sample.is_file():
-            raise ArchiveError(f"--check {sample}: there is no such file")
+            raise ArchiveError(f"{flag} {sample}: there is no such file")
 
 
 def check_archive(

@@ -16,10 +16,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model
+from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model, header_names
 from micro_batch_handler.tools.checking.answers import cause, readable
 from micro_batch_handler.tools.checking.batches import Batches
-from micro_batch_handler.tools.checking.requests import header_names
 from micro_batch_handler.tools.checking.ways import settings_of
 from micro_batch_handler.tools.checking.worker import DECODES, WorkerLog, load
 
@@ -109,7 +108,7 @@ def _notes(alone: Alone, batches: Batches) -> Iterator[str]:
         names = ", ".join(alone.left_out)
         yield f"{names} was not sent, since the handler refuses a text of the check's there"
     if batches.differs:
-        also = ", also without micro-batching" if batches.cuts else ""
+        also = ", also without micro-batching" if batches.settings else ""
         yield f"answers differ with the batch that they are in{also}: {batches.differs}"
     if batches.unknown:
         yield (
