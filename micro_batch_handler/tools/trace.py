@@ -16,10 +16,10 @@ from micro_batch_handler.config import AUTO
 from micro_batch_handler.errors import ArchiveError, TraceError
 from micro_batch_handler.tools.packing.output import refuse_unwritable
 from micro_batch_handler.tools.workbench.flags import (
-    add_workbench_flags,
     count,
     files_of,
     require_tools,
+    workbench_parser,
 )
 from micro_batch_handler.tracing.recording import Trace, TracedBatch
 from micro_batch_handler.tracing.trace_json import from_json
@@ -114,14 +114,8 @@ def _run(options: argparse.Namespace) -> Trace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROG,
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     source = "an archive, a handler file, or a trace (.json)"
-    add_workbench_flags(parser, source)
+    parser = workbench_parser(PROG, _DESCRIPTION, _EXAMPLES, source)
     add = parser.add_argument
     add("--batches", type=count, default=20, metavar="N", help="batches to record (20)")
     add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from micro_batch_handler.tools.workbench.flags import add_workbench_flags, count
+from micro_batch_handler.tools.workbench.flags import count, workbench_parser
 
 __all__ = ["PROG", "tune_parser"]
 
@@ -41,15 +41,8 @@ examples
 
 def tune_parser() -> argparse.ArgumentParser:
     """The parser of all flags."""
-    parser = argparse.ArgumentParser(
-        prog=PROG,
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_workbench_flags(
-        parser, "an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file (.py)"
-    )
+    source = "an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file (.py)"
+    parser = workbench_parser(PROG, _DESCRIPTION, _EPILOG, source)
     wanted = parser.add_argument_group("what is wanted")
     wanted.add_argument(
         "--p99-ms",

@@ -9,19 +9,29 @@ from pathlib import Path
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 
-__all__ = ["add_workbench_flags", "count", "files_of", "require_tools"]
+__all__ = ["count", "files_of", "require_tools", "workbench_parser"]
 
 _TOOLS = ("matplotlib", "ruamel.yaml", "tqdm")
 """What the extra `tools` installs."""
 
 
-def add_workbench_flags(parser: argparse.ArgumentParser, source: str) -> None:
-    """Add the source to load, the samples and the other files.
+def workbench_parser(
+    prog: str, description: str, epilog: str, source: str
+) -> argparse.ArgumentParser:
+    """A command's parser, with the source to load, the samples and the other files.
 
     Args:
-        parser: the command's parser.
+        prog: the command.
+        description: comes first in --help.
+        epilog: comes last in --help.
         source: says in --help what the command takes as its first argument.
     """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("source", type=Path, metavar="SOURCE", help=source)
     parser.add_argument(
         "--sample",
@@ -40,6 +50,7 @@ def add_workbench_flags(parser: argparse.ArgumentParser, source: str) -> None:
     group.add_argument("--serialized-file", metavar="FILE", help="the weights")
     group.add_argument("--model-file", metavar="FILE", help="the model's class")
     group.add_argument("--extra-files", metavar="FILES", help="more, with commas between them")
+    return parser
 
 
 def files_of(options: argparse.Namespace) -> ModelFiles:
