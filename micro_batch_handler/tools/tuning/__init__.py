@@ -1,1 +1,1 @@
-"""The tuner; only handler_runner.py and worker_process.py run a handler, all else needs none."""
+"""The tuner; only handler_runner.py and workers.py run a handler, all else needs none."""

@@ -40,22 +40,18 @@ RESET = "5"
 KIB = 2**10
 
 
+@dataclass
 class HandlerRunner:
-    """Runs batches of the handler on a workbench.
+    """Runs batches of the handler on a workbench."""
 
-    Args:
-        workbench: has the handler, loaded.
-        samples: files with the body of one request each; batches take them in turn.
-        others: the other workers, for settings with several; None for one worker.
-    """
+    workbench: Workbench
+    samples: Sequence[Path]
+    """Files with the body of one request each; batches take them in turn."""
+    others: OtherWorkers | None = None
+    """The other workers, for settings with several; None for one worker."""
 
-    def __init__(
-        self, workbench: Workbench, samples: Sequence[Path], others: OtherWorkers | None = None
-    ) -> None:
-        self._workbench = workbench
-        self._others = others
-        self._number = len(samples)
-        self._samples = cycle(samples)
+    def __post_init__(self) -> None:
+        self._next_samples = cycle(self.samples)
         self._memory = PeakMemory()
         self._in_force: Setting | None = None
 
@@ -71,14 +67,14 @@ class HandlerRunner:
         if setting != self._in_force:
             self._in_force = None
             rows = setting.batch_size
-            self._workbench.configure(batch_size=rows, micro_batching=setting.section)
+            self.workbench.configure(batch_size=rows, micro_batching=setting.section)
             self._memory.trim()
             self._batch()
             self._in_force = setting
-        times = max(times, -(-self._number // setting.batch_size))
-        if self._others is None:
+        times = max(times, -(-len(self.samples) // setting.batch_size))
+        if self.others is None:
             return Trial([self._batch() for _ in range(times)])
-        with self._others.beside(setting) as batches:
+        with self.others.beside(setting) as batches:
             own = [self._batch() for _ in range(times)]
         return Trial([*own, *batches])
 
@@ -94,8 +90,8 @@ class HandlerRunner:
             SettingFails: a request has failed in it.
         """
         self._in_force = None
-        self._workbench.configure(batch_size=batch_size)
-        config, rows = self._workbench.config, self._workbench.batch_size
+        self.workbench.configure(batch_size=batch_size)
+        config, rows = self.workbench.config, self.workbench.batch_size
         fixed = [int(size) for size in config.micro_batch_size if size != AUTO]
         plan = Plan(*fixed) if len(fixed) == len(STAGES) else self._learned(budget)
         if plan.fits(rows):
@@ -112,10 +108,10 @@ class HandlerRunner:
         return Counter(found[-LATEST:]).most_common(1)[0][0]
 
     def _batch(self) -> MeasuredBatch:
-        samples = list(islice(self._samples, self._workbench.batch_size))
+        samples = list(islice(self._next_samples, self.workbench.batch_size))
         self._memory.begin()
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
-        ran = self._workbench.run(samples)
+        ran = self.workbench.run(samples)
         cpu_s, around_s = time.process_time() - began_cpu_s, time.perf_counter() - began_s
         if ran.failures or not ran.records:
             raise _failure(ran)

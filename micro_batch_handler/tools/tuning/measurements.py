@@ -61,20 +61,19 @@ class Measurements:
     rounds: int
 
 
+@dataclass
 class Collector:
-    """Collects what trials tell of the stages.
+    """Collects what trials tell of the stages."""
 
-    Args:
-        padded: the rows that a call of inference really has.
-        most_lanes: to try, of each stage.
-        cores: that the process may use.
-    """
+    padded: Callable[[int], int]
+    """The rows that a call of inference really has."""
+    most_lanes: PerStage[int]
+    """To try, of each stage."""
+    cores: int
+    """That the process may use."""
+    regroups: bool = True
 
-    def __init__(self, padded: Callable[[int], int], most_lanes: PerStage[int], cores: int) -> None:
-        self.most_lanes = most_lanes
-        self.regroups = True
-        self._padded = padded
-        self._cores = cores
+    def __post_init__(self) -> None:
         self._whole = _costs()
         self._lanes = _costs()
         self._crowded: defaultdict[tuple[int, int], CallCosts] = defaultdict(CallCosts)
@@ -105,14 +104,14 @@ class Collector:
     def add(self, setting: Setting, trial: Trial) -> None:
         """Learn what the calls of these batches took."""
         self._seconds[setting].append(trial.seconds)
-        threads = None if setting.splits else setting.threads_in_calls(self._cores)[INFERENCE]
+        threads = None if setting.splits else setting.threads_in_calls(self.cores)[INFERENCE]
         for at, stage in enumerate(STAGES):
             taken_s: dict[int, list[float]] = defaultdict(list)
             for batch in trial.batches:
                 for call in batch.traced.calls:
                     if call.stage == stage:
                         rows = len(call.indices)
-                        rows = self._padded(rows) if at == INFERENCE else rows
+                        rows = self.padded(rows) if at == INFERENCE else rows
                         taken_s[rows].append(call_s(call))
             # Means, since requests differ; of several trials the median counts.
             means = [(rows, fmean(seconds)) for rows, seconds in taken_s.items()]

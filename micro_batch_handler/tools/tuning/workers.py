@@ -1,6 +1,11 @@
 """Other workers: the same handler in processes of their own, which run batches beside this one.
 
-Each is a worker_process.py, and is told what to do through a pipe.
+Each is this file, run with the number of a pipe as its argument. What such a process does:
+
+gets a job through the pipe               loads it, and answers None
+gets a setting                            runs a batch in it, and answers None, or its failure
+gets GO, at the same time as the others   runs batches
+gets STOP                                 answers with these batches, or with their failure
 """
 
 from __future__ import annotations
@@ -18,12 +23,11 @@ from typing import IO, Any, NamedTuple
 
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.tuning.setting import Setting
-from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails
+from micro_batch_handler.tools.tuning.trials import BatchRunner, MeasuredBatch, SettingFails
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 
-__all__ = ["GO", "STOP", "Job", "OtherWorkers", "other_workers"]
+__all__ = ["Job", "OtherWorkers", "other_workers"]
 
-PROCESS = "micro_batch_handler.tools.tuning.worker_process"
 GO, STOP = "go", "stop"
 
 PATIENCE_S = 300.0
@@ -46,12 +50,12 @@ class _Worker(NamedTuple):
     pipe: Connection
 
 
+@dataclass(frozen=True)
 class OtherWorkers:
     """So many other workers, loaded, and where they log."""
 
-    def __init__(self, workers: Sequence[_Worker], log: IO[bytes]) -> None:
-        self._workers = workers
-        self._log = log
+    workers: Sequence[_Worker]
+    log: IO[bytes]
 
     @contextmanager
     def beside(self, setting: Setting) -> Iterator[list[MeasuredBatch]]:
@@ -63,7 +67,7 @@ class OtherWorkers:
             SettingFails: a request has failed in one of them.
             ArchiveError: one of them has ended.
         """
-        workers = self._workers[: setting.workers - 1]
+        workers = self.workers[: setting.workers - 1]
         _say(workers, setting)
         failures = [self.answer(worker) for worker in workers]
         if any(failures):
@@ -92,8 +96,8 @@ class OtherWorkers:
                 return worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             pass
-        self._log.seek(0)
-        told = self._log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+        self.log.seek(0)
+        told = self.log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
         raise ArchiveError(
             "\n".join(["a second worker could not be run (--max-workers 1: none):", *told])
         )
@@ -143,7 +147,7 @@ def _start(device: int | None, log: IO[bytes]) -> _Worker:
     ours, its = Pipe()
     with its:
         process = subprocess.Popen(  # noqa: S603  (this very Python)
-            [sys.executable, "-m", PROCESS, str(its.fileno())],
+            [sys.executable, "-m", __spec__.name, str(its.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -151,3 +155,46 @@ def _start(device: int | None, log: IO[bytes]) -> _Worker:
             pass_fds=[its.fileno()],
         )
     return _Worker(process, ours)
+
+
+def _work(pipe: Connection) -> None:
+    """What the process does: load the handler, then try settings until the pipe is closed."""
+    # Here, since what is imported may take seconds, and may print.
+    from micro_batch_handler.tools.tuning.handler_runner import HandlerRunner
+    from micro_batch_handler.tools.workbench.workbench import Workbench
+
+    job = pipe.recv()
+    with Workbench(job.source, job.files) as workbench:
+        runner = HandlerRunner(workbench, job.samples)
+        pipe.send(None)
+        while True:
+            setting = pipe.recv()
+            try:
+                runner.run(setting)
+            except SettingFails as failure:
+                pipe.send(failure)
+                continue
+            pipe.send(None)
+            if pipe.recv() == GO:
+                pipe.send(_until_told(pipe, runner, setting))
+
+
+def _until_told(
+    pipe: Connection, runner: BatchRunner, setting: Setting
+) -> list[MeasuredBatch] | SettingFails:
+    """The batches of a setting until STOP comes, or why one failed."""
+    found: list[MeasuredBatch] | SettingFails
+    try:
+        batches = [*runner.run(setting).batches]
+        while not pipe.poll():
+            batches += runner.run(setting).batches
+        # What ended after the others had stopped was less disturbed.
+        found = batches[:-1] or batches
+    except SettingFails as failure:
+        found = failure
+    pipe.recv()
+    return found
+
+
+if __name__ == "__main__":
+    _work(Connection(int(sys.argv[1])))
