@@ -5,7 +5,6 @@ Imports neither torch nor TorchServe, so that the packing tools can check a sect
 
 from micro_batch_handler.config.keys import MicroBatchingConfig
 from micro_batch_handler.config.limits import SECTION
-from micro_batch_handler.config.rules import near_miss
 from micro_batch_handler.config.stages import (
     AUTO,
     STAGES,
@@ -28,5 +27,4 @@ __all__ = [
     "Size",
     "Stage",
     "Threads",
-    "near_miss",
 ]

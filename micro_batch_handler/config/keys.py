@@ -19,7 +19,7 @@ from micro_batch_handler.config.limits import (
     refuse_together,
     refuse_unsupported,
 )
-from micro_batch_handler.config.old_keys import new_spelling, old_keys_in, read_old_keys
+from micro_batch_handler.config.old_keys import new_spelling, read_old_keys
 from micro_batch_handler.config.rules import (
     ASCENDING,
     COUNT,
@@ -200,8 +200,8 @@ class MicroBatchingConfig:
         """
         default = cls(stage_timeout=min(DEFAULT_STAGE_TIMEOUT_S, response_timeout_s / 4))
         if isinstance(section, Mapping):
-            old = old_keys_in(section)
-            default = replace(read_old_keys(section, default), old_keys=old)
+            default, old = read_old_keys(section, default)
+            default = replace(default, old_keys=old)
             section = {name: value for name, value in section.items() if name not in old}
         config = Section(cls).read(SECTION, section, default)
         refuse_late_timeout(config.stage_timeout, response_timeout_s)

@@ -10,7 +10,7 @@ from micro_batch_handler.config.limits import SECTION
 from micro_batch_handler.config.rules import Section
 from micro_batch_handler.errors import ConfigError
 
-__all__ = ["OLD_KEYS", "new_spelling", "old_keys_in", "read_old_keys"]
+__all__ = ["OLD_KEYS", "new_spelling", "read_old_keys"]
 
 OLD_KEYS: Mapping[str, str] = {
     "cuda_streams": "device.streams",
@@ -25,13 +25,8 @@ OLD_KEYS: Mapping[str, str] = {
 T = TypeVar("T")
 
 
-def old_keys_in(section: Mapping[Any, object]) -> tuple[str, ...]:
-    """The old keys that a section has."""
-    return tuple(name for name in OLD_KEYS if name in section)
-
-
-def read_old_keys(section: Mapping[Any, object], default: T) -> T:
-    """The settings with the values that the section has for old keys.
+def read_old_keys(section: Mapping[Any, object], default: T) -> tuple[T, tuple[str, ...]]:
+    """The settings with the values that the section has for old keys, and these keys.
 
     Args:
         section: as the yaml parser read it; its other keys are left alone.
@@ -40,7 +35,8 @@ def read_old_keys(section: Mapping[Any, object], default: T) -> T:
     Raises:
         ConfigError: a value breaks the key's rule, or the section has it in both spellings.
     """
-    for old in old_keys_in(section):
+    found = tuple(name for name in OLD_KEYS if name in section)
+    for old in found:
         mapping, name = OLD_KEYS[old].split(".")
         path, given = f"{SECTION}.{old}", section.get(mapping)
         if isinstance(given, Mapping) and name in given:
@@ -53,7 +49,7 @@ def read_old_keys(section: Mapping[Any, object], default: T) -> T:
         value = rule.read(path, section[old], getattr(settings, name))
         changed = {mapping: replace(settings, **{name: value})}
         default = replace(default, **changed)  # type: ignore[type-var]  # T is a dataclass
-    return default
+    return default, found
 
 
 def new_spelling(old: Iterable[str]) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from micro_batch_handler.config import SECTION, MicroBatchingConfig, near_miss
+from micro_batch_handler.config import SECTION, MicroBatchingConfig
 from micro_batch_handler.config.old_keys import OLD_KEYS
-from micro_batch_handler.config.rules import FLAG, Rule, Section, is_whole
+from micro_batch_handler.config.rules import FLAG, Rule, Section, is_whole, near_miss
 from micro_batch_handler.errors import ConfigError
 
 __all__ = ["FRONTEND_KEYS", "TORCHRUN_KEYS", "check_model_config", "read_model_config"]
