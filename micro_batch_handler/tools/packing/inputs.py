@@ -16,9 +16,8 @@ from model_archiver.model_packaging_utils import MAR_INF, ModelExportUtils, mode
 
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.packing.handler_class import packing_notes, read_handler
-from micro_batch_handler.tools.packing.handler_file import split_handler
+from micro_batch_handler.tools.packing.handler_file import ModuleNames, parse, split_handler
 from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
-from micro_batch_handler.tools.packing.module_names import ModuleNames, parse
 
 __all__ = ["PACKAGE", "ArchiveInputs", "is_packed_folder"]
 
