@@ -89,7 +89,9 @@ class BatchProfile:
         if self.rows == 1 or self.calls_are_short:
             return None
         at_most = self.saved_by_endless_batches()
-        return self.busiest if at_most < self.saved_by_ease(self.busiest) else None
+        # What would be saved if the busiest stage cost nothing.
+        by_ease = self._saved(self.faster(self.busiest, inf).forecast_s)
+        return self.busiest if at_most < by_ease else None
 
     @property
     def calls_are_short(self) -> bool:
@@ -115,10 +117,6 @@ class BatchProfile:
         costs[stage], work_s[stage] = cost, work_s[stage] / factor
         changed = replace(self, costs=costs, work_s=work_s)
         return replace(changed, batch_s=self.batch_s * (1 - self._saved(changed.forecast_s)))
-
-    def saved_by_ease(self, stage: int) -> float:
-        """If the calls of the stage cost nothing."""
-        return self._saved(self.faster(stage, inf).forecast_s)
 
     def saved_by_endless_batches(self) -> float:
         """If batches never ended: for each request, the busiest stage would be all that counts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -58,12 +59,11 @@ def waiting(batch: TracedBatch, stage: Stage) -> list[tuple[Span, int]]:
             steps[call.ready_s] = steps.get(call.ready_s, 0) + 1
             steps[call.began_s] = steps.get(call.began_s, 0) - 1
     found = []
-    number, since_s = 0, 0.0
-    for at_s in sorted(steps):
-        if number and at_s > since_s:
+    number = 0
+    for since_s, at_s in pairwise(sorted(steps)):
+        number += steps[since_s]
+        if number:
             found.append((Span(since_s, at_s), number))
-        number += steps[at_s]
-        since_s = at_s
     return found
 
 

@@ -12,6 +12,7 @@ import logging
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from micro_batch_handler.tools.checking.answers import Answer, parse_response
@@ -76,8 +77,8 @@ def request(sample: Path) -> Any:
     """The sample as the worker reads it from its socket; JSON is decoded, any other body bytes."""
     from ts.protocol.otf_message_handler import retrieve_msg
 
-    connection = _Connection(encode_request(sample.read_bytes(), content_type(sample)))
-    _, (read,) = retrieve_msg(connection)
+    message = encode_request(sample.read_bytes(), content_type(sample))
+    _, (read,) = retrieve_msg(SimpleNamespace(recv=io.BytesIO(message).read))
     return read
 
 
@@ -98,16 +99,6 @@ def encode_request(body: bytes, kind: str) -> bytes:
     header = field(b"Content-Type") + field(kind.encode()) if kind else b""
     parameter = field(b"body") + field(kind.encode()) + field(body)
     return b"I" + field(b"check") + header + end + parameter + end + end
-
-
-class _Connection:
-    """The part of a socket that TorchServe's codec reads from."""
-
-    def __init__(self, message: bytes) -> None:
-        self._stream = io.BytesIO(message)
-
-    def recv(self, length: int) -> bytes:
-        return self._stream.read(length)
 
 
 class WorkerLog(logging.Handler):

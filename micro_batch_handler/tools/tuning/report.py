@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES
@@ -209,12 +209,7 @@ def _mib(size_bytes: float) -> str:
 def _columns(table: Table) -> str:
     """The table in columns, with numbers to the right."""
     head, rows = table
-    lines = [head, *rows]
-    widths = [max(len(cells[at]) for cells in lines) for at in range(len(head))]
-    return "\n".join(_line(cells, widths) for cells in lines)
-
-
-def _line(cells: Iterable[str], widths: Sequence[int]) -> str:
-    first, *rest = zip(cells, widths, strict=True)
-    shown = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-    return ("  " + "  ".join(shown)).rstrip()
+    first, *others = zip(head, *rows, strict=True)
+    columns = [[cell.ljust(max(map(len, first))) for cell in first]]
+    columns += [[cell.rjust(max(map(len, each))) for cell in each] for each in others]
+    return "\n".join(f"  {'  '.join(cells)}".rstrip() for cells in zip(*columns, strict=True))

@@ -61,7 +61,7 @@ def tune(
     search.settle(given)
     tried = search.measured()
     now = next((each for each in tried if each.setting == given), None)
-    recommendations = [_recommend(goal, search, tried, now, load, space.cores) for goal in goals]
+    recommendations = [_recommend(goal, search, now, space.cores) for goal in goals]
     finalists = [each.measured for each in recommendations] + [now]
     return Tuning(
         measured,
@@ -77,15 +77,8 @@ def tune(
     )
 
 
-def _recommend(
-    goal: Goal,
-    search: Search,
-    tried: Sequence[Figures],
-    now: Figures | None,
-    load: Load,
-    cores: int,
-) -> Recommendation:
-    best = goal.best(tried)
+def _recommend(goal: Goal, search: Search, now: Figures | None, cores: int) -> Recommendation:
+    best = goal.best(search.measured())
     if best is None:
         return Recommendation(goal)
     if now is not None and goal.admits(now):
@@ -93,5 +86,5 @@ def _recommend(
         if best.rate < (1 + margin) * now.rate and best.p99_s > (1 - margin) * now.p99_s:
             best = now
     setting = best.setting
-    utilization = Utilization.of(setting, search.trials[setting], load, cores)
+    utilization = Utilization.of(setting, search.trials[setting], search.load, cores)
     return Recommendation(goal, best, best is now, utilization)
