@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         # Several lines to the archiver, one here.
         raise ArchiveError(" ".join(str(error).split())) from error
     if flags.check:
-        print(check_archive(output.path, output.format, flags.check))
+        print(check_archive(output.path, flags.archive_format, flags.check))
     return 0
 
 
@@ -88,7 +88,7 @@ def build(config: ModelArchiverConfig) -> ArchiveOutput:
     for note in inputs.notes:
         print(f"{PROG}: note: {note}", file=sys.stderr)
     content = archive_content(config, inputs, output.date)
-    print(output.write(content, config.model_name), flush=True)
+    print(output.write(content), flush=True)
     return output
 
 

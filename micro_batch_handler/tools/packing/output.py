@@ -29,13 +29,7 @@ class ArchiveOutput:
     """An archive that is going to be written."""
 
     path: Path
-
-    format: str
-    """The format, by its name in `--archive-format`."""
-
-    force: bool
-    """Whether it may replace an older archive."""
-
+    config: ModelArchiverConfig
     date: int
     """The time that everything in it gets, in seconds."""
 
@@ -45,7 +39,7 @@ class ArchiveOutput:
         path = ModelExportUtils.get_archive_export_path(
             config.export_path, config.model_name, config.archive_format
         )
-        return cls(Path(path), config.archive_format, config.force, source_date())
+        return cls(Path(path), config, source_date())
 
     def refuse_existing(self) -> None:
         """Refuse to replace what `--force` does not cover, or what is no archive.
@@ -55,9 +49,9 @@ class ArchiveOutput:
         """
         if not os.path.lexists(self.path):
             return
-        if not self.force:
+        if not self.config.force:
             raise ArchiveError(f"{self.path} exists; give --force to replace it")
-        if self.format != FOLDER:
+        if self.config.archive_format != FOLDER:
             if self.path.is_dir():
                 raise ArchiveError(f"{self.path} is a folder, which --force does not replace")
         elif self.path.is_symlink() or not (self.path / MANIFEST).is_file():
@@ -67,19 +61,19 @@ class ArchiveOutput:
                 "--force replaces only those; move it away, or give another --export-path"
             )
 
-    def write(self, content: Content, model_name: str) -> str:
+    def write(self, content: Content) -> str:
         """Write the archive; return a line that says its size, its files and its checksum.
 
         Raises:
             ArchiveError: another build has finished meanwhile.
             OSError: it cannot be written; an older archive is still there.
         """
+        style = self.config.archive_format
         with written_beside(self.path) as beside:
-            write_archive(beside, self.format, content, self.date, model_name)
+            write_archive(beside, style, content, self.date, self.config.model_name)
             self.refuse_existing()  # again: another build may have finished meanwhile
             self._move_in(beside)
-        is_folder = self.format == FOLDER
-        files = [self.path / name for name in content] if is_folder else [self.path]
+        files = [self.path / name for name in content] if style == FOLDER else [self.path]
         size = _size(sum(file.stat().st_size for file in files))
         return f"{self.path}: {size}, {len(content)} files, sha256 {_checksum(files, self.path)}"
 

@@ -17,7 +17,7 @@ from micro_batch_handler.config import AUTO, STAGES
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.tools.tuning.setting import Setting
+from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting
 from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails, TimeBudget, Trial
 from micro_batch_handler.tools.tuning.workers import OtherWorkers
 from micro_batch_handler.tools.workbench.workbench import Ran, Workbench
@@ -94,9 +94,7 @@ class HandlerRunner:
         config, rows = self.workbench.config, self.workbench.batch_size
         fixed = [int(size) for size in config.micro_batch_size if size != AUTO]
         plan = Plan(*fixed) if len(fixed) == len(STAGES) else self._learned(budget)
-        if plan.fits(rows):
-            return Setting.whole(rows, plan, config.intra_op_threads, workers)
-        lanes = lanes_for(config.parallelism, usable_cores())
+        lanes = ONE_LANE if plan.fits(rows) else lanes_for(config.parallelism, usable_cores())
         return Setting(rows, plan, lanes, config.intra_op_threads, workers)
 
     def _learned(self, budget: TimeBudget) -> Plan:

@@ -100,7 +100,7 @@ def _measure_whole(
 def _with_threads(rows: int, space: Space) -> Iterable[Setting]:
     """Whole batches with other numbers of threads inside calls than `auto` gives."""
     usual = Setting.whole(rows)
-    others = [Setting.whole(rows, threads=each) for each in space.threads]
+    others = [replace(usual, threads=each) for each in space.threads]
     apart = {each.threads_in_calls(space.cores): each for each in others}
     apart.pop(usual.threads_in_calls(space.cores), None)
     return apart.values()

@@ -14,7 +14,7 @@ from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.search import best
 from micro_batch_handler.planning.sizes import INFERENCE, SizeOptions
 from micro_batch_handler.tools.tuning.measurements import AS_AUTO, Measurements, ThreadEffect
-from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, Setting
+from micro_batch_handler.tools.tuning.setting import AUTO_THREADS, ONE_LANE, Setting
 
 __all__ = ["BatchModel", "Corrections"]
 
@@ -62,9 +62,7 @@ class BatchModel:
             plans[best(forecast, self.options, Plan.of(least))] = None
             least *= 2
         return [
-            Setting.whole(batch_size, plan)
-            if plan.fits(batch_size)
-            else Setting(batch_size, plan, lanes)
+            Setting(batch_size, plan, ONE_LANE if plan.fits(batch_size) else lanes)
             for plan in plans
         ]
 

@@ -63,17 +63,16 @@ class Goal:
 
 def goals(p99_ms: float | None, memory_mib: float | None) -> list[Goal]:
     """The most throughput, then within each limit, then within both; the last is the strictest."""
-    found = [Goal("the most throughput")]
-    p99_s = None if p99_ms is None else p99_ms / 1000
-    memory_bytes = None if memory_mib is None else int(memory_mib * MIB)
-    if p99_ms is not None:
-        found.append(Goal(f"p99 at most {p99_ms:g} ms", p99_s))
+    in_time = [] if p99_ms is None else [Goal(f"p99 at most {p99_ms:g} ms", p99_ms / 1000)]
+    in_memory: list[Goal] = []
     if memory_mib is not None:
-        found.append(Goal(f"at most {memory_mib:g} MiB", None, memory_bytes))
-    if p99_ms is not None and memory_mib is not None:
-        both = f"p99 at most {p99_ms:g} ms with at most {memory_mib:g} MiB"
-        found.append(Goal(both, p99_s, memory_bytes))
-    return found
+        in_memory = [Goal(f"at most {memory_mib:g} MiB", None, int(memory_mib * MIB))]
+    both = [
+        Goal(f"{one.title} with {other.title}", one.p99_s, other.memory_bytes)
+        for one in in_time
+        for other in in_memory
+    ]
+    return [Goal("the most throughput"), *in_time, *in_memory, *both]
 
 
 def frontier(figures: Sequence[Figures]) -> list[Figures]:

@@ -30,20 +30,15 @@ class Setting:
     """Requests in a full batch."""
     plan: Plan
     lanes: PerStage[int] = ONE_LANE
+    """A whole batch runs in one thread, whatever their number."""
     threads: PerStage[Threads] = AUTO_THREADS
     """Those that PyTorch may use inside a call."""
     workers: int = 1
 
     @classmethod
-    def whole(
-        cls,
-        batch_size: int,
-        plan: Plan | None = None,
-        threads: PerStage[Threads] = AUTO_THREADS,
-        workers: int = 1,
-    ) -> Setting:
-        """Whole batches. They run in one thread, so the number of lanes means nothing."""
-        return cls(batch_size, plan or Plan.of(batch_size), threads=threads, workers=workers)
+    def whole(cls, batch_size: int, workers: int = 1) -> Setting:
+        """Whole batches in the usual threads."""
+        return cls(batch_size, Plan.of(batch_size), workers=workers)
 
     @property
     def splits(self) -> bool:
