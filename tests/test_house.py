@@ -125,3 +125,9 @@ def test_the_examples_in_docstrings_hold():
         if ">>>" in path.read_text(encoding="utf-8"):
             failures, _ = doctest.testmod(importlib.import_module(name))
             assert not failures
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_of_the_package_is_long(path):
+    """A file is about one noun, and 250 lines are the most that it may take."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 250
