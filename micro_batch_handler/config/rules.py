@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union, cast
 
@@ -35,17 +35,14 @@ MOST_COUNT = 2**31 - 1
 T = TypeVar("T")
 
 
+@dataclass
 class Rule(Generic[T]):
-    """What a key must hold.
+    """What a key must hold."""
 
-    Args:
-        text: completes "the key must be …", in messages and in the README's table.
-        holds: whether a value of any type is such a value.
-    """
-
-    def __init__(self, text: str, holds: Callable[[Any], bool]) -> None:
-        self.text = text
-        self.holds = holds
+    text: str
+    """Completes "the key must be …", in messages and in the README's table."""
+    holds: Callable[[Any], bool]
+    """Whether a value of any type is such a value."""
 
     def read(self, path: str, value: object, default: T) -> T:  # noqa: ARG002 - subclasses use it
         """The value as the section holds it.

@@ -40,14 +40,11 @@ def idle_spans(batch: TracedBatch, thread: str) -> list[Span]:
     """When a lane was idle; these spans and its calls make up the time of the batch."""
     found = []
     free_s = batch.began_s
-    for call in sorted(
-        (call for call in batch.calls if call.thread == thread), key=lambda call: call.began_s
-    ):
-        if call.began_s > free_s:
-            found.append(Span(free_s, call.began_s))
-        free_s = max(free_s, call.ended_s)
-    if batch.ended_s > free_s:
-        found.append(Span(free_s, batch.ended_s))
+    busy = sorted((each.began_s, each.ended_s) for each in batch.calls if each.thread == thread)
+    for began_s, ended_s in [*busy, (batch.ended_s, batch.ended_s)]:
+        if began_s > free_s:
+            found.append(Span(free_s, began_s))
+        free_s = max(free_s, ended_s)
     return found
 
 

@@ -42,22 +42,21 @@ class Way:
     """How to change the handler or its settings if answers differ."""
 
 
+@dataclass
 class Settings:
-    """The settings of a handler that micro-batches.
+    """The settings of a handler that micro-batches."""
 
-    Args:
-        mixin: the archive's `MicroBatchMixin`.
-        handler: an instance of it.
-        context: the one that the handler was loaded with.
-        batching: the handler's `handle`, if that is a `MicroBatching`.
-    """
+    mixin: Any
+    """The archive's `MicroBatchMixin`."""
+    handler: Any
+    """An instance of it."""
+    context: Any
+    """The one that the handler was loaded with."""
+    batching: Any = None
+    """The handler's `handle`, if that is a `MicroBatching`."""
 
-    def __init__(self, mixin: Any, handler: Any, context: Any, batching: Any = None) -> None:
-        self._mixin = mixin
-        self._handler = handler
-        self._context = context
-        self._batching = batching
-        self._given: Mapping[str, Any] = context.model_yaml_config or {}
+    def __post_init__(self) -> None:
+        self._given: Mapping[str, Any] = self.context.model_yaml_config or {}
         self._section: dict[str, Any] = dict(self._given.get(_SECTION) or {})
         for key in TRACE_KEYS:
             self._section.pop(key, None)
@@ -93,16 +92,16 @@ class Settings:
         """
         sizes, lanes = dict(way.sizes), dict(way.lanes)
         section = {**self._section, "micro_batch_size": sizes, "parallelism": lanes}
-        self._context.model_yaml_config = {**self._given, _SECTION: section}
-        if self._batching is not None:
-            self._batching.micro_batch_size = sizes
-            self._batching.parallelism = lanes
-        self._mixin.close(self._handler)
+        self.context.model_yaml_config = {**self._given, _SECTION: section}
+        if self.batching is not None:
+            self.batching.micro_batch_size = sizes
+            self.batching.parallelism = lanes
+        self.mixin.close(self.handler)
 
     def _tested_lanes(self) -> dict[str, int]:
         """Two lanes for each stage that has several: its methods must work in several threads."""
         asked = _by_stage(self._section.get("parallelism", 1))
-        asked |= _by_stage(getattr(self._batching, "parallelism", {}))
+        asked |= _by_stage(getattr(self.batching, "parallelism", {}))
         return {stage: 2 if _is_several(asked.get(stage, 1), stage) else 1 for stage in _STAGES}
 
 

@@ -56,14 +56,7 @@ class HandlerRunner:
         self._in_force: Setting | None = None
 
     def run(self, setting: Setting, times: int = 1) -> Trial:
-        """Run full batches: so many, or more until each sample was among them.
-
-        After a change of the setting, the first batch does not count. Other workers run batches
-        meanwhile, which count too.
-
-        Raises:
-            SettingFails: a request of them has failed.
-        """
+        """Run full batches as a `BatchRunner`; those that other workers run meanwhile count too."""
         if setting != self._in_force:
             self._in_force = None
             rows = setting.batch_size

@@ -46,7 +46,9 @@ def tune_handler(flags: argparse.Namespace) -> Tuning:
         with other_workers(job, most - 1, devices) as others, _progress(flags.seconds) as budget:
             runner = HandlerRunner(workbench, samples, others)
             given = runner.given(budget, flags.batch_size, min(started, most))
-            filled = _filled(given, load, flags.clients)
+            filled = given
+            if not load.fills(given):  # as large as the clients fill them
+                filled = replace(given, batch_size=max(1, flags.clients // given.workers))
             space = _space(workbench.config, given, flags, most)
             wanted = goals(flags.p99_ms, flags.memory_mib)
             tuning = tune(runner, filled, space, wanted, budget, load)
@@ -71,13 +73,6 @@ def started_workers(model_yaml: Mapping[str, object], cores: int, devices: int) 
     `default_workers_per_model` and `number_of_gpu` in config.properties.
     """
     return _own_workers(model_yaml) or devices or cores
-
-
-def _filled(given: Setting, load: Load, clients: int | None) -> Setting:
-    """The setting in force, with batches as large as the clients fill them."""
-    if clients is None or load.fills(given):
-        return given
-    return replace(given, batch_size=max(1, clients // given.workers))
 
 
 def _about(

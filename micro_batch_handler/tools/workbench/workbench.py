@@ -63,7 +63,6 @@ class Workbench:
         source: an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file.
         files: a handler file's other files; None for an archive, which has its own.
         batch_size: replaces the archive's `batchSize`.
-        micro_batching: keys that replace those in the archive's section.
 
     Raises:
         ArchiveError: the source cannot be found, unpacked or loaded, or does not micro-batch.
@@ -71,12 +70,7 @@ class Workbench:
     """
 
     def __init__(
-        self,
-        source: Path,
-        files: ModelFiles | None = None,
-        *,
-        batch_size: int | None = None,
-        micro_batching: Mapping[str, object] | None = None,
+        self, source: Path, files: ModelFiles | None = None, *, batch_size: int | None = None
     ) -> None:
         self._records: list[BatchRecord] = []
         self._log = WorkerLog()
@@ -94,7 +88,7 @@ class Workbench:
             self._service, self._handler = self._load(source)
             stack.callback(MicroBatchMixin.close, self._handler)
             self._given = dict(self._service.context.model_yaml_config or {})
-            self.configure(batch_size=batch_size, micro_batching=micro_batching)
+            self.configure(batch_size=batch_size)
             self._stack = stack.pop_all()
 
     @property
