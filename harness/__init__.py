@@ -1,4 +1,4 @@
-"""What tests and benchmarks share; it imports neither.
+"""What tests share, and benchmarks too; it imports neither.
 
 A real TorchServe
     settings.py     the server's own files: config.properties, log4j2.xml

@@ -87,9 +87,8 @@ class ManualClock(Clock):
             self._now_s += seconds
             self._moved.notify_all()
 
-    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
-        """Wait for the event in real time, or for the clock to be moved past the time-out."""
-        until_s = None if timeout_s is None else self._now_s + timeout_s
+    def wait(self, event: threading.Event, until_s: float | None = None) -> bool:
+        """Wait for the event in real time, or for the clock to be moved to this moment."""
         while not event.is_set() and (until_s is None or self._now_s < until_s):
             with self._moved:
                 self._moved.wait(0.002)

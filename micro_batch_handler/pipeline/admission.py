@@ -1,4 +1,4 @@
-"""Which rows a call may have now: none that nobody waits for, and no more than fit together."""
+"""Which rows a call gets: no expired requests, and no more rows than the memory allows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Admission:
         self.groups = any(stage.groups for stage in stages)
         """Whether rows are kept apart by keys."""
 
-    def instead(self, batch: Batch, position: int, micro_batch: MicroBatch) -> Steps | None:
+    def before_call(self, batch: Batch, position: int, micro_batch: MicroBatch) -> Steps | None:
         """What to do instead of a call with these rows; None if it may be made as it is.
 
         Steps that become free by what is taken out come first, since they must be handed on before

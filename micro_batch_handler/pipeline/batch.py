@@ -22,7 +22,7 @@ from micro_batch_handler.planning.plan import Plan
 __all__ = ["LAST", "Batch", "Steps"]
 
 LAST = len(STAGES) - 1
-"""The position of the last stage: rows that pass it from their requests on pass all stages."""
+"""The position of the last stage. What starts from its requests passes all stages up to it."""
 
 Steps: TypeAlias = "list[tuple[int, MicroBatch]]"
 """What can be done next: micro-batches, each with the position of the stage that it is to pass."""

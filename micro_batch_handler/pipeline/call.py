@@ -40,7 +40,7 @@ class CallRecord(NamedTuple):
 
 
 class Call:
-    """A stage, a micro-batch and what is known of both in the thread that makes the call.
+    """One call of a stage on a micro-batch, while it runs.
 
     Args:
         called: the position of the stage that is called.

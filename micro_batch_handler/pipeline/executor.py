@@ -1,11 +1,11 @@
 """Taking a micro-batch through a stage: the one way of all calls, in lanes and inline.
 
-admission.instead   the rows that must not be called now, or not together
+admission.before_call   the rows that must not be called now, or not together
 for each stage that the rows have to pass:
-  _Running            a permit of the stage; on the batch's list, which the watch reads
-  StageMethod.call    the method, and the checks around it
-batch.accept        only if no call was given up meanwhile
-recovery.instead    after a fault: what is called instead
+  _Running              a permit of the stage; on the batch's list, which the watch reads
+  StageMethod.call      the method, and the checks around it
+batch.accept            only if no call was given up meanwhile
+recovery.after_fault    what is called instead
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Executor:
         Raises:
             GivenUp: nothing may be done for this batch in this thread any more.
         """
-        instead = self._admission.instead(batch, position, micro_batch)
+        instead = self._admission.before_call(batch, position, micro_batch)
         if instead is not None:
             return instead
         parts, misread = micro_batch.parts, None
@@ -105,17 +105,17 @@ class Executor:
             return []
         except LengthError as error:
             # The fault is where rows were lost first.
-            return self._recovery.instead(batch, call, misread or error)
+            return self._recovery.after_fault(batch, call, misread or error)
         except BaseException as error:
             # With another name the error would hold itself by this frame, and all that this holds.
-            return self._recovery.instead(batch, call, error)
+            return self._recovery.after_fault(batch, call, error)
         return batch.accept(position, micro_batch.indices, parts[0])
 
     def _refuse_expired(self, batch: Batch, call: Call) -> None:
-        """Let rows that pass all stages in one go not go on if nobody waits for any of them.
+        """Stop between two stages if the deadlines of all rows have passed.
 
         Raises:
-            DeadlinePassed: so it is.
+            DeadlinePassed: all have.
         """
         now_s = self._clock.now_s()
         if all(batch.is_expired(index, now_s) for index in call.micro_batch.indices):
@@ -131,20 +131,20 @@ class Executor:
             permits.release()
         return begins
 
-    def end(self, batch: Batch, call: Call, *, failed: bool, called: bool = True) -> bool:
-        """A call has returned or is given up; False if it was the other before.
+    def end(self, batch: Batch, call: Call, *, failed: bool, recorded: bool = True) -> bool:
+        """End a call; False if it has ended or was given up before.
 
         Args:
             batch: whose call it is.
             call: that ends.
             failed: whether its result must not count.
-            called: whether the stage was reached, so that the call is recorded.
+            recorded: False if nothing was called, since its requests could not be decoded.
         """
         ended_s = self._clock.now_s()
-        record = call.record(ended_s, failed=failed) if called else None
+        record = call.record(ended_s, failed=failed) if recorded else None
         counts = batch.end(call, record)
         if counts:
-            if called:
+            if recorded:
                 call.micro_batch.ready_s = ended_s  # for the stage after it, or for another try
             self._stages[call.called].permits.release()
         return counts
@@ -165,6 +165,6 @@ class _Running:
             raise _BatchEnded
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        called = kind is not Unreadable
-        if not self._executor.end(self._batch, self._call, failed=kind is not None, called=called):
+        failed, recorded = kind is not None, kind is not Unreadable
+        if not self._executor.end(self._batch, self._call, failed=failed, recorded=recorded):
             raise GivenUp

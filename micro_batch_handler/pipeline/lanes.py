@@ -102,33 +102,33 @@ class Lanes:
     ) -> None:
         """Let one lane take these through all stages, one after the other; else as `run`."""
         batch.expect_lanes()
-        lane = self._lane_for(LAST, micro_batches[0])
-        task = partial(self._work, batch, LAST, lane, [*micro_batches[::-1]])
-        self._pools[lane].submit(task)
+        pool = self._pool_for(LAST, micro_batches[0])
+        task = partial(self._work, batch, LAST, pool, [*micro_batches[::-1]])
+        self._pools[pool].submit(task)
         self._wait(batch, timeout_s)
 
     def _hand_on(
-        self, batch: Batch, steps: Steps, position: int | None = None, lane: int | None = None
+        self, batch: Batch, steps: Steps, position: int | None = None, pool: int | None = None
     ) -> list[MicroBatch]:
         """Give steps to the lanes that take them.
 
         Returns:
-            What a lane of the stage `lane` that works for the stage at `position` does next itself.
+            What a lane of this pool that works for the stage at `position` does next itself.
         """
         own = []
         now_s = self._clock.now_s() if steps else 0.0
         for at, micro_batch in steps:
-            stage = self._lane_for(at, micro_batch)
-            if (at, stage) == (position, lane):
+            taker = self._pool_for(at, micro_batch)
+            if (at, taker) == (position, pool):
                 own.append(micro_batch)
                 continue
             micro_batch.ready_s = now_s
-            task = partial(self._work, batch, at, stage, [micro_batch])
-            self._pools[stage].submit(task, wait=stage == at)
+            task = partial(self._work, batch, at, taker, [micro_batch])
+            self._pools[taker].submit(task, wait=taker == at)
         return own
 
-    def _lane_for(self, position: int, micro_batch: MicroBatch) -> int:
-        """The stage in whose lanes a micro-batch passes the stage at `position`: mostly that one.
+    def _pool_for(self, position: int, micro_batch: MicroBatch) -> int:
+        """The pool whose lanes take a micro-batch through the stage at `position`: mostly its own.
 
         Where inference belongs to one thread, what starts again before it does so there.
         """
@@ -140,7 +140,7 @@ class Lanes:
         self,
         batch: Batch,
         position: int,
-        lane: int,
+        pool: int,
         todo: list[MicroBatch],
         steps: Steps | None = None,
     ) -> bool:
@@ -154,12 +154,13 @@ class Lanes:
                 self._hand_on(batch, steps)
                 steps.clear()  # the task, which holds it, lives as long as this lane works
             while todo and not batch.stopped:
-                # In no names of this frame, which would keep payloads while others are computed.
+                # No name of this frame may hold a micro-batch: its payload would stay in memory
+                # during the next call.
                 after = self._executor.execute(batch, position, todo.pop(), todo)
-                todo += reversed(self._hand_on(batch, after, position, lane))
+                todo += reversed(self._hand_on(batch, after, position, pool))
                 del after
         except GivenUp:
-            return False  # whoever gave it up has left for it
+            return False  # `_give_up` has called `batch.leave()` for this lane
         except BaseException as error:
             # A fault of ours, then: nobody may wait for this lane.
             batch.stop(STAGES[position], error)
@@ -181,15 +182,14 @@ class Lanes:
                 self._give_up(batch, call, timeout_s)
 
     def _next_look_s(self, batch: Batch, timeout_s: float | None) -> float | None:
+        """The moment at which the first call may take too long; None for never."""
         if timeout_s is None:
             return None
-        now_s = self._clock.now_s()
         # A call that begins later than now ends later than this.
-        begin_s = [now_s, *(call.began_s for call in batch.running())]
-        return max(0.0, min(begin_s) + timeout_s - now_s)
+        return timeout_s + min([self._clock.now_s(), *(call.began_s for call in batch.running())])
 
     def _give_up(self, batch: Batch, call: Call, timeout_s: float) -> None:
-        """Answer the requests of a call that hangs, and let a new lane do what its was to do."""
+        """Answer the requests of a call that hangs, and let a new lane do the rest of its work."""
         doing = stacks()
         if not self._executor.end(batch, call, failed=True):
             return  # it has just returned
@@ -198,8 +198,8 @@ class Lanes:
         batch.leave()
         steps = batch.fail(call.position, Failure(call.stage, error, call.micro_batch.indices))
         # The new lane also hands on what this frees: here, a full inbox would stop the watch.
-        lane = next(lane for lane, pool in enumerate(self._pools) if call.thread in pool)
-        task = partial(self._work, batch, call.position, lane, call.rest, steps)
-        self._pools[lane].replace(call.thread, task)
+        pool = next(at for at, pool in enumerate(self._pools) if call.thread in pool)
+        task = partial(self._work, batch, call.position, pool, call.rest, steps)
+        self._pools[pool].replace(call.thread, task)
         if self.lost >= MOST_LOST_LANES:
             batch.stop(call.stage, error, fatal=True)

@@ -77,7 +77,7 @@ class MicroBatch:
         self.indices = indices
         self.parts = parts
         self.planned = planned
-        """Whether the plan made it; False for a piece of one, cut where no handler expects it."""
+        """Whether it is a micro-batch of the plan, not a piece of one."""
         self.failed = failed
         """Whether a call with these rows has failed."""
         self.failed_alone = failed_alone

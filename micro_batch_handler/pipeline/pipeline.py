@@ -226,7 +226,7 @@ class Pipeline:
         errors = (failure.error for failure in aside)
         if error := next(filter(is_out_of_memory, errors), None):
             if batch.idle is not None:
-                self._clock.wait(batch.idle, None)
+                self._clock.wait(batch.idle)
             free_memory(error, self._streams.release)  # all of it: nothing runs now
             del error  # it holds frames
         last = verdicts(aside)

@@ -78,7 +78,7 @@ class Recovery:
         self._streams = streams
         self._clock = clock
 
-    def instead(self, batch: Batch, call: Call, error: BaseException) -> Steps:
+    def after_fault(self, batch: Batch, call: Call, error: BaseException) -> Steps:
         """What can be done next after a call that failed.
 
         Steps of the call's own position are what is called instead.
@@ -164,13 +164,13 @@ def verdicts(aside: Sequence[Failure]) -> list[tuple[MicroBatch, Failure]]:
     for failures in (misread, crowded):
         if failures:
             together = sorted(index for failure in failures for index in failure.indices)
-            batch = MicroBatch(together, failed=failures is misread, serial=True)
-            last.append((batch, failures[0]))
+            again = MicroBatch(together, failed=failures is misread, serial=True)
+            last.append((again, failures[0]))
     for failure in aside:
         if failure not in misread and failure not in crowded:
             alone = len(failure.indices) == 1
-            batch = MicroBatch(failure.indices, failed=True, failed_alone=alone, serial=True)
-            last.append((batch, failure))
+            again = MicroBatch(failure.indices, failed=True, failed_alone=alone, serial=True)
+            last.append((again, failure))
     return last
 
 

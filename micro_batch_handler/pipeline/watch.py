@@ -28,9 +28,9 @@ class Clock:
         """Seconds since some moment."""
         return time.monotonic()
 
-    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
-        """Wait until the event is set, or so long; whether it is set."""
-        return event.wait(timeout_s)
+    def wait(self, event: threading.Event, until_s: float | None = None) -> bool:
+        """Wait until the event is set, or until this moment; whether it is set."""
+        return event.wait(None if until_s is None else max(0.0, until_s - self.now_s()))
 
 
 RING_AGAIN_S = 1.0

@@ -7,8 +7,8 @@ So a plan comes into force only after it was faster than the one in force, in tu
     in force    | C     C     C   | C   C   ...
     candidate   |    B     B    B |  their times decide: go on, drop B, or use B
 
-The whole batch is the first plan in force, and later a candidate like any other. The planner takes
-further candidates from the cost model and from the neighbours of the plan in force.
+The whole batch is the first plan in force, and later the first candidate. The planner takes further
+candidates from the cost model and from the neighbours of the plan in force.
 """
 
 from __future__ import annotations

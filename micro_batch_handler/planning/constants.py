@@ -1,4 +1,8 @@
-"""The numbers that planning rests on, each with its reason."""
+"""The numbers that planning rests on, each with its reason.
+
+Where no other reason stands beside a number, it did best on the cases of
+`python -m benchmarks.plans --simulated 100`.
+"""
 
 from __future__ import annotations
 

@@ -77,6 +77,15 @@ class SizeOptions:
 
     def whole(self, rows: int) -> Plan:
         """The plan with the fewest cuts that the given and the allowed sizes leave."""
+        if rows not in self._whole:
+            self._whole[rows] = self._fewest_cuts(rows)
+        return self._whole[rows]
+
+    @cached_property
+    def _whole(self) -> dict[int, Plan]:
+        return {}  # asked for with each batch
+
+    def _fewest_cuts(self, rows: int) -> Plan:
         given = [self.config.micro_batch_size[stage] for stage in STAGES]
         numbers = [int(size) for size in given if size != AUTO]
         largest = [options[0] for options in self._options(rows)]

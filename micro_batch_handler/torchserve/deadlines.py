@@ -31,9 +31,12 @@ def deadlines_s(
 
 def _deadline_s(headers: dict[str, Any], header: str, now_s: float) -> float | None:
     name = header if header in headers else _spelling(tuple(headers), header.lower())
+    text = headers.get(name)
+    if text is None:
+        return None
     try:
-        left_ms = float(headers[name])
-    except (KeyError, TypeError, ValueError):
+        left_ms = float(text)
+    except (TypeError, ValueError):
         return None
     return now_s + left_ms / 1000 if math.isfinite(left_ms) else None
 

@@ -1,11 +1,13 @@
 """What one handler needs to run batches: its settings, its plan and its pipeline.
 
 answers(data, context)   TorchServe's worker thread
+  sizing.plan            whole, or how it is cut
   by_length              the requests in another order, if the settings say so
-  deadlines              from the requests' headers
-  pipeline.run           the user's three methods, in lanes, on some rows at a time
-  faults                 a body and a status for each request that failed
+  pipeline.run           the user's three methods, in lanes, on some rows at a time;
+                         once more and whole, if the handler cannot be cut
+  splitting, sizing      learn from the batch; metrics and traces are told of it
   fault_log              what failed, in the worker's log
+  answer_failures        a body and a status for each request that failed
 """
 
 from __future__ import annotations
@@ -163,13 +165,13 @@ class Engine:
         if self._ends:
             end_now()
         plan, serial = self._sizing.plan(len(data), may_overlap=self._pipeline.may_overlap)
-        run = partial(self._run, plan=plan, serial=serial, encoded=encoded)
+        answer = partial(self._answer_batch, plan=plan, serial=serial, encoded=encoded)
         if serial or not self._config.sort_by_length or plan.fits(len(data)):
-            return run(data, context)
-        answers = answer_part(run, data, context, by_length(data))
+            return answer(data, context)
+        answers = answer_part(answer, data, context, by_length(data))
         return [answers[index] for index in range(len(data))]
 
-    def _run(
+    def _answer_batch(
         self,
         data: list[Any],
         context: Context,
@@ -178,29 +180,23 @@ class Engine:
         serial: Sequence[range],
         encoded: bool,
     ) -> list[Any]:
-        deadlines = deadlines_s(
-            context, len(data), self._config.deadline_header, self._clock.now_s()
-        )
-        decode = decoder(context, len(data)) if self._config.decode_input_request else None
         began_s = self._clock.now_s()
-        rows = Requests(data, decode)
-        split = not serial and not plan.fits(len(data))
-        batch = ServedBatch(context, self._splitting, encoded=encoded, split=split)
-        until_s = self._pipeline.limit_s()
         had_no_rows = self._readings.rows is False
-        run = partial(self._pipeline.run, rows, deadlines_s=deadlines, until_s=until_s)
-        outcomes = run(plan, batch, serial=serial)
-        if batch.changes_state() or (split and self._is_spoiled(outcomes)):
+        split = not serial and not plan.fits(len(data))
+        served = ServedBatch(context, self._splitting, encoded=encoded, split=split)
+        run = self._pipeline_run(data, context, until_s=self._pipeline.limit_s())
+        outcomes = run(plan, served, serial=serial)
+        if served.changes_state() or (split and self._is_spoiled(outcomes)):
             # Nothing of what was computed in parts may reach a client.
-            batch.forget()
+            served.forget()
             plan, serial = Plan.of(len(data)), self._splitting.whole(len(data))
-            batch = ServedBatch(context, self._splitting, encoded=encoded, split=False)
+            served = ServedBatch(context, self._splitting, encoded=encoded, split=False)
             if outcomes.fatal:
                 outcomes = outcomes.withheld()
             else:
-                again = run(plan, batch, serial=serial)
+                again = run(plan, served, serial=serial)
                 outcomes = replace(again, calls=[*outcomes.calls, *again.calls])
-            batch.over, split = True, False
+            served.over, split = True, False
         record = BatchRecord(len(data), plan, began_s, self._clock.now_s(), outcomes)
         probe = bool(serial) and not self._splitting.why_whole
         unread = self._readings.rows is False and not had_no_rows
@@ -213,10 +209,20 @@ class Engine:
         self.fault_log.retried(outcomes, context)
         if not outcomes.failures:
             return outcomes.answers
-        if self._config.on_error == "fail_batch" and not batch.streamed:
+        if self._config.on_error == "fail_batch" and not served.streamed:
             raise_first(outcomes)
         self.fault_log.failed(outcomes.failures.values(), context)
         return answer_failures(outcomes, context)
+
+    def _pipeline_run(
+        self, data: list[Any], context: Context, until_s: float | None
+    ) -> Callable[..., Outcomes]:
+        """`Pipeline.run` for these requests, with their deadlines; a call decodes its own."""
+        header, now_s = self._config.deadline_header, self._clock.now_s()
+        deadlines = deadlines_s(context, len(data), header, now_s)
+        decode = decoder(context, len(data)) if self._config.decode_input_request else None
+        requests = Requests(data, decode)
+        return partial(self._pipeline.run, requests, deadlines_s=deadlines, until_s=until_s)
 
     def _is_spoiled(self, outcomes: Outcomes) -> bool:
         """Whether a batch that was cut must not have been."""

@@ -1,7 +1,7 @@
 """The hand-over between lanes as a model small enough to look at every order of events.
 
 One step is what one thread does between two places where others can notice: a lane takes a task
-from its inbox, begins a call, returns from it, tells the run, puts one micro-batch into the next
+from its inbox, begins a call, returns from it, tells the batch, puts one micro-batch into the next
 inbox; the caller submits, waits, gives a call up. What a lane does by itself in between is part of
 the step before.
 """
@@ -328,7 +328,7 @@ class Handover:
             yield self._return(("loses the device in", *what), state, position, lane, "stops")
 
     def _return(self, step, state, position, lane, does):
-        """The call is struck off the run, then its permit is given back."""
+        """The call is struck off the batch, then its permit is given back."""
         lost = does == "fails" and self.case.mistake == "permit lost on failure"
         held = self.case.mistake == "permit held while handing on" and does == "tells"
         if not lost and not (held and lane.stage == position):
