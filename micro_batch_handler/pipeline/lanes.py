@@ -21,6 +21,7 @@ from micro_batch_handler.pipeline.lane_pool import LanePool
 from micro_batch_handler.pipeline.micro_batch import MicroBatch
 from micro_batch_handler.pipeline.outcomes import Failure
 from micro_batch_handler.pipeline.watch import Clock, stacks
+from micro_batch_handler.planning.sizes import INFERENCE
 
 __all__ = ["Lanes"]
 
@@ -132,9 +133,8 @@ class Lanes:
 
         Where inference belongs to one thread, what starts again before it does so there.
         """
-        inference = STAGES.index("inference")
-        moves = self._one_thread and position > inference and not micro_batch.parts
-        return inference if moves else position
+        moves = self._one_thread and position > INFERENCE and not micro_batch.parts
+        return INFERENCE if moves else position
 
     def _work(
         self,

@@ -92,11 +92,11 @@ class StageMethod:
     def call(self, batch: Batch, call: Call) -> tuple[Sequence[Part], Keep | None]:
         """Call the function on the rows of a micro-batch, in this thread.
 
-        Returns:
-            The result, as the only part of what comes next; and what to do if it counts.
-
         The handler's hooks are a part of the call: they join what it needs, and tell whether its
         result can be cut.
+
+        Returns:
+            The result, as the only part of what comes next; and what to do if it counts.
 
         Raises:
             Unreadable: requests in it cannot be decoded; nothing was called.

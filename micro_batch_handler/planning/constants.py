@@ -35,6 +35,7 @@ __all__ = [
     "REACH",
     "RECENT_BATCHES",
     "REMEMBERED",
+    "SETTLED_BATCHES",
     "SHARE",
     "SLOWER",
     "SPREAD",
@@ -148,3 +149,7 @@ FORGOTTEN = 0.01
 
 ENOUGH_CALLS = 3
 """With fewer calls of a size it is not known how much they vary."""
+
+SETTLED_BATCHES = 60
+"""After so many batches `auto` has mostly found its sizes; commands that time a handler wait for
+that."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from micro_batch_handler.config import AUTO
 from micro_batch_handler.errors import ArchiveError, TraceError
+from micro_batch_handler.planning.constants import SETTLED_BATCHES
 from micro_batch_handler.tools.packing.output import refuse_unwritable
 from micro_batch_handler.tools.workbench.flags import (
     count,
@@ -27,9 +28,6 @@ from micro_batch_handler.tracing.trace_json import from_json
 __all__ = ["main"]
 
 PROG = "micro-batch-handler trace"
-
-LEARNING = 60
-"""Batches after which `micro_batch_size: auto` has settled."""
 
 WARMING = 3
 """Batches after which a handler has done what it does only at first."""
@@ -98,7 +96,7 @@ def _run(options: argparse.Namespace) -> Trace:
 
     batches: list[TracedBatch] = []
     with Workbench(options.source, files_of(options), batch_size=options.batch_size) as bench:
-        usual = LEARNING if AUTO in bench.config.micro_batch_size else WARMING
+        usual = SETTLED_BATCHES if AUTO in bench.config.micro_batch_size else WARMING
         warm_up = usual if options.warm_up is None else options.warm_up
         # Without a terminal no bar is drawn.
         with tqdm(total=warm_up + options.batches, unit="batch", disable=None) as progress:
@@ -122,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         "--warm-up",
         type=partial(count, least=0),
         metavar="N",
-        help=f"batches to run before ({WARMING}; {LEARNING} where a size is auto and has to learn)",
+        help=f"batches to run before ({WARMING}; "
+        f"{SETTLED_BATCHES} where a size is auto and has to learn)",
     )
     add(
         "--output",

@@ -9,6 +9,7 @@ from typing import Literal
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import TraceError
+from micro_batch_handler.planning.sizes import INFERENCE
 from micro_batch_handler.tracing.batch_profile import BatchProfile
 from micro_batch_handler.tracing.recording import Setup, TracedBatch
 
@@ -17,8 +18,6 @@ __all__ = ["Cause", "Diagnosis", "diagnose", "typical"]
 Cause = Literal["lanes", "size", "slow", "batch", "hand-over", "none"]
 """Too few lanes of a stage; micro-batches too large for its lanes; calls that cost too much; too
 few micro-batches to overlap; calls so short that handing over takes longer; nothing stands out."""
-
-INFERENCE = STAGES.index("inference")
 
 WORTH_TELLING = 0.05
 """A change that saves less is not proposed."""

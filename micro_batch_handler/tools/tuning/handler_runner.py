@@ -15,6 +15,7 @@ from pathlib import Path
 
 from micro_batch_handler.config import AUTO, STAGES
 from micro_batch_handler.errors import PayloadError
+from micro_batch_handler.planning.constants import SETTLED_BATCHES
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting
@@ -25,11 +26,8 @@ from micro_batch_handler.tracing.recording import TracedBatch
 
 __all__ = ["HandlerRunner", "PeakMemory"]
 
-LEARNING_BATCHES = 60
-"""After so many batches `auto` has mostly found its sizes."""
-
 LEARNING_SHARE = 0.1
-"""The share of the time that this may take."""
+"""The share of the time that `auto` may take to find its sizes."""
 
 LATEST = 9
 """Batches at the end of it whose most frequent sizes are taken."""
@@ -93,7 +91,7 @@ class HandlerRunner:
     def _learned(self, budget: TimeBudget) -> Plan:
         """The plan that `auto` settles on."""
         found: list[Plan] = []
-        while not found or (len(found) < LEARNING_BATCHES and budget.lasts(LEARNING_SHARE)):
+        while not found or (len(found) < SETTLED_BATCHES and budget.lasts(LEARNING_SHARE)):
             budget.doing("learning the sizes of auto")
             found.append(self._batch().traced.plan)
         return Counter(found[-LATEST:]).most_common(1)[0][0]
