@@ -5,6 +5,7 @@
     ├── ArchiveError                  an archive cannot be built or checked; raised by the tools
     ├── SplitError                    a handler cannot work on a part of a batch
     ├── TraceError                    a trace cannot be read or drawn; raised by the tools
+    ├── ArenaTooSmall (MemoryError)   a call's payload is larger than the shared memory for it
     └── StageError                    a stage broke its contract; the outcome of its requests
         ├── LengthError (ValueError)  a stage got k rows and returned another number
         ├── PayloadError (TypeError)  a payload cannot be cut or joined as the plan needs it
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 __all__ = [
     "ArchiveError",
+    "ArenaTooSmall",
     "BatchTimeout",
     "BodyError",
     "ConfigError",
@@ -56,6 +58,20 @@ class ArchiveError(MicroBatchError):
 
 class TraceError(MicroBatchError):
     """A trace cannot be read or drawn; the message says what to change."""
+
+
+class ArenaTooSmall(MicroBatchError, MemoryError):  # noqa: N818  (named for its cause)
+    """The payload of a call is larger than all the memory that a worker shares with its host."""
+
+    def __init__(self, needed_bytes: int, space_bytes: int) -> None:
+        super().__init__(
+            f"the payload of a call takes {needed_bytes} bytes ({needed_bytes / 1e6:.1f} MB), but "
+            f"the memory shared with the process that has the model has {space_bytes} bytes "
+            f"({space_bytes / 1e6:.1f} MB): raise micro_batching.device.pinned_bytes or lower "
+            "micro_batch_size"
+        )
+        self.needed_bytes = needed_bytes
+        self.space_bytes = space_bytes
 
 
 class StageError(MicroBatchError):

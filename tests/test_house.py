@@ -16,7 +16,7 @@ PACKAGE = ROOT / micro_batch_handler.__name__
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted([*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("benchmarks/**/test_*.py")])
 
-ROOMS = ["errors", "config", "planning", "pipeline", "tracing", "torchserve", "tools"]
+ROOMS = ["errors", "config", "planning", "pipeline", "hosting", "tracing", "torchserve", "tools"]
 """Each may import from those before it, and from itself."""
 
 

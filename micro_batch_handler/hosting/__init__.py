@@ -1,0 +1,1 @@
+"""The model host: one process with the model, asked by all workers."""
