@@ -1,6 +1,6 @@
 """The tests; each says in one sentence what it shows.
 
-planning/, pipeline/, tracing/, torchserve/, tools/   of the rooms of the package
+planning/, pipeline/, hosting/, tracing/, torchserve/, tools/   of the rooms of the package
 server/       on a real TorchServe
 gpu/          on a GPU, with a command of its own; test_gpu_*.py show without one that it works
 recorded/     what TorchServe's frontend has sent to a worker

@@ -28,6 +28,9 @@ INLINE_BYTES = 1024
 UNLOCKED_BYTES = 32 * 1024
 """Copies from this size on let other threads run."""
 
+_AT_ONCE = {torch.float32, torch.float64, torch.float16, torch.uint8, torch.int64, torch.bool}
+"""Frequent types that numpy knows too."""
+
 
 class Pickled(NamedTuple):
     """A payload in parts."""
@@ -112,8 +115,8 @@ class _Pickler(pickle.Pickler):
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether shape, strides and values are all there is to the tensor."""
     return (
-        tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
+        tensor.is_cpu
+        and tensor.layout is torch.strided
         and not (tensor.is_nested or tensor.is_quantized or tensor.__dict__)
     )
 
@@ -122,7 +125,9 @@ def _reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
     tensor = tensor.detach().resolve_conj().resolve_neg()
     if not _is_dense(tensor):
         tensor = tensor.clone(memory_format=torch.preserve_format)  # its order of dimensions
-    flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+    flat = tensor
+    if tensor.dtype not in _AT_ONCE or not tensor.is_contiguous():
+        flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
     buffer = pickle.PickleBuffer(flat.numpy().data)
     return _tensor, (buffer, tensor.dtype, tuple(tensor.shape), tensor.stride())
 

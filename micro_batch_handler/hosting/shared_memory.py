@@ -50,7 +50,7 @@ class SharedMemory:
             _refuse(size_bytes, error)
         try:
             os.truncate(fd, size_bytes)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             os.close(fd)
             _refuse(size_bytes, error)
         return cls(fd, size_bytes)
