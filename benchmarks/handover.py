@@ -23,6 +23,7 @@ from typing import Any
 from harness.command import describe
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.pipeline.batch import Batch
+from micro_batch_handler.pipeline.call import Call
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.requests import Requests
@@ -77,7 +78,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 def _functions() -> dict[Stage, StageFunction]:
-    def call(_tag: Any, _indices: Sequence[int], payload: Payload) -> tuple[Payload, Keep | None]:
+    def call(_tag: Any, _call: Call, payload: Payload) -> tuple[Payload, Keep | None]:
         return payload, None
 
     return dict.fromkeys(STAGES, call)

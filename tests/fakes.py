@@ -63,7 +63,7 @@ def stages(
     """Stage functions for a Pipeline from plain functions of a payload."""
 
     def adapt(function: Callable[[Any], Any]) -> Callable[..., Any]:
-        return lambda _tag, _indices, payload: (function(payload), None)
+        return lambda _tag, _call, payload: (function(payload), None)
 
     return {
         "preprocess": adapt(preprocess),

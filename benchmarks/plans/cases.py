@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
+from micro_batch_handler.pipeline.call import Call
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep, StageFunction
 from micro_batch_handler.planning.constants import HAND_OVER_S
@@ -71,13 +72,11 @@ class Case:
     ) -> StageFunction:
         hold = self.lock if self.locked else nullcontext()
 
-        def call(
-            _tag: Any, indices: Sequence[int], payload: Payload
-        ) -> tuple[Payload, Keep | None]:
+        def call(_tag: Any, call: Call, payload: Payload) -> tuple[Payload, Keep | None]:
             began_s = time.perf_counter()
             with hold:
-                time.sleep(self.cost_s(at, len(indices)))
-            observe(stage, len(indices), time.perf_counter() - began_s)
+                time.sleep(self.cost_s(at, len(call.micro_batch)))
+            observe(stage, len(call.micro_batch), time.perf_counter() - began_s)
             return payload, None
 
         return call

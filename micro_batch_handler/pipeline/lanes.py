@@ -8,7 +8,7 @@ run(batch, steps)     the steps go to the inboxes of the lanes that take them
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from textwrap import indent
 
@@ -42,8 +42,9 @@ class Lanes:
         executor: takes micro-batches through stages.
         lanes: of each stage.
         setup: called once in each new lane, with its stage.
-        one_thread: whether inference must always be called in the same lane.
         clock: the time.
+        unbounded: stages whose calls bound themselves in time.
+        one_thread: whether inference must always be called in the same lane.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Lanes:
         setup: Callable[[Stage], None] | None,
         clock: Clock,
         *,
+        unbounded: Collection[Stage] = (),
         one_thread: bool,
     ) -> None:
         self._executor = executor
         self._clock = clock
+        self._unbounded = unbounded
         self._one_thread = one_thread
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold
         # little more than their lanes need, so that a fast stage cannot pile up payloads.
@@ -178,7 +181,7 @@ class Lanes:
     def _give_up_late(self, batch: Batch, now_s: float, timeout_s: float) -> None:
         # Not in the loop that waits, which would hold the last call with all that it took in.
         for call in batch.running():
-            if now_s >= call.began_s + timeout_s:
+            if now_s >= call.began_s + timeout_s and call.stage not in self._unbounded:
                 self._give_up(batch, call, timeout_s)
 
     def _next_look_s(self, batch: Batch, timeout_s: float | None) -> float | None:
@@ -186,7 +189,8 @@ class Lanes:
         if timeout_s is None:
             return None
         # A call that begins later than now ends later than this.
-        return timeout_s + min([self._clock.now_s(), *(call.began_s for call in batch.running())])
+        began_s = (call.began_s for call in batch.running() if call.stage not in self._unbounded)
+        return timeout_s + min([self._clock.now_s(), *began_s])
 
     def _give_up(self, batch: Batch, call: Call, timeout_s: float) -> None:
         """Answer the requests of a call that hangs, and let a new lane do the rest of its work."""

@@ -12,7 +12,7 @@ outcomes                 when every request is settled
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
@@ -56,6 +56,8 @@ class Pipeline:
         stage_timeout_s: the longest that one call of one stage may take; None for any time.
         clock: the time.
         streams: of the device that the functions use; None for a CPU.
+        unbounded: stages whose functions bound their calls in time themselves, since a part of
+            that time is not theirs.
         allowed_sizes: the row counts that inference may be called with, ascending; none for any.
             With them it is called in its one lane only: CUDA graphs belong to a thread.
         readings: learns whether what stages return can be read as rows.
@@ -71,6 +73,7 @@ class Pipeline:
         stage_timeout_s: float | None = None,
         clock: Clock | None = None,
         streams: Streams | NoStreams | None = None,
+        unbounded: Collection[Stage] = (),
         allowed_sizes: Sequence[int] = (),
         readings: Readings | None = None,
     ) -> None:
@@ -88,7 +91,7 @@ class Pipeline:
                 ops,
                 readings,
                 self._streams,
-                stage_timeout_s,
+                None if name in unbounded else stage_timeout_s,
                 sizes.get(name, ()),
             )
             for name in STAGES
@@ -103,7 +106,12 @@ class Pipeline:
             self._clock,
         )
         self._lanes = Lanes(
-            self._executor, lanes, lane_setup, self._clock, one_thread=self._one_thread
+            self._executor,
+            lanes,
+            lane_setup,
+            self._clock,
+            unbounded=unbounded,
+            one_thread=self._one_thread,
         )
         self._closed = False
 

@@ -33,8 +33,10 @@ logger = logging.getLogger(__name__)
 Keep: TypeAlias = Callable[[], None]
 """Makes the side effects of a call visible; called only if its result counts."""
 
-StageFunction: TypeAlias = Callable[[Any, Sequence[int], Payload], "tuple[Payload, Keep | None]"]
-"""(tag of the batch, indices of the requests, payload) -> (result, what to do if it counts)"""
+StageFunction: TypeAlias = Callable[[Any, Call, Payload], "tuple[Payload, Keep | None]"]
+"""(tag of the batch, the call with its micro-batch, payload) -> (result, what to do if it counts)
+
+Who runs the call is the function's affair: this process, or another one."""
 
 HOW_TO_REGROUP = (
     "Give both stages the same micro_batch_size, or override cut_payload(payload, start, stop) and "
@@ -107,8 +109,8 @@ class StageMethod:
             StageTimeout: the alarm rang.
             BaseException: whatever the function raises.
         """
-        indices, parts, serial = call.micro_batch.indices, call.parts, call.micro_batch.serial
-        rows = len(indices)
+        parts, serial = call.parts, call.micro_batch.serial
+        rows = len(call.micro_batch)
         size = padded(rows, self._allowed_sizes) if self._allowed_sizes else rows
         regroups = call.called == call.position and batch.regroups(call.position)
         bound_s = self._timeout_s if call.inline and batch.interruptible else None
@@ -118,7 +120,7 @@ class StageMethod:
             payload = work.take_in(self._take_in(batch, call))
             if size != rows:
                 payload = self._filled(payload, rows, size)
-            result, keep = self._function(batch.tag, indices, payload)
+            result, keep = self._function(batch.tag, call, payload)
             # What is neither cut nor joined may be anything: then only the answers are counted.
             if size != rows or self._last or (not serial and (regroups or self.groups)):
                 self._check(result, size)

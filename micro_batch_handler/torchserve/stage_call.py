@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextvars import Context as Variables
 from contextvars import copy_context
 from typing import Any
 
 from micro_batch_handler.config import STAGES, Stage
+from micro_batch_handler.pipeline.call import Call
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep
 from micro_batch_handler.torchserve.context import MicroBatchContext
@@ -31,9 +31,7 @@ class StageCall:
         self._handler = handler
         self._stage = stage
 
-    def __call__(
-        self, batch: ServedBatch, indices: Sequence[int], payload: Payload
-    ) -> tuple[Payload, Keep]:
+    def __call__(self, batch: ServedBatch, call: Call, payload: Payload) -> tuple[Payload, Keep]:
         """What the method returns for these requests of the batch, encoded if nobody reads it.
 
         Also gives back what makes the statuses and headers visible that the method has set.
@@ -42,7 +40,7 @@ class StageCall:
             SplitError: the batch is cut, and the method does what it can do with whole ones only.
             BaseException: whatever the method raises.
         """
-        view = MicroBatchContext(batch.context, indices, batch)
+        view = MicroBatchContext(batch.context, call.micro_batch.indices, batch)
         variables = copy_context() if batch.watched else None
         with viewed_by(self._handler, view):
             try:

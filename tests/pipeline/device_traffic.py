@@ -222,15 +222,18 @@ class Handler:
     def _guarded(self, stage: str, function: Any) -> Any:
         """The stage with its fault, which comes after its kernels were launched."""
 
-        def call(_tag: Any, indices: Any, payload: Any) -> tuple[Any, None]:
+        def guarded(_tag: Any, call: Any, payload: Any) -> tuple[Any, None]:
             result = function(payload)
-            if stage == self.traffic.fault_stage and self.traffic.fault_row in indices:
+            if (
+                stage == self.traffic.fault_stage
+                and self.traffic.fault_row in call.micro_batch.indices
+            ):
                 self._fail()
             with self._lock:
                 self.calls[stage] += 1
             return result, None
 
-        return call
+        return guarded
 
     def _fail(self) -> None:
         with self._lock:
@@ -385,12 +388,12 @@ class _Losing(Handler):
         return functions
 
     def _losing(self, function: Any) -> Any:
-        def call(tag: Any, indices: Any, payload: Any) -> Any:
-            result = function(tag, indices, payload)
-            self.device.lost |= self.traffic.fault_row in indices
+        def losing(tag: Any, call: Any, payload: Any) -> Any:
+            result = function(tag, call, payload)
+            self.device.lost |= self.traffic.fault_row in call.micro_batch.indices
             return result
 
-        return call
+        return losing
 
 
 LOST = Traffic(0, inference="in place", rows=6, sizes=(1, 2, 1), fault_row=2)

@@ -257,7 +257,8 @@ def test_side_effects_of_a_call_count_only_if_its_result_does():
     """What a call wants kept is kept after its result was checked, and not if it failed."""
     kept = []
 
-    def function(_tag, indices, payload):
+    def function(_tag, call, payload):
+        indices = call.micro_batch.indices
         return payload[:-1] if 1 in payload else list(payload), lambda: kept.extend(indices)
 
     functions = {**stages(), "postprocess": function}

@@ -325,7 +325,7 @@ def test_a_stopped_batch_leaves_no_trace_on_the_next():
     inside, release = threading.Event(), threading.Event()
     kept = []
 
-    def preprocess(_tag, indices, payload):
+    def preprocess(_tag, call, payload):
         if 0 in payload:
             inside.set()
             release.wait(GATE_S)
@@ -333,7 +333,7 @@ def test_a_stopped_batch_leaves_no_trace_on_the_next():
             inside.wait(GATE_S)
             release.set()
             raise ValueError
-        return list(payload), lambda: kept.extend(indices)
+        return list(payload), lambda: kept.extend(call.micro_batch.indices)
 
     functions = {**stages(), "preprocess": preprocess}
     policy = Policy(isolate=False)

@@ -168,9 +168,9 @@ class Hanging(Handler):
         functions = super().functions
         inner = functions["inference"]
 
-        def inference(tag, indices, payload):
-            result, keep = inner(tag, indices, payload)
-            if 2 in indices and not self.entered.is_set():
+        def inference(tag, call, payload):
+            result, keep = inner(tag, call, payload)
+            if 2 in call.micro_batch.indices and not self.entered.is_set():
                 self.lane = threading.current_thread()
                 self.entered.set()
                 self.gate.wait(GATE_S)

@@ -41,7 +41,7 @@ class Hanging:
         self.entered = threading.Semaphore(0)
         self.plan = plan(*sizes)
         functions = stages()
-        functions[stage] = lambda _tag, _indices, payload: (self._call(payload), None)
+        functions[stage] = lambda _tag, _call, payload: (self._call(payload), None)
         self.pipeline = Pipeline(
             functions,
             PerStage(**{**dict.fromkeys(STAGES, 1), **lanes_}),
@@ -119,12 +119,12 @@ def test_a_late_result_reaches_neither_its_own_batch_nor_a_later_one():
     clock = ManualClock()
     first_batch = [True]
 
-    def inference(tag, indices, payload):
+    def inference(tag, call, payload):
         if first_batch[0] and 1 in payload:
             entered.set()
             gate.wait(GATE_S)
             return ["late"] * len(payload), lambda: kept.append("late")
-        return [tag] * len(payload), lambda: kept.append((tag, *indices))
+        return [tag] * len(payload), lambda: kept.append((tag, *call.micro_batch.indices))
 
     functions = {**stages(), "inference": inference}
     with Pipeline(functions, PerStage(1, 1, 1), stage_timeout_s=30, clock=clock) as pipeline:
@@ -433,8 +433,8 @@ def test_a_lane_that_hangs_holds_nothing_of_what_it_was_going_to_do_next():
         payloads.append(weakref.ref(result := torch.ones(len(payload), 1)))
         return result
 
-    def inference(tag, indices, payload):
-        if 0 in indices:
+    def inference(tag, call, payload):
+        if 0 in call.micro_batch.indices:
             entered.set()
             gate.wait(GATE_S)
         return payload.clone(), None

@@ -107,8 +107,8 @@ class Led:
         return found[0]
 
     def _stage(self, stage):
-        def call(_tag, indices, payload):
-            key = (stage, indices[0])
+        def call(_tag, call, payload):
+            key = (stage, call.micro_batch.indices[0])
             with self._clock.changed:
                 if not self._over:
                     self._running[key] = threading.current_thread().name
