@@ -13,7 +13,9 @@
         ├── BodyError (ValueError)    a request's body does not match its content type
         ├── StageTimeout (TimeoutError)   one call of a stage took too long
         │   └── BatchTimeout              failed calls left no time for another
-        └── DeadlinePassed (TimeoutError) the client no longer waits for the answer
+        ├── DeadlinePassed (TimeoutError) the client no longer waits for the answer
+        ├── HostLost                      the process with the model ended during a call
+        └── HostMissing                   there was no process with the model in time
 
 What a user's own code raises is never wrapped, since TorchServe maps exceptions by their type.
 TorchServe answers 507 if a message contains the GPU platform's name in capitals, so no message here
@@ -29,6 +31,8 @@ __all__ = [
     "BodyError",
     "ConfigError",
     "DeadlinePassed",
+    "HostLost",
+    "HostMissing",
     "LengthError",
     "MicroBatchError",
     "PayloadError",
@@ -130,3 +134,18 @@ class DeadlinePassed(StageError, TimeoutError):  # noqa: N818  (as TimeoutError 
 
     def __init__(self, stage: str) -> None:
         super().__init__(stage, "the request's deadline passed before this stage")
+
+
+class HostLost(StageError):  # noqa: N818  (says what happened, as StageTimeout does)
+    """The model host ended while it computed a call with these rows; one of them may be why."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage, "the process with the model ended during the call")
+
+
+class HostMissing(StageError):  # noqa: N818
+    """No model host could be asked before TorchServe would have given up on the worker."""
+
+    def __init__(self, stage: str, why: str = "") -> None:
+        text = "the process with the model could not be asked in time"
+        super().__init__(stage, f"{text}: {why}" if why else text)

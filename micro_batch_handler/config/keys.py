@@ -11,13 +11,16 @@ from pathlib import PurePath
 from typing import Literal
 
 from micro_batch_handler.config.limits import (
+    DEFAULT_RESPONSE_TIMEOUT_S,
     MOST_THREADS,
     SECTION,
     doubtful_sizes,
     refuse_cuda_graphs,
     refuse_late_timeout,
+    refuse_no_memory,
     refuse_together,
     refuse_unsupported,
+    response_timeout_of,
 )
 from micro_batch_handler.config.old_keys import new_spelling, read_old_keys
 from micro_batch_handler.config.rules import (
@@ -32,13 +35,10 @@ from micro_batch_handler.config.rules import (
     is_whole,
     key,
 )
-from micro_batch_handler.config.stages import AUTO, Lanes, Metrics, PerStage, Size, Threads
+from micro_batch_handler.config.stages import AUTO, Lanes, Metrics, PerStage, Size, Stage, Threads
 from micro_batch_handler.errors import ConfigError
 
 __all__ = ["MicroBatchingConfig"]
-
-DEFAULT_RESPONSE_TIMEOUT_S = 120
-"""TorchServe's own `responseTimeout`."""
 
 DEFAULT_STAGE_TIMEOUT_S = 30
 
@@ -68,7 +68,8 @@ class DeviceSettings:
     pinned_bytes: int = key(
         64 * 2**20,
         Rule("a whole number of bytes >= 0", lambda value: is_whole(value, least=0)),
-        "the most page-locked memory for these copies (64 MiB by default); 0 for none",
+        "the most page-locked memory for these copies (64 MiB by default); 0 for none. With "
+        "`share_model` also the memory that each worker shares with the process of the model",
     )
 
 
@@ -123,6 +124,24 @@ class MicroBatchingConfig:
         "preprocess and postprocess; the lanes of inference share the cores that these leave. "
         "A whole batch gets the largest of the three, and there inference's `auto` is all "
         "cores (of the worker's affinity and container)",
+    )
+    share_model: bool = key(
+        False,
+        FLAG,
+        "loads the model once, in a process that all workers of the model on a device ask; see "
+        "[One model for all workers](#one-model-for-all-workers)",
+    )
+    hosted_stages: tuple[Stage, ...] = key(
+        ("inference",),
+        Rule(
+            "[inference] or [preprocess, inference]",
+            lambda value: (
+                isinstance(value, (list, tuple))
+                and tuple(value) in (("inference",), ("preprocess", "inference"))
+            ),
+        ),
+        "the stages that run in that process, with `share_model`. Preprocess belongs there if it "
+        "works on the GPU",
     )
     sort_by_length: bool = key(
         False,
@@ -206,6 +225,8 @@ class MicroBatchingConfig:
         config = Section(cls).read(SECTION, section, default)
         refuse_late_timeout(config.stage_timeout, response_timeout_s)
         refuse_together(config.parallelism, config.micro_batch_size, config.allowed_sizes)
+        if config.share_model:
+            refuse_no_memory(config.device.pinned_bytes)
         return config
 
     @classmethod
@@ -220,9 +241,7 @@ class MicroBatchingConfig:
         if not isinstance(model_yaml, Mapping):
             raise ConfigError(f"model-config.yaml must be a mapping of keys, found {model_yaml!r}")
         refuse_unsupported(model_yaml)
-        found = model_yaml.get("responseTimeout")
-        response_timeout_s = float(found) if is_seconds(found) else DEFAULT_RESPONSE_TIMEOUT_S
-        config = cls.from_section(model_yaml.get(SECTION), response_timeout_s)
+        config = cls.from_section(model_yaml.get(SECTION), response_timeout_of(model_yaml))
         if config.allowed_sizes is None:
             refuse_cuda_graphs(model_yaml.get("pt2"))
         return config

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from micro_batch_handler.config.rules import is_seconds
 from micro_batch_handler.config.stages import AUTO, STAGES, Lanes, PerStage, Size
 from micro_batch_handler.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_RESPONSE_TIMEOUT_S",
     "MOST_THREADS",
     "SECTION",
     "doubtful_sizes",
     "refuse_cuda_graphs",
     "refuse_late_timeout",
+    "refuse_no_memory",
     "refuse_together",
     "refuse_unsupported",
+    "response_timeout_of",
 ]
 
 SECTION = "micro_batching"
@@ -44,6 +48,12 @@ UNSUPPORTED: tuple[tuple[str, tuple[object, ...], str], ...] = (
 )
 """TorchServe's keys that cannot work with micro-batching: the key, the values, and why."""
 
+DEFAULT_RESPONSE_TIMEOUT_S = 120
+"""TorchServe's own `responseTimeout`."""
+
+LEAST_SHARED_BYTES = 2**20
+"""That a worker shares with the process of the model."""
+
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes of `torch.compile` that make CUDA graphs."""
 
@@ -71,6 +81,22 @@ def refuse_together(
         raise ConfigError(
             f"{SECTION}.micro_batch_size.inference must be at most {allowed_sizes[-1]}, the "
             f"largest of allowed_sizes, found {sizes.inference}"
+        )
+
+
+def response_timeout_of(model_yaml: Mapping[object, object]) -> float:
+    """How long TorchServe waits for a worker's answer, as far as model-config.yaml says."""
+    found = model_yaml.get("responseTimeout")
+    return float(found) if is_seconds(found) else DEFAULT_RESPONSE_TIMEOUT_S
+
+
+def refuse_no_memory(pinned_bytes: int) -> None:
+    """Refuse `share_model` without memory that a worker can share."""
+    if pinned_bytes < LEAST_SHARED_BYTES:
+        raise ConfigError(
+            f"{SECTION}.device.pinned_bytes must be at least {LEAST_SHARED_BYTES} with "
+            f"share_model, found {pinned_bytes}: requests travel through this memory. Give it "
+            f"twice the size of a preprocessed batch"
         )
 
 

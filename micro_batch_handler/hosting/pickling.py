@@ -20,7 +20,7 @@ import torch
 
 from micro_batch_handler.hosting.arena import aligned
 
-__all__ = ["Pickled", "dump", "load", "place", "placed_bytes", "views"]
+__all__ = ["Pickled", "dump", "dump_whole", "load", "place", "placed_bytes", "views"]
 
 INLINE_BYTES = 1024
 """Smaller buffers stay in the pickle: a copy there is cheaper than a place of their own."""
@@ -58,6 +58,13 @@ def dump(payload: Any) -> Pickled:
     data = io.BytesIO()
     _Pickler(data, protocol=5, buffer_callback=stays_inline).dump(payload)
     return Pickled(data.getvalue(), buffers)
+
+
+def dump_whole(payload: Any) -> bytes:
+    """The payload in one piece, with all that `dump` leaves beside it."""
+    data = io.BytesIO()
+    _Pickler(data, protocol=5).dump(payload)
+    return data.getvalue()
 
 
 def load(data: bytes | memoryview, buffers: Iterable[memoryview]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
@@ -37,6 +37,8 @@ class CallRecord(NamedTuple):
     ended_s: float
     failed: bool
     """Whether its result did not count: it raised, or took longer than it may."""
+    host: Any = None
+    """The host call that it was a part of, see hosting/messages.py; None if it ran here."""
 
 
 class Call:
@@ -55,6 +57,7 @@ class Call:
     __slots__ = (
         "began_s",
         "called",
+        "host",
         "inline",
         "micro_batch",
         "parts",
@@ -75,6 +78,7 @@ class Call:
     ) -> None:
         self.called = called
         self.stage: Stage = STAGES[called]
+        """That is called, or of several hosted stages the one that failed."""
         self.position = position
         self.micro_batch = micro_batch
         self.parts = parts
@@ -83,6 +87,8 @@ class Call:
         self.thread = threading.current_thread()
         self.inline = self.thread is home
         """Whether it runs in the thread that was handed the batch, with nothing beside it."""
+        self.host: Any = None
+        """What is known of the host call that it was a part of; None if it ran in this process."""
         self.began_s = 0.0
         """When it got its permit, on the pipeline's clock. Decoding comes after that."""
 
@@ -98,4 +104,5 @@ class Call:
             self.began_s,
             ended_s,
             failed,
+            self.host,
         )

@@ -25,6 +25,8 @@ from typing import Any
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import (
     DeadlinePassed,
+    HostLost,
+    HostMissing,
     LengthError,
     PayloadError,
     RegroupError,
@@ -44,6 +46,9 @@ from micro_batch_handler.pipeline.requests import Unreadable
 from micro_batch_handler.pipeline.watch import Clock
 
 __all__ = ["Policy", "Recovery", "inspectable", "is_misread", "retries", "verdicts"]
+
+FINAL = (StageTimeout, HostLost, HostMissing)
+"""Errors after which a row that failed alone gets no last call: that would cost as much again."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Recovery:
             if micro_batch.planned:
                 batch.note_retry(failure)
             return [(call.position, piece) for piece in again]
-        if not (late or micro_batch.serial or isinstance(error, StageTimeout)):
+        if not (late or micro_batch.serial or isinstance(error, FINAL)):
             return batch.fail(call.position, failure, aside=True)
         if is_out_of_memory(error) and len(micro_batch) == 1:
             self._memory.fits_nowhere(call.called, beside=batch.crowded is not None)
@@ -133,10 +138,14 @@ class Recovery:
         self._memory.failed(call.called, rows, alone=alone, first=first)
 
 
-def retries(policy: Policy, micro_batch: MicroBatch, error: BaseException) -> list[MicroBatch]:
+def retries(  # noqa: PLR0911  (a case each)
+    policy: Policy, micro_batch: MicroBatch, error: BaseException
+) -> list[MicroBatch]:
     """The micro-batches to call instead of one that failed; none if the error is its outcome."""
-    if isinstance(error, (StageTimeout, DeadlinePassed)):
+    if isinstance(error, (StageTimeout, DeadlinePassed, HostMissing)):
         return []
+    if isinstance(error, HostLost) and len(micro_batch) > 1:
+        return micro_batch.again().pieces(1)  # halves would cost a host each
     if isinstance(error, RegroupError):
         return _parts_again(micro_batch)
     if not micro_batch.serial and is_misread(error):

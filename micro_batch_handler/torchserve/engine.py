@@ -22,7 +22,7 @@ from typing import Any
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.config import STAGES
+from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import SplitError
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Listener, Outcomes
@@ -30,6 +30,7 @@ from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
 from micro_batch_handler.pipeline.requests import Requests
+from micro_batch_handler.pipeline.stage import StageFunction
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.plan import Plan
@@ -38,10 +39,11 @@ from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
-from micro_batch_handler.torchserve.loading import load, report_settings
+from micro_batch_handler.torchserve.loading import load, patience_s, report_settings
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
 from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.sharing.member import CALLS, member_of
 from micro_batch_handler.torchserve.sizing import Sizing, by_length
 from micro_batch_handler.torchserve.stage_call import StageCall
 from micro_batch_handler.torchserve.trace_file import TraceFile
@@ -79,8 +81,11 @@ class Engine:
         loaded = load(handler, ops, context)
         self._config, self._splitting = loaded.config, loaded.splitting
         ops, batch_size = loaded.ops, loaded.batch_size
+        member = member_of(handler, context)
         cores = usable_cores()
         lanes = self._splitting.lanes(lanes_of(self._config, cores))
+        if member is not None:
+            lanes = replace(lanes, inference=CALLS)
         planner = Planner(self._config, batch_size, lanes)
         metrics = batch_metrics(self._config.metrics, context, lanes, batch_size)
         self._clock = Clock()
@@ -102,8 +107,16 @@ class Engine:
             self._config, planner, self._splitting, ops, known, trusted=loaded.first_row
         )
         self._readings = self._sizing.readings
+        functions: dict[Stage, StageFunction] = {
+            stage: StageCall(handler, stage) for stage in STAGES
+        }
+        hosted: dict[Stage, StageFunction] = {}
+        if member is not None:
+            most_rows = 1 if self._splitting.one_row else batch_size
+            hosted = member.functions(self._config, ops, self._readings, most_rows)
+        self._patience_s = patience_s(context) if hosted else None
         self._pipeline = Pipeline(
-            {stage: StageCall(handler, stage) for stage in STAGES},
+            {**functions, **hosted},
             lanes,
             ops=ops,
             lane_setup=lane_setup(threads, device),
@@ -115,10 +128,12 @@ class Engine:
             stage_timeout_s=self._config.stage_timeout,
             clock=self._clock,
             streams=streams_for(self._config, device, planner, metrics),
-            allowed_sizes=self._config.allowed_sizes or (),
+            unbounded=tuple(hosted),
+            allowed_sizes=() if hosted else self._config.allowed_sizes or (),
             readings=self._readings,
         )
-        self._warm_up(example_row, context)
+        if not hosted:
+            self._warm_up(example_row, context)
         if metrics is not None:
             metrics.start()
         if self._config.buffered_reads:
@@ -184,13 +199,16 @@ class Engine:
         had_no_rows = self._readings.rows is False
         split = not serial and not plan.fits(len(data))
         served = ServedBatch(context, self._splitting, encoded=encoded, split=split)
-        run = self._pipeline_run(data, context, until_s=self._pipeline.limit_s())
+        until_s = self._until_s()
+        served.until_s = until_s
+        run = self._pipeline_run(data, context, until_s=until_s)
         outcomes = run(plan, served, serial=serial)
         if served.changes_state() or (split and self._is_spoiled(outcomes)):
             # Nothing of what was computed in parts may reach a client.
             served.forget()
             plan, serial = Plan.of(len(data)), self._splitting.whole(len(data))
             served = ServedBatch(context, self._splitting, encoded=encoded, split=False)
+            served.until_s = until_s
             if outcomes.fatal:
                 outcomes = outcomes.withheld()
             else:
@@ -213,6 +231,12 @@ class Engine:
             raise_first(outcomes)
         self.fault_log.failed(outcomes.failures.values(), context)
         return answer_failures(outcomes, context)
+
+    def _until_s(self) -> float | None:
+        """When no call of a batch that begins now is made again, nor waited for a host."""
+        if self._patience_s is None:
+            return self._pipeline.limit_s()
+        return self._clock.now_s() + self._patience_s
 
     def _pipeline_run(
         self, data: list[Any], context: Context, until_s: float | None

@@ -27,6 +27,7 @@ from micro_batch_handler.torchserve.engine import Engine
 from micro_batch_handler.torchserve.hooks import HOOKS, hook_of, payload_ops
 from micro_batch_handler.torchserve.responses import end_streams
 from micro_batch_handler.torchserve.routed import route
+from micro_batch_handler.torchserve.sharing.member import in_host, leave_host, member_of
 from micro_batch_handler.torchserve.views import current_view
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]
@@ -41,16 +42,22 @@ def _then_start(initialize: Callable[..., None]) -> Callable[..., None]:
     def initialize_then_start(self: MicroBatchMixin, *args: Any, **kwargs: Any) -> None:
         outermost = not self.__dict__.get("_micro_batch_loading")
         self.__dict__["_micro_batch_loading"] = True
-        if outermost:
-            route(*args[:1] or kwargs.values())
-        try:
+        if not outermost or in_host():
             initialize(self, *args, **kwargs)
-        finally:
-            if outermost:
-                del self.__dict__["_micro_batch_loading"]
-        if outermost:
+            return
+        (context,) = args[:1] or kwargs.values()
+        route(context)
+        try:
             MicroBatchMixin.close(self)  # not a `close` of the user's
-            self._micro_batch_engine_for(*args[:1] or kwargs.values())
+            member = member_of(self, context)
+            if member is None:
+                initialize(self, *args, **kwargs)
+            else:
+                hook = hook_of(self, "initialize_member", MicroBatchMixin)
+                member.initialize(hook or partial(initialize, self), context)
+        finally:
+            del self.__dict__["_micro_batch_loading"]
+        self._micro_batch_engine_for(context)
 
     return initialize_then_start
 
@@ -184,11 +191,21 @@ class MicroBatchMixin:
         """
         return None
 
+    def initialize_member(self, context: Context) -> None:
+        """With `share_model`, what a worker calls in place of `initialize`.
+
+        Override it if `initialize` reads weights by itself: load here what the stages need that
+        run in the worker, without the model. By default a worker calls `initialize`, where
+        BaseHandler's own loading gives a placeholder.
+        """
+        self.initialize(context)
+
     def close(self) -> None:
         """End the lanes. A second call does nothing; the next batch starts them again."""
         engine: Engine | None = self.__dict__.pop("_micro_batch_engine", None)
         if engine is not None:
             engine.close()
+        leave_host(self)
 
     @property
     def context(self) -> Context:

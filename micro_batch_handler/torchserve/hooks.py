@@ -24,6 +24,7 @@ HOOKS = {
     "join_payloads": ("payloads",),
     "group_by": ("payload",),
     "example_row": (),
+    "initialize_member": ("context",),
 }
 """The arguments of each hook."""
 

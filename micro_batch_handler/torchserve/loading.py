@@ -10,6 +10,7 @@ from typing import Any
 from ts.context import Context
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.config.limits import response_timeout_of
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.torchserve.reading.first_row import takes_first_row_only
@@ -17,7 +18,7 @@ from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.splitting import Splitting
 from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
 
-__all__ = ["LoadedHandler", "load", "one_stage", "report_settings"]
+__all__ = ["LoadedHandler", "load", "one_stage", "patience_s", "report_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,11 @@ def load(handler: Any, ops: PayloadOps, context: Context) -> LoadedHandler:
         first_row=in_force is not config,
         profiles=isinstance(section, dict) and bool(section.get("profile")),
     )
+
+
+def patience_s(context: Context) -> float:
+    """How long a batch may wait for the model host: a little less than TorchServe waits for it."""
+    return 0.9 * response_timeout_of(getattr(context, "model_yaml_config", None) or {})
 
 
 def one_stage(handler: Any) -> str:

@@ -34,6 +34,8 @@ class ServedBatch:
         """The requests to which parts of an answer were sent."""
         self.over = False
         """Whether the batch has ended. A call that was given up may still go on after that."""
+        self.until_s: float | None = None
+        """When nobody waits for the model host any more, on the engine's clock; None for never."""
         self._splitting = splitting
         # Where TorchServe is the caller, nobody has set anything yet.
         processors = () if encoded or not split else context.request_processor or ()

@@ -114,6 +114,19 @@ class Accelerator:
         """A page-locked buffer of the host; raises RuntimeError if the system refuses it."""
         return torch.empty(size_bytes, dtype=torch.uint8, device="cpu", pin_memory=True)
 
+    def lock_pages(self, address: int, size_bytes: int) -> bool:
+        """Page-lock memory that something else has made; False if the system refuses that."""
+        runtime = self._module.cudart() if hasattr(self._module, "cudart") else None
+        with self._module.device(self.device):
+            return (
+                runtime is not None and int(runtime.cudaHostRegister(address, size_bytes, 0)) == 0
+            )
+
+    def unlock_pages(self, address: int) -> None:
+        """Undo `lock_pages`; waits for copies that still read there."""
+        self.synchronize()
+        self._module.cudart().cudaHostUnregister(address)
+
     def place(self, leaf: torch.Tensor, buffer: Any, start: int) -> Any:
         """A host tensor like `leaf`, from byte `start` of the buffer, with unset values.
 

@@ -1,0 +1,175 @@
+"""The member's side: asks the model host, and starts another one when it is lost.
+
+    ask(...)    the payload goes into the shared memory, the question over a connection of its own
+                the answer is copied out; the call's part of the memory is given back
+
+A host that ends closes all connections. Whoever waits for an answer then looks into its own memory:
+a question that the model had not got is asked again, of the next host; one that it had may be the
+reason, and its rows are called again one by one, which is the caller's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from micro_batch_handler.errors import HostLost, HostMissing
+from micro_batch_handler.hosting.arena import Arena, Slot, aligned
+from micro_batch_handler.hosting.host_link import HostLink
+from micro_batch_handler.hosting.messages import Again, Answer, Failed, HostCall, Question
+from micro_batch_handler.hosting.pickling import dump, load, place, placed_bytes, views
+from micro_batch_handler.hosting.remote_errors import unpacked
+from micro_batch_handler.pipeline.payloads.operations import Payload
+from micro_batch_handler.pipeline.watch import Clock
+
+__all__ = ["HostClient", "Rows", "Told"]
+
+logger = logging.getLogger(__name__)
+
+INLINE_DATA_BYTES = 16 * 1024
+"""Pickles from this size on go through the shared memory too."""
+
+
+class Rows(NamedTuple):
+    """The rows of a call, as the host gets them."""
+
+    payload: Payload
+    number: int
+    kind: Hashable
+    merges: bool
+    most_rows: int
+    context: Sequence[Any]
+
+
+class Told(NamedTuple):
+    """What the host has answered."""
+
+    result: Payload
+    effects: Sequence[Any] | None
+    call: HostCall
+
+
+class HostClient:
+    """Asks the model host for one member; every method may be called from any thread.
+
+    Args:
+        link: finds the host, or starts it.
+        arena: the member's memory.
+        clock: the time.
+    """
+
+    def __init__(self, link: HostLink, arena: Arena, clock: Clock | None = None) -> None:
+        self._link = link
+        self._arena = arena
+        self._clock = clock or Clock()
+        self._result_bytes_per_row = 0
+
+    def ask(self, stage: str, rows: Rows, until_s: float | None) -> Told:
+        """What the hosted stages return for these rows.
+
+        Args:
+            stage: for the errors.
+            rows: of the call.
+            until_s: how long to wait for a host and for space, as a moment of the clock.
+
+        Raises:
+            HostMissing: there was no host, or no space, in time.
+            HostLost: the host ended while the model had these rows.
+            ArenaTooSmall: the rows do not fit the shared memory.
+            RemoteFault: the call failed; it has the error as `error`.
+        """
+        pickled = dump(rows.payload)
+        buffers = pickled.buffers
+        if len(pickled.data) >= INLINE_DATA_BYTES:
+            buffers = [memoryview(pickled.data), *buffers]
+        sent_bytes = placed_bytes(buffers)
+        # Room for a large result is worth a quarter of the memory, and no more.
+        result_bytes = aligned(self._result_bytes_per_row * rows.number)
+        room_bytes = max(sent_bytes, min(result_bytes, self._arena.shared.size_bytes // 4))
+        try:
+            slot = self._arena.take(room_bytes, until_s, self._clock)
+        except TimeoutError as error:
+            raise HostMissing(stage, str(error)) from None
+        try:
+            return self._ask(stage, rows, pickled.data, buffers, slot, until_s)
+        finally:
+            self._arena.give_back(slot)
+
+    def _ask(
+        self,
+        stage: str,
+        rows: Rows,
+        data: bytes,
+        buffers: Sequence[memoryview],
+        slot: Slot,
+        until_s: float | None,
+    ) -> Told:
+        group = 0
+        view = self._arena.shared.view
+        while True:
+            connection = self._link.connection(stage, until_s)
+            # Each time anew: a call that failed may have written to its rows.
+            places = place(buffers, view, slot.start)
+            view[slot.ticket] = 0
+            question = Question(
+                rows.number,
+                rows.kind,
+                group,
+                rows.merges,
+                rows.most_rows,
+                b"" if len(data) >= INLINE_DATA_BYTES else data,
+                places,
+                slot.ticket,
+                (slot.start, slot.size_bytes),
+                rows.context,
+            )
+            reply = connection.ask(question)
+            if reply is None:
+                if self._arena.running(slot):
+                    raise HostLost(stage)
+                continue  # the model had not got it
+            if isinstance(reply, Again):
+                group = reply.group
+                continue
+            if isinstance(reply, Failed):
+                raise RemoteFault(unpacked(reply.error), reply.stage, reply.call)
+            return self._read(reply, rows.number)
+
+    def _read(self, answer: Answer, rows: int) -> Told:
+        size_bytes = sum(size for _, size in answer.places) or len(answer.data)
+        self._result_bytes_per_row = max(self._result_bytes_per_row, -(-size_bytes // rows))
+        copies = [_copy(part) for part in views(self._arena.shared.view, answer.places)]
+        return Told(load(answer.data, copies), answer.effects, answer.call)
+
+    def close(self) -> None:
+        """Leave the host; a second call does nothing."""
+        self._link.close()
+        self._arena.shared.close()
+
+    def __repr__(self) -> str:
+        return f"<HostClient {self._link}>"
+
+
+class RemoteFault(Exception):  # noqa: N818  (it carries an error)
+    """A host call failed.
+
+    Args:
+        error: that the stage raised.
+        stage: that raised it.
+        call: that failed; None if there was none.
+    """
+
+    def __init__(self, error: BaseException, stage: Any, call: HostCall | None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.stage = stage
+        self.call = call
+
+
+def _copy(part: memoryview) -> memoryview:
+    copied = np.empty(part.nbytes, np.uint8)
+    np.copyto(copied, np.frombuffer(part, np.uint8))
+    return copied.data

@@ -1,0 +1,235 @@
+"""The thread of one hosted stage: it merges what waits, calls the model, and shares out the result.
+
+A call that fails is not repeated here. The members are told to ask again, in two groups that share
+no call, so that each sends its rows unchanged: the failed call may have written to them. The halves
+end at the rows of one member, which gets the error and goes on with single rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, NamedTuple, TypeAlias
+
+from micro_batch_handler.config import Stage
+from micro_batch_handler.errors import LengthError
+from micro_batch_handler.hosting.merging import Asked, Item, Returned, WaitingItems
+from micro_batch_handler.hosting.messages import Again, Failed, HostCall
+from micro_batch_handler.hosting.remote_errors import packed
+from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
+from micro_batch_handler.pipeline.device.streams import Streams
+from micro_batch_handler.pipeline.device.work import NoStreams
+from micro_batch_handler.pipeline.memory import Ceiling, free_memory
+from micro_batch_handler.pipeline.micro_batch import Part, gather
+from micro_batch_handler.pipeline.payloads.operations import Payload, PayloadOps, own, pad
+from micro_batch_handler.pipeline.watch import Clock
+from micro_batch_handler.planning.sizes import padded
+
+__all__ = ["HostFunction", "HostLane", "Running"]
+
+logger = logging.getLogger(__name__)
+
+HostFunction: TypeAlias = Callable[[Payload, Sequence[Any]], "tuple[Payload, Sequence[Any] | None]"]
+"""(payload, context of each row) -> (result, effects of each row; None if there are none)"""
+
+MOST_UNFINISHED = 2
+"""Calls that the device may have at a time: one computes, and the next is there when it ends."""
+
+_groups = count(1)
+
+
+class Running(NamedTuple):
+    """A call that runs."""
+
+    began_s: float
+    asked: Sequence[Asked]
+
+
+class HostLane:
+    """Calls one hosted stage, in a thread of its own.
+
+    Args:
+        stage: that is called.
+        function: that is called.
+        ops: how payloads are counted, cut and joined.
+        streams: of the device that the function uses.
+        clock: the time.
+        allowed_sizes: the row counts that the function may be called with; none for any.
+        then: gets the result for the next stage; None if this is the last one.
+        lost: called when the device is lost.
+        setup: called once in the thread.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        function: HostFunction,
+        ops: PayloadOps,
+        streams: Streams | NoStreams,
+        clock: Clock,
+        *,
+        allowed_sizes: Sequence[int] = (),
+        then: HostLane | None = None,
+        lost: Callable[[], None] = lambda: None,
+        setup: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.stage = stage
+        self.waiting = WaitingItems()
+        self.calls = self.rows = 0
+        self.busy_s = 0.0
+        self._function = function
+        self._ops = ops
+        self._streams = streams
+        self._clock = clock
+        self._allowed_sizes = allowed_sizes
+        self._then = then
+        self._lost = lost
+        self._setup = setup
+        self._ceiling = Ceiling()
+        self._cuts = True
+        self._running: Running | None = None
+        self._unfinished: deque[tuple[Any, Running]] = deque()
+        """Calls that Python has made and the device has not ended, each with its event."""
+        self.ready = threading.Event()
+        """Set when its thread can take calls, or cannot be set up."""
+        self.setup_error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name=f"mbh-{stage}-0", daemon=True)
+
+    @property
+    def running(self) -> Running | None:
+        """The oldest call that has not ended, on the device either."""
+        for done, running in tuple(self._unfinished):
+            if not done.query():
+                return running
+        return self._running
+
+    def _run(self) -> None:
+        try:
+            self._setup()
+        except BaseException as error:
+            self.setup_error = error
+            return
+        finally:
+            self.ready.set()
+        try:
+            while True:
+                self._let_device_catch_up()
+                self._take_and_call()
+        except BaseException:  # nobody else would answer what waits
+            logger.exception("the thread of %s ends", self.stage)
+            self._lost()
+
+    def _let_device_catch_up(self) -> None:
+        """Wait until the device has little left to do; what comes meanwhile joins the next call."""
+        while len(self._unfinished) >= MOST_UNFINISHED:
+            self._unfinished[0][0].synchronize()
+            self._unfinished.popleft()
+
+    def _take_and_call(self) -> None:
+        # A function of its own, so that nothing holds the items while the lane waits for others.
+        items = self.waiting.take(lambda: self._ceiling.limit if self._cuts else 0)
+        asked = [each for item in items for each in item.asked]
+        rows = sum(item.rows for item in items)
+        for each in asked:
+            each.start()
+        began_s = self._clock.now_s()
+        self._running = running = Running(began_s, asked)
+        try:
+            part, effects = self._call(items, asked, rows)
+            if part.done is not None:
+                self._unfinished.append((part.done, running))
+        except BaseException as error:
+            self._failed(asked, rows, error, began_s)
+            return
+        finally:
+            self._running = None
+            self.calls, self.rows = self.calls + 1, self.rows + rows
+            self.busy_s += self._clock.now_s() - began_s
+        self._ceiling.worked(rows)
+        if self._then is not None:
+            self._then.waiting.add(Item(asked, part))
+        else:
+            self._share_out(asked, part, effects, began_s)
+
+    def _call(
+        self, items: Sequence[Item], asked: Sequence[Asked], rows: int
+    ) -> tuple[Part, Sequence[Any] | None]:
+        parts = [item.part for item in items]
+        contexts = [row for each in asked for row in each.question.context]
+        size = padded(rows, self._allowed_sizes) if self._allowed_sizes else rows
+        with self._streams.work(self.stage, parts, rows) as work:
+            payload = gather(parts, self._ops)
+            if size != rows:
+                payload = pad(payload, rows, size, self._ops)
+            result, effects = self._function(payload, contexts)
+            if size != rows or len(asked) > 1:
+                self._check(result, size)
+            if self._allowed_sizes:
+                # It may be a graph's, which the next call overwrites.
+                result = own(result if size == rows else self._ops.cut(result, 0, rows))
+            result = work.hand_over(result)
+        return Part(result, rows, 0, rows, work.done), effects
+
+    def _check(self, result: Payload, rows: int) -> None:
+        """Refuse a result that cannot be shared out.
+
+        Raises:
+            LengthError: it has another number of rows.
+            Uncuttable: it is not made of rows.
+        """
+        found = self._ops.count(result)
+        if found is None:
+            try:
+                self._ops.rows_of(result)  # silent if the handler has hooks for it
+            except Exception:
+                self._cuts = False
+                logger.warning(
+                    "%s returns what cannot be cut into the rows of several workers, so each "
+                    "worker's rows are called apart. Return rows, or override "
+                    "cut_payload(payload, start, stop) and join_payloads(payloads)",
+                    self.stage,
+                )
+                raise
+        elif found != rows:
+            raise LengthError(self.stage, rows, found)
+
+    def _share_out(
+        self, asked: Sequence[Asked], part: Part, effects: Sequence[Any] | None, began_s: float
+    ) -> None:
+        ended_s, start = self._clock.now_s(), 0
+        for at, each in enumerate(asked):
+            stop = start + each.question.rows
+            own_effects = None if effects is None else effects[start:stop]
+            if own_effects is not None and not any(own_effects):
+                own_effects = None
+            call = HostCall(part.rows, len(asked), not at, each.came_s, began_s, ended_s)
+            each.settle(Returned(part.only(start, stop), own_effects, call))
+            start = stop
+
+    def _failed(
+        self, asked: Sequence[Asked], rows: int, error: BaseException, began_s: float
+    ) -> None:
+        if device_is_lost(error):
+            logger.error("the device is lost", exc_info=error)
+            self._streams.keep_all()
+            self._lost()
+            return
+        if is_out_of_memory(error):
+            free_memory(error, self._streams.release, thorough=rows == 1)
+            self._ceiling.failed(rows, first=len(asked) > 1)
+        if len(asked) == 1:
+            (only,) = asked
+            call = HostCall(rows, 1, True, only.came_s, began_s, self._clock.now_s())
+            only.settle(Failed(packed(error), self.stage, call))
+            return
+        traceback.clear_frames(error.__traceback__)
+        logger.info("a call on %d rows of %d members fails: %r", rows, len(asked), error)
+        half = len(asked) // 2
+        for part in (asked[:half], asked[half:]):
+            group = next(_groups)
+            for each in part:
+                each.settle(Again(group))

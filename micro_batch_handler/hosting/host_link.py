@@ -1,0 +1,299 @@
+"""A member's way to the model host: connections, and an election when there is no host.
+
+connection()    one that nobody else uses now; to another host, if the last one has ended
+a thread        reads what the host and the handler in it write, and logs it here
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from micro_batch_handler.errors import HostMissing
+from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
+from micro_batch_handler.hosting.messages import (
+    Hello,
+    LoadFailed,
+    LogText,
+    Question,
+    Ready,
+    check_peer,
+    receive,
+    send,
+    send_hello,
+)
+from micro_batch_handler.hosting.remote_errors import unpacked
+from micro_batch_handler.hosting.shared_memory import SharedMemory
+from micro_batch_handler.pipeline.watch import Clock
+
+__all__ = ["HostConnection", "HostLink", "LoadError"]
+
+logger = logging.getLogger(__name__)
+
+TRY_EVERY_S = 0.05
+"""While another member starts the host, or the last host is ending."""
+
+PAUSE_S = 1.0
+"""After a host that could not load the model."""
+
+
+class LoadError(Exception):
+    """The model host cannot load the model; `error` is why."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class HostConnection:
+    """One connection, for one question at a time; it goes back to the link by itself."""
+
+    def __init__(self, link: HostLink, generation: int, connection: socket.socket) -> None:
+        self._link = link
+        self.generation = generation
+        """Which host it leads to."""
+        self.socket = connection
+
+    def ask(self, question: Question) -> Any:
+        """What the host replies; None if it has ended."""
+        try:
+            send(self.socket, question)
+            reply = receive(self.socket)
+        except (OSError, EOFError):
+            self._link.lost(self)
+            return None
+        except BaseException:
+            # The reply to this question must not become that to the next.
+            self.socket.close()
+            raise
+        self._link.give_back(self)
+        return reply
+
+
+class HostLink:
+    """Finds the host of a model, or starts one.
+
+    Args:
+        place: where the members meet.
+        start: starts a host there, unless one runs or starts.
+        shared: the member's memory.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        place: MeetingPlace,
+        start: Callable[[MeetingPlace], StartedHost | None],
+        shared: SharedMemory,
+        clock: Clock | None = None,
+    ) -> None:
+        self._place = place
+        self._start = start
+        self._shared = shared
+        self._clock = clock or Clock()
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._electing = threading.Lock()
+        self._lock = threading.Lock()
+        self._idle: list[HostConnection] = []
+        self._generation = 0
+        self._up = False
+        self._closed = False
+        self._started: StartedHost | None = None
+        self._log_socket: socket.socket | None = None
+        self.ready: Ready | None = None
+        """What the host said last."""
+        self.restarts = 0
+        """Hosts that this member has started in place of one that was lost."""
+
+    def begin(self) -> None:
+        """Start the host, unless one runs or starts, and do not wait for it.
+
+        Raises:
+            ConfigError: it cannot be started.
+        """
+        started = self._start(self._place)
+        if started is not None:
+            self._note_start(started)
+
+    def load(self) -> None:
+        """Wait until the host has loaded the model; start it if there is none.
+
+        Raises:
+            LoadError: it cannot.
+        """
+        with self._electing:
+            self._connect_first(None, raises=True)
+
+    def connection(self, stage: str, until_s: float | None) -> HostConnection:
+        """A connection that nobody else uses.
+
+        Raises:
+            HostMissing: there was no host in time.
+        """
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise HostMissing(stage, "the handler was closed")
+                if self._up and self._idle:
+                    return self._idle.pop()
+                generation, up = self._generation, self._up
+            if up:
+                connection = self._greeted(listens=False)
+                if connection is not None:
+                    return HostConnection(self, generation, connection)
+                self._down(generation)
+            self._find(stage, until_s)
+
+    def give_back(self, connection: HostConnection) -> None:
+        """The connection is free for another question."""
+        with self._lock:
+            if connection.generation == self._generation and self._up:
+                self._idle.append(connection)
+                return
+        connection.socket.close()
+
+    def lost(self, connection: HostConnection) -> None:
+        """The host at its other end has ended."""
+        connection.socket.close()
+        self._down(connection.generation)
+
+    def close(self) -> None:
+        """Leave the host; a second call does nothing."""
+        with self._lock:
+            self._closed = True
+            self._up = False
+            sockets = [each.socket for each in self._idle]
+            self._idle.clear()
+            log, self._log_socket = self._log_socket, None
+        for each in (*sockets, *([log] if log else [])):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def __repr__(self) -> str:
+        if not self._up or self.ready is None:
+            return "no host"
+        return f"host {self.ready.pid}, {self.restarts} restarts"
+
+    def _down(self, generation: int) -> None:
+        with self._lock:
+            if generation != self._generation or not self._up:
+                return
+            self._up = False
+            sockets = [each.socket for each in self._idle]
+            self._idle.clear()
+        for each in sockets:
+            each.close()
+
+    def _find(self, stage: str, until_s: float | None) -> None:
+        """Let one thread look for a host; the others wait for it."""
+        left_s = -1.0 if until_s is None else max(0.0, until_s - self._clock.now_s())
+        if not self._electing.acquire(timeout=left_s):
+            raise HostMissing(stage)
+        try:
+            if not self._up:
+                logger.warning("the process with the model has ended; looking for another one")
+                began_s = self._clock.now_s()
+                self._connect_first(until_s, raises=False, stage=stage)
+                logger.warning(
+                    "the model answers again, after %.1f s", self._clock.now_s() - began_s
+                )
+        finally:
+            self._electing.release()
+
+    def _connect_first(self, until_s: float | None, *, raises: bool, stage: str = "") -> None:
+        """Connect to a host, started here if need be."""
+        why = ""
+        while not self._closed:
+            started = self._start(self._place)
+            if started is not None:
+                self._note_start(started)
+            try:
+                connection = self._greeted(listens=True)
+            except LoadError as error:
+                if raises:
+                    raise
+                why = f"{type(error.error).__name__}: {error.error}"
+                logger.error("the model cannot be loaded again", exc_info=error.error)  # noqa: TRY400
+                time.sleep(PAUSE_S)
+            else:
+                if connection is not None:
+                    self._now_up(connection)
+                    return
+                why = self._last_words() or why
+                if why and raises:
+                    raise LoadError(RuntimeError(f"the process with the model failed: {why}"))
+            if until_s is not None and self._clock.now_s() >= until_s:
+                raise HostMissing(stage, why)
+            time.sleep(TRY_EVERY_S)
+        raise HostMissing(stage, "the handler was closed")
+
+    def _note_start(self, started: StartedHost) -> None:
+        if self._generation:
+            self.restarts += 1
+        self._started = started
+        # Waited for, so that it is no zombie once it has ended.
+        threading.Thread(target=started.process.wait, name="mbh-host-wait", daemon=True).start()
+        logger.info("started process %d, which loads the model", started.process.pid)
+
+    def _last_words(self) -> str:
+        words = self._started.last_words() if self._started is not None else ""
+        if words:
+            self._started = None
+        return words
+
+    def _now_up(self, connection: socket.socket) -> None:
+        listens = threading.Thread(
+            target=self._log, args=(connection,), name="mbh-host-log", daemon=True
+        )
+        with self._lock:
+            self._generation += 1
+            self._up = True
+            self._log_socket = connection
+        listens.start()
+
+    def _greeted(self, *, listens: bool) -> socket.socket | None:
+        """A connection on which the host has said that it is ready; None if there is no host.
+
+        Raises:
+            LoadError: the host cannot load the model.
+        """
+        connection = self._place.connect()
+        if connection is None:
+            return None
+        try:
+            check_peer(connection)
+            hello = Hello(self._name, self._shared.size_bytes, listens)
+            send_hello(connection, hello, self._shared.fd)
+            greeting = receive(connection)
+        except (OSError, EOFError):
+            connection.close()
+            return None
+        if isinstance(greeting, LoadFailed):
+            connection.close()
+            raise LoadError(unpacked(greeting.error))
+        self.ready = greeting
+        return connection
+
+    def _log(self, connection: socket.socket) -> None:
+        """Write what the host writes, as if it had been written here."""
+        generation = self._generation
+        try:
+            while isinstance(message := receive(connection), LogText):
+                sys.stdout.write(message.text)
+                sys.stdout.flush()
+        except (OSError, EOFError, ValueError):
+            pass
+        if not self._closed:
+            self._down(generation)
+            words = self._last_words()
+            if words:
+                logger.warning("the process with the model: %s", words)

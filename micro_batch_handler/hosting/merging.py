@@ -1,0 +1,116 @@
+"""Which questions share a host call: all that wait and may, the oldest first.
+
+    waiting      A 8 rows    B 8 rows    C 4 rows, another kind    D 8 rows
+    taken        A, B, D     if the call may have 24 rows; C is taken next
+
+No timer waits for more: while one call computes, the questions for the next one come in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from micro_batch_handler.hosting.messages import Again, Failed, HostCall, Question
+from micro_batch_handler.pipeline.micro_batch import Part
+
+__all__ = ["Asked", "Item", "Returned", "WaitingItems"]
+
+
+class Returned(NamedTuple):
+    """What a host call has returned for the rows of one question."""
+
+    part: Part
+    effects: Any
+    call: HostCall
+
+
+class Asked:
+    """A question that the host has, until it is settled.
+
+    Args:
+        question: of a member.
+        came_s: when it came.
+        start: tells the member, in its memory, that the model gets the question now.
+    """
+
+    __slots__ = ("_start", "came_s", "outcome", "question", "sent", "settled")
+
+    def __init__(self, question: Question, came_s: float, start: Callable[[], None]) -> None:
+        self.question = question
+        self.came_s = came_s
+        self._start = start
+        self.outcome: Returned | Failed | Again | None = None
+        self.settled = threading.Event()
+        self.sent = threading.Event()
+        """Set when the member has been told."""
+
+    def start(self) -> None:
+        """The model gets it now: if the host ends before it is settled, it may be why."""
+        self._start()
+
+    def settle(self, outcome: Returned | Failed | Again) -> None:
+        """It has ended; the first time counts."""
+        if not self.settled.is_set():
+            self.outcome = outcome
+            self.settled.set()
+
+
+class Item:
+    """Rows that are ready for a stage: those of one question, or of several that were merged."""
+
+    __slots__ = ("asked", "part", "rows")
+
+    def __init__(self, asked: Sequence[Asked], part: Part) -> None:
+        self.asked = asked
+        self.part = part
+        self.rows = part.rows
+
+    def may_join(self, other: Item) -> bool:
+        """Whether its rows may share a call with those of the other."""
+        mine, theirs = self.asked[0].question, other.asked[0].question
+        return (
+            mine.merges
+            and theirs.merges
+            and mine.group == theirs.group
+            and mine.kind == theirs.kind
+        )
+
+
+class WaitingItems:
+    """What waits for one stage of the host; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, item: Item) -> None:
+        """An item is ready."""
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify()
+
+    def take(self, most_rows: Callable[[], int]) -> list[Item]:
+        """The items of the next call; waits until there is one.
+
+        Args:
+            most_rows: tells how many rows fit the memory, at that moment. The oldest item is taken
+                however large it is.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._items)
+            first = self._items[0]
+            taken, rows = [first], first.rows
+            for item in self._items[1:]:
+                limit = min(
+                    most_rows(), *(each.asked[0].question.most_rows for each in (*taken, item))
+                )
+                if rows + item.rows <= limit and item.may_join(first):
+                    taken.append(item)
+                    rows += item.rows
+            self._items = [item for item in self._items if item not in taken]
+            return taken

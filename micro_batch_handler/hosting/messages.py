@@ -1,0 +1,210 @@
+"""What members and the model host say to each other, over Unix sockets.
+
+    member                        host
+    Hello, with its memory   ->
+                             <-   Loading, then Ready or LoadFailed
+    Question                 ->
+                             <-   Answer, Failed, or Again: ask once more
+                             <-   LogText, at any time, on the first connection of a member
+
+A message is a pickle behind its length. Both ends belong to the same user, who could read the
+memory of either anyway; `check_peer` refuses all others.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import struct
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+from micro_batch_handler.config import Stage
+
+__all__ = [
+    "Again",
+    "Answer",
+    "Failed",
+    "Hello",
+    "HostCall",
+    "LoadFailed",
+    "LogText",
+    "Place",
+    "Question",
+    "Ready",
+    "check_peer",
+    "receive",
+    "receive_hello",
+    "send",
+    "send_hello",
+]
+
+LENGTH = struct.Struct("<Q")
+
+CREDENTIALS = struct.Struct("3i")
+"""Process, user and group (`man 7 unix`, SO_PEERCRED)."""
+
+Place = tuple[int, int]
+"""Where bytes begin in a member's memory, and how many there are."""
+
+
+class Hello(NamedTuple):
+    """The first message of each connection of a member."""
+
+    member: str
+    """The same for all connections of one member, and for no other member."""
+    size_bytes: int
+    """Of the member's shared memory, whose descriptor comes with the message."""
+    listens: bool
+    """Whether this connection is for the host's log, and not for questions."""
+
+
+class Ready(NamedTuple):
+    """The model is loaded."""
+
+    pid: int
+    loaded_s: float
+    """How long that took."""
+
+
+class LoadFailed(NamedTuple):
+    """The model could not be loaded; the host ends."""
+
+    error: bytes
+    """See remote_errors.py."""
+
+
+class LogText(NamedTuple):
+    """What the host or the handler in it has written, whole lines."""
+
+    text: str
+
+
+class Question(NamedTuple):
+    """A call of the hosted stages on the rows of one micro-batch."""
+
+    rows: int
+    kind: Hashable
+    """Rows of different kinds share no host call."""
+    group: int
+    """0 if it may share a call with any; else only with those of the same group."""
+    merges: bool
+    """Whether it may share a call at all."""
+    most_rows: int
+    """Of the host call that it becomes a part of."""
+    data: bytes
+    """The pickle of the payload; empty if it is in the member's memory, at the first place."""
+    places: Sequence[Place]
+    """Of the payload's buffers in the member's memory."""
+    ticket: int
+    """Of the call, in the member's memory; see arena.py."""
+    room: Place
+    """Where the host may put a result."""
+    context: Any
+    """For the stage's function in the host, one entry for each row."""
+
+
+class HostCall(NamedTuple):
+    """The host call that a question was a part of. Times are on the system's monotonic clock."""
+
+    rows: int
+    parts: int
+    """Questions that it was merged from."""
+    first: bool
+    """Whether this is the first of them; summed over these, each host call counts once."""
+    came_s: float
+    began_s: float
+    ended_s: float
+
+
+class Answer(NamedTuple):
+    """What the hosted stages returned for the rows of a question."""
+
+    data: bytes
+    places: Sequence[Place]
+    effects: Any
+    """What else the stage's function did for these rows, None for nothing."""
+    call: HostCall
+
+
+class Failed(NamedTuple):
+    """The host call failed, and the question was the only part of it."""
+
+    error: bytes
+    stage: Stage
+    call: HostCall | None
+
+
+class Again(NamedTuple):
+    """The host call failed with others in it: ask again, as a part of this group."""
+
+    group: int
+
+
+def send(connection: socket.socket, message: Any) -> None:
+    """Send one message.
+
+    Raises:
+        OSError: the other side has gone, or does not read.
+    """
+    data = pickle.dumps(message, protocol=5)
+    connection.sendall(LENGTH.pack(len(data)) + data)
+
+
+def receive(connection: socket.socket) -> Any:
+    """The next message.
+
+    Raises:
+        EOFError: the other side has gone.
+        TimeoutError: none came within the connection's time-out.
+    """
+    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
+    return pickle.loads(_exactly(connection, length))  # noqa: S301  (same user, see above)
+
+
+def send_hello(connection: socket.socket, hello: Hello, fd: int) -> None:
+    """Send the first message, and a descriptor of the member's memory with it."""
+    data = pickle.dumps(hello, protocol=5)
+    socket.send_fds(connection, [LENGTH.pack(len(data))], [fd])
+    connection.sendall(data)
+
+
+def receive_hello(connection: socket.socket) -> tuple[Hello, int]:
+    """The first message and the descriptor, which the caller has to close.
+
+    Raises:
+        EOFError: the member has gone, or is none.
+    """
+    header, fds, _, _ = socket.recv_fds(connection, LENGTH.size, 1)
+    if len(header) < LENGTH.size or not fds:
+        raise EOFError("no member")
+    (length,) = LENGTH.unpack(header)
+    return pickle.loads(_exactly(connection, length)), fds[0]  # noqa: S301
+
+
+def check_peer(connection: socket.socket) -> None:
+    """Refuse a process of another user, where the system can tell.
+
+    Raises:
+        PermissionError: it is another user's.
+    """
+    if hasattr(socket, "SO_PEERCRED"):
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        _, user, _ = CREDENTIALS.unpack(found)
+        if user != os.geteuid():
+            raise PermissionError(f"a process of user {user} asked for the model")
+
+
+def _exactly(connection: socket.socket, length: int) -> bytearray:
+    data = bytearray(length)
+    view = memoryview(data)
+    while view:
+        try:
+            count = connection.recv_into(view)
+        except ConnectionError as error:
+            raise EOFError(str(error)) from error
+        if not count:
+            raise EOFError("the connection was closed")
+        view = view[count:]
+    return data

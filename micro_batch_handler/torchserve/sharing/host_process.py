@@ -1,0 +1,213 @@
+"""The process of the model host, which a member starts with a lock and a listening socket."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import ts
+from ts.context import Context
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+from micro_batch_handler.config import MicroBatchingConfig
+from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.hosting.host import Host
+from micro_batch_handler.hosting.host_lane import HostLane
+from micro_batch_handler.hosting.meeting_place import MeetingPlace
+from micro_batch_handler.pipeline.device.accelerator import accelerator_of
+from micro_batch_handler.pipeline.device.streams import Streams
+from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.device.work import NoStreams
+from micro_batch_handler.pipeline.payloads.operations import PayloadOps, pad
+from micro_batch_handler.pipeline.watch import Clock
+from micro_batch_handler.planning.cores import usable_cores
+from micro_batch_handler.torchserve.handler import MicroBatchMixin
+from micro_batch_handler.torchserve.hooks import hook_of, payload_ops
+from micro_batch_handler.torchserve.routed import route
+from micro_batch_handler.torchserve.sharing.host_job import HostJob
+from micro_batch_handler.torchserve.sharing.host_stage import HostStage
+from micro_batch_handler.torchserve.sharing.member import in_host
+from micro_batch_handler.torchserve.warm_up import CALLS
+
+logger = logging.getLogger("micro_batch_handler.torchserve.sharing.host_process")
+
+DRAIN_S = 1.0
+
+
+def main() -> None:
+    """Load the model, answer the members, end with the last of them or with the frontend."""
+    in_host(now=True)
+    lock, listener = (int(each) for each in sys.argv[-2:])
+    for each in (lock, listener):
+        os.set_inheritable(each, False)  # a handler's own processes must not keep the lock
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for a whole process group; the frontend decides
+    job: HostJob = pickle.load(sys.stdin.buffer)  # noqa: S301  (from the member that starts it)
+    sys.path[:] = job.search_path
+    host = Host(socket.socket(fileno=listener))
+    say_output(host)
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    host.start()
+    code = 1
+    try:
+        config = _serve(host, job)
+    except BaseException as error:
+        host.fail(error)
+    else:
+        host.watch(lambda: _lives(job.frontend), config.stage_timeout)
+        logger.info("the process with the model ends: %s", host.why_over)
+        code = 0
+    MeetingPlace(job.key).remove()
+    sys.stdout.flush()
+    threading.Event().wait(DRAIN_S if code else 0.05)
+    # Lanes may hang inside PyTorch, and freeing the memory of a lost device aborts.
+    os._exit(code)
+
+
+def say_output(host: Host) -> None:
+    """Let a member log whatever this process writes, C++ code included."""
+    reading, writing = os.pipe()
+    for fd in (1, 2):
+        os.dup2(writing, fd)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+    def forward() -> None:
+        rest = b""
+        while data := os.read(reading, 65536):
+            lines, _, rest = (rest + data).rpartition(b"\n")
+            if lines:
+                host.say(f"{lines.decode('utf-8', 'replace')}\n")
+
+    threading.Thread(target=forward, name="mbh-output", daemon=True).start()
+
+
+def _serve(host: Host, job: HostJob) -> MicroBatchingConfig:
+    config = MicroBatchingConfig.from_model_yaml(job.model_yaml)
+    context = _context(job)
+    route(context)
+    kind = getattr(importlib.import_module(job.module), job.class_name)
+    handler = kind()
+    handler.initialize(context)
+    handler.context = context
+    ops = payload_ops(handler, MicroBatchMixin)
+    device = accelerator_of(getattr(handler, "device", None))
+    streams: Streams | NoStreams = NoStreams(None, device)
+    if device is not None and config.device.streams:
+        streams = Streams(
+            device, copy_in=False, copy_out=True, pinned_bytes=config.device.pinned_bytes
+        )
+    clock = Clock()
+    state = ThreadState.capture(device.device.type if device else None)
+    threads = config.intra_op_threads.inference
+    torch_threads = min(torch.get_num_threads(), usable_cores()) if threads == "auto" else threads
+    sizes = config.allowed_sizes or ()
+    row = _example_row(handler) if sizes else None
+
+    def setup() -> None:
+        state.apply()
+        torch.set_num_threads(torch_threads)
+
+    def setup_inference() -> None:
+        setup()
+        if row is not None:
+            _warm_up(handler, stages["inference"], row, sizes, ops)
+
+    stages = {stage: HostStage(handler, stage, context) for stage in config.hosted_stages}
+    lanes: list[HostLane] = []
+    for stage in reversed(config.hosted_stages):
+        lanes.insert(
+            0,
+            HostLane(
+                stage,
+                stages[stage],
+                ops,
+                streams,
+                clock,
+                allowed_sizes=sizes if stage == "inference" else (),
+                then=lanes[0] if lanes else None,
+                lost=lambda: host.end("its device is lost, or one of its threads"),
+                setup=setup_inference if stage == "inference" else setup,
+            ),
+        )
+    host.serve(
+        lanes,
+        ops,
+        streams,
+        device,
+        os.getpid(),
+        copy_in=config.device.copy_in and config.hosted_stages[0] == "inference",
+    )
+    return config
+
+
+def _context(job: HostJob) -> Context:
+    """The context that the handler is initialized with, as TorchServe's worker makes it."""
+    found = job.metrics_file or str(Path(ts.__file__).parent / "configs" / "metrics.yaml")
+    metrics = MetricsCacheYamlImpl(found)
+    metrics.initialize_cache()
+    metrics.model_name = job.model_name
+    properties = job.properties
+    context = Context(
+        job.model_name,
+        properties["model_dir"],
+        job.manifest,
+        properties.get("batch_size"),
+        properties.get("gpu_id"),
+        properties.get("server_version"),
+        properties.get("limit_max_image_pixels"),
+        metrics=metrics,
+        model_yaml_config=dict(job.model_yaml),
+    )
+    context.system_properties.update(properties)
+    return context
+
+
+def _example_row(handler: Any) -> Any:
+    hook: Callable[[], Any] | None = hook_of(handler, "example_row", MicroBatchMixin)
+    return None if hook is None else hook()
+
+
+def _warm_up(
+    handler: Any, inference: HostStage, row: Any, sizes: tuple[int, ...], ops: PayloadOps
+) -> None:
+    """Call all allowed sizes, the largest first, in the thread that will call them later.
+
+    Raises:
+        ConfigError: the handler cannot answer its own example.
+    """
+    requests: list[tuple[str, dict[str, str]]] = [("example_row", {})]
+    one = handler.preprocess([copy.deepcopy(row)])
+    for size in reversed(sizes):
+        payload = one if size == 1 else pad(one, 1, size, ops)
+        try:
+            for _ in range(CALLS):
+                inference(payload, requests)
+        except BaseException as error:
+            raise ConfigError(
+                f"example_row() fails in a call of {size}: inference raised {error!r}. Mend the "
+                f"example or the stage"
+            ) from error
+        logger.info("inference is warm for %d rows", size)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+if __name__ == "__main__":
+    main()

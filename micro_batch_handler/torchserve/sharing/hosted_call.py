@@ -1,0 +1,104 @@
+"""A call of the hosted stages, as the pipeline of a member makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from micro_batch_handler.hosting.client import HostClient, RemoteFault, Rows
+from micro_batch_handler.hosting.kinds import kind_of
+from micro_batch_handler.pipeline.call import Call
+from micro_batch_handler.pipeline.payloads.operations import Payload, PayloadOps
+from micro_batch_handler.pipeline.stage import Keep
+from micro_batch_handler.torchserve.context import MicroBatchContext
+from micro_batch_handler.torchserve.responses import Response, response_of, set_response
+from micro_batch_handler.torchserve.routed import raw_value
+from micro_batch_handler.torchserve.served_batch import ServedBatch
+
+__all__ = ["HostedCall", "pass_on"]
+
+
+class HostedCall:
+    """Asks the model host for the rows of a micro-batch; the pipeline calls it as a stage.
+
+    Args:
+        client: asks the host.
+        ops: how payloads are joined.
+        most_rows: of a host call.
+        may_merge: whether what the stages return is known to be rows.
+    """
+
+    def __init__(
+        self,
+        client: HostClient,
+        ops: PayloadOps,
+        most_rows: int,
+        may_merge: Callable[[], bool],
+    ) -> None:
+        self._client = client
+        self._ops = ops
+        self._most_rows = most_rows
+        self._may_merge = may_merge
+
+    def __call__(self, batch: ServedBatch, call: Call, payload: Payload) -> tuple[Payload, Keep]:
+        """What the hosted stages return for these requests, and what makes their effects visible.
+
+        Raises:
+            HostMissing: there was no host in time.
+            HostLost: the host ended during the call.
+            BaseException: whatever the handler's method raises in the host.
+        """
+        micro_batch = call.micro_batch
+        rows = Rows(
+            payload,
+            len(micro_batch),
+            self._kind(call, payload),
+            self._may_merge() and not micro_batch.failed,
+            self._most_rows,
+            _context_of(batch, micro_batch.indices),
+        )
+        try:
+            told = self._client.ask(call.stage, rows, batch.until_s)
+        except RemoteFault as found:
+            call.host, call.stage, error = found.call, found.stage, found.error
+        else:
+            call.host = told.call
+            view = MicroBatchContext(batch.context, micro_batch.indices, batch)
+            for place, response in enumerate(told.effects or ()):
+                if response is not None:
+                    _add_response(view, place, response)
+            return told.result, view.keep
+        raise error  # here, where the first one is no context of it
+
+    def _kind(self, call: Call, payload: Payload) -> Hashable:
+        keys = [part.keys[part.start] for part in call.parts if part.keys is not None]
+        return (*keys[:1], kind_of(payload, self._ops))
+
+
+def pass_on(_batch: ServedBatch, _call: Call, payload: Payload) -> tuple[Payload, None]:
+    """A hosted stage whose work is done in the call of the next one."""
+    return payload, None
+
+
+def _context_of(batch: ServedBatch, indices: Sequence[int]) -> list[Any]:
+    """For each row its request's id and headers."""
+    ids = raw_value(batch.context, "request_ids") or {}
+    processors = raw_value(batch.context, "_request_processor")
+    return [
+        (ids.get(index), processors[index].get_request_properties() if processors else {})
+        for index in indices
+    ]
+
+
+def _add_response(view: MicroBatchContext, place: int, response: Response) -> None:
+    """What the hosted stages have set, on top of what was set before."""
+    processor = view.request_processor[place]
+    before = response_of(processor)
+    set_response(
+        processor,
+        Response(
+            before.status if response.status == Response().status else response.status,
+            before.phrase if response.phrase is None else response.phrase,
+            {**before.headers, **response.headers},
+        ),
+    )
