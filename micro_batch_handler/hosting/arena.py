@@ -130,8 +130,6 @@ class Arena:
     def _find(self, size_bytes: int) -> int | None:
         """Where the first gap of that size begins."""
         end = HEADER_BYTES
-        if not size_bytes:
-            return end
         for slot in self._taken:
             if slot.start - end >= size_bytes:
                 return end

@@ -114,7 +114,7 @@ class _Pickler(pickle.Pickler):
         kind = type(value)
         if kind is torch.Tensor and _is_plain(value):
             return _reduce_tensor(value)
-        if kind is np.ndarray and not value.flags.forc and not value.dtype.hasobject:
+        if kind is np.ndarray and not value.flags.forc:
             return _reduce_array(value)
         return NotImplemented
 

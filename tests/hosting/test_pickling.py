@@ -107,6 +107,17 @@ def test_a_batch_of_images_keeps_its_format(dtype, format_):
     assert bits(found) == bits(batch)
 
 
+def test_one_row_in_channels_last_needs_no_copy():
+    """The stride of a dimension with one entry is of no matter, and is kept."""
+    row = torch.ones(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)[::2][:1]
+
+    _, [buffer] = dump(row)
+    found, _ = handed_over(row)
+
+    assert np.frombuffer(buffer, np.uint8).ctypes.data == row.data_ptr()
+    assert found.stride() == row.stride()
+
+
 @st.composite
 def arrays(draw):
     """Arrays of all types whose axes were cut, reversed and transposed."""
@@ -144,6 +155,17 @@ def test_a_transposed_image_is_copied_once(order):
     assert found.strides == image.strides
     assert np.array_equal(found, image)
     assert np.shares_memory(found, memory)
+
+
+@pytest.mark.parametrize("flip", [np.flipud, np.fliplr, lambda image: image[..., ::-1]])
+def test_a_flipped_image_keeps_the_order_of_its_axes(flip):
+    """It is copied as numpy would copy it, so that later stages read it in order."""
+    image = flip(np.random.default_rng(0).random((20, 30, 3)))
+
+    found, _ = handed_over(image)
+
+    assert found.flags.c_contiguous
+    assert np.array_equal(found, image)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +241,7 @@ def test_gradients_end_here_and_values_are_final():
     """Conjugated and negated views come as plain values, and nothing asks for gradients."""
     values = torch.arange(800) * (1 + 2j)
     trained = torch.ones(400, requires_grad=True)
-    payload = [values.conj(), values.conj().imag, trained * 2, trained]
+    payload = [values.conj(), values.conj().imag, torch._neg_view(values), trained * 2, trained]
 
     found, _ = handed_over(payload)
 
@@ -237,6 +259,7 @@ def with_title() -> torch.Tensor:
     return tensor
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize(
     "make",
     [
@@ -244,11 +267,13 @@ def with_title() -> torch.Tensor:
         lambda: torch.nn.Parameter(torch.ones(400)),
         lambda: torch.ones(400).as_subclass(Named),
         lambda: torch.ones(400, device="meta"),
+        lambda: torch.quantize_per_tensor(torch.ones(400), 0.1, 0, torch.quint8),
         with_title,
         lambda: torch.nn.Linear(20, 20),
         lambda: torch.float32,
         lambda: torch.Size([1, 2]),
         lambda: np.ma.masked_array(np.arange(300), np.arange(300) % 2),
+        lambda: np.ma.masked_array(np.ones((40, 40)), np.eye(40))[::2, ::2],
         lambda: np.array([{"a": 1}, None] * 200).reshape(2, 5, 40).transpose(1, 0, 2),
         lambda: np.float32(1.5),
     ],
@@ -339,3 +364,14 @@ def test_another_process_gets_a_payload_and_changes_it_in_place():
 
     found = load(data, views(arena.shared.view, places))
     assert torch.equal(found["pixels"], batch["pixels"] * 2)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_pickled_as_always():
+    """Its rows of several lengths come as torch pickles them."""
+    nested = torch.nested.nested_tensor([torch.ones(300), torch.zeros(400)])
+
+    found, _ = handed_over(nested)
+
+    assert found.is_nested
+    assert all(torch.equal(*pair) for pair in zip(found.unbind(), nested.unbind(), strict=True))
