@@ -259,7 +259,7 @@ def with_title() -> torch.Tensor:
     return tensor
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # quantized tensors are on their way out
 @pytest.mark.parametrize(
     "make",
     [
@@ -267,7 +267,9 @@ def with_title() -> torch.Tensor:
         lambda: torch.nn.Parameter(torch.ones(400)),
         lambda: torch.ones(400).as_subclass(Named),
         lambda: torch.ones(400, device="meta"),
-        lambda: torch.quantize_per_tensor(torch.ones(400), 0.1, 0, torch.quint8),
+        lambda: torch.quantize_per_channel(
+            torch.ones(2, 800), torch.tensor([0.1, 0.2]), torch.zeros(2), 0, torch.qint8
+        ),
         with_title,
         lambda: torch.nn.Linear(20, 20),
         lambda: torch.float32,
