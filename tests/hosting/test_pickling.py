@@ -324,7 +324,7 @@ def test_an_error_of_a_payload_comes_through():
     assert raised.value is error
 
 
-@given(st.lists(st.sampled_from([0, 1, 255, 256, 257, 32767, 32768, 100_000]), max_size=6))
+@given(st.lists(st.sampled_from([0, 1, 255, 256, 257, 100_000, (1 << 20) + 1]), max_size=4))
 def test_places_are_aligned_and_nothing_else_is_written(sizes):
     """Each part begins at a multiple of 256, and only its own bytes change."""
     buffers = [memoryview(bytes([index + 1]) * size) for index, size in enumerate(sizes)]
@@ -334,7 +334,7 @@ def test_places_are_aligned_and_nothing_else_is_written(sizes):
 
     assert all(start % 256 == 0 for start, _ in places)
     assert views(memory, places) == buffers
-    assert sum(map(bool, bytes(memory))) == sum(sizes)
+    assert np.count_nonzero(np.frombuffer(memory, np.uint8)) == sum(sizes)
     assert not any(memory[:512])
     assert not any(memory[512 + placed_bytes(buffers) :])
 
