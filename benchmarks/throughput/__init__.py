@@ -10,6 +10,7 @@ accelerator.py    an emulated accelerator, shared by all processes of the machin
 servers.py        one TorchServe for each contender, and a check of their answers
 search.py         the search for the best settings of a contender
 rounds.py         contenders in turn
+memory.py         what a server's workers hold
 summary.py        samples as figures, ratios and tables
 report.py         the files of a run
 """

@@ -24,7 +24,11 @@ def markdown(
     for workload, entries in played:
         threads = "1 client" if workload.clients == 1 else f"{workload.clients} clients"
         config = ", ".join(f"{key} {value}" for key, value in workload.config.items())
-        parts += [f"### {workload.name}", f"{workload.title}. {threads}, {config}.", table(entries)]
+        parts += [
+            f"### {workload.name}",
+            f"{workload.title}. {threads}, {config}.",
+            table(workload, entries),
+        ]
     parts += ["### Targets", targets_table(played)]
     told = ", ".join(f"{key} {value}" for key, value in about.items())
     parts.append(
@@ -52,6 +56,7 @@ def write(
                 "clients": workload.clients,
                 "config": workload.config_for({}, "(a temporary file)"),
                 "measure": workload.measure,
+                "limit": workload.limit,
                 "targets": [asdict(target) for target in workload.targets],
                 "contenders": [entry.figures() for entry in entries],
             }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.throughput.accelerator import Accelerator
+from benchmarks.throughput.memory import memory_bytes
 from benchmarks.throughput.search import best, spread
 from benchmarks.throughput.servers import stand
 from benchmarks.throughput.summary import Entry, settings_of
@@ -41,7 +42,7 @@ class Lengths:
 
 
 def play(workload: Workload, lengths: Lengths) -> list[Entry]:
-    """All rounds of a workload; one entry for each contender, ours first.
+    """All rounds of a workload; one entry for each contender, in their order.
 
     Raises:
         WrongAnswerError: a contender does not answer what it must.
@@ -73,6 +74,8 @@ def play(workload: Workload, lengths: Lengths) -> list[Entry]:
                     f"{workload.name}: round {number} of {lengths.rounds}, "
                     f"{entry.contender.title}: {_told(sample)}{'' if number else ', thrown away'}"
                 )
+        for entry, model in zip(entries, served, strict=True):
+            entry.memory_bytes = memory_bytes(model.server)
     return entries
 
 

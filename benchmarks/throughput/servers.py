@@ -58,8 +58,10 @@ class Stand:
             "stages.py": HERE / "stages" / f"{self.workload.stages}.py",
             "accelerator.py": HERE / "accelerator.py",
         }
-        handler = HERE / "contenders" / f"{self.contender.key}.py"
+        handler = HERE / "contenders" / self.contender.file
         config = self.workload.config_for(candidate, str(self.device))
+        # TorchServe starts minWorkers of the config, whatever a registration asks for, and waits
+        # until each has loaded the model.
         with self.server.model(handler, config, helpers=helpers) as model:
             self._check(model.name)
             yield Served(self.server, model.name, load)

@@ -9,7 +9,14 @@ from statistics import median
 from typing import Any
 
 from benchmarks.throughput.search import Found
-from benchmarks.throughput.workload import Config, Contender, Measure, Target, Workload
+from benchmarks.throughput.workload import (
+    LIMIT,
+    Config,
+    Contender,
+    Measure,
+    Target,
+    Workload,
+)
 from harness.clients import Sample
 from micro_batch_handler.config import AUTO, STAGES
 
@@ -30,9 +37,19 @@ HEAD = (
     "requests/s (range)",
     "ours to it (range of rounds)",
     "p50 / p99 (ms)",
+    "memory of workers (MiB)",
     "not 2xx",
 )
-TARGETS_HEAD = ("workload", "measure", "ours to", "target", "measured (range of rounds)", "reached")
+TARGETS_HEAD = (
+    "workload",
+    "measure",
+    "ratio of",
+    "to",
+    "target",
+    "measured (range of rounds)",
+    "reached",
+)
+LIMIT_TITLE = "the accelerator's limit (computed)"
 
 MEASURES = {"rate": "requests/s", "p50_ms": "median latency"}
 
@@ -47,6 +64,8 @@ class Entry:
     samples: list[Sample] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
     """For each sample, the share of the time in which the emulated accelerator computed."""
+    memory_bytes: int = 0
+    """Of all workers, and of what they have started, after the rounds."""
 
     def add(self, sample: Sample, busy: float = 0.0) -> None:
         """Take one more sample."""
@@ -70,6 +89,7 @@ class Entry:
             "decode_input_request": self.contender.decode,
             "settings": self.found.candidate,
             "search": self.found.record,
+            "memory_bytes": self.memory_bytes,
             "samples": [
                 {**sample.figures(), "accelerator_busy": round(busy, 3)}
                 for sample, busy in zip(self.samples, self.busy, strict=True)
@@ -91,15 +111,16 @@ class Entry:
             self.contender.title,
             settings_of(self.found.candidate) + decoded,
             f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
-            "" if ours is None or ours is self else str(ratio(ours, self)),
+            "" if ours is None or ours is self else str(ratio(ours.values, self.values)),
             f"{p50_ms:,.2f} / {p99_ms:,.2f}",
+            f"{self.memory_bytes / 2**20:,.0f}",
             f"{refused:,}" + (f", {lost:,} lost" if lost else ""),
         ]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Ours to another: of the medians, and the lowest and highest of a single round."""
+    """One to another: of the medians, and the lowest and highest of a single round."""
 
     value: float
     low: float
@@ -109,15 +130,15 @@ class Ratio:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def ratio(ours: Entry, other: Entry) -> Ratio:
-    """Ours to another, in what the workload measures; both with as many samples."""
-    rounds = list(map(_quotient, ours.values, other.values))
-    return Ratio(_quotient(median(ours.values), median(other.values)), min(rounds), max(rounds))
+def ratio(one: Sequence[float], other: Sequence[float]) -> Ratio:
+    """The values of one, a value a round, to those of another; as many of both."""
+    rounds = list(map(_quotient, one, other))
+    return Ratio(_quotient(median(one), median(other)), min(rounds), max(rounds))
 
 
-def _quotient(ours: float, other: float) -> float:
+def _quotient(one: float, other: float) -> float:
     """A sample without a single answer has ratios too, so that the run gets its report."""
-    return ours / other if other else math.inf
+    return one / other if other else math.inf
 
 
 def reached(target: Target, found: Ratio, measure: Measure) -> bool:
@@ -129,7 +150,9 @@ def reached(target: Target, found: Ratio, measure: Measure) -> bool:
 def settings_of(candidate: Config) -> str:
     """A candidate in a few words."""
     section = candidate.get("micro_batching", {})
-    words = [f"batchSize {candidate['batchSize']}"] if "batchSize" in candidate else []
+    words = [f"{candidate['minWorkers']} workers"] if "minWorkers" in candidate else []
+    if "batchSize" in candidate:
+        words.append(f"batchSize {candidate['batchSize']}")
     if "handler" in candidate:
         words.append(f"threads {candidate['handler']['threads']}")
     if "micro_batch_size" in section:
@@ -138,6 +161,8 @@ def settings_of(candidate: Config) -> str:
         words.append(f"parallelism {_per_stage(section['parallelism'], 1)}")
     if section.get("sort_by_length"):
         words.append("sort_by_length")
+    if section.get("share_model"):
+        words.append("share_model")
     return ", ".join(words) or "defaults"
 
 
@@ -147,36 +172,48 @@ def _per_stage(value: object, default: object) -> str:
     return "/".join(str(value.get(stage, default)) for stage in STAGES)
 
 
-def table(entries: Sequence[Entry]) -> str:
-    """A workload's contenders, in Markdown."""
+def table(workload: Workload, entries: Sequence[Entry]) -> str:
+    """A workload's contenders, in Markdown, and the limit of its accelerator."""
     ours = _ours(entries)
-    return markdown_table(HEAD, [entry.cells(ours) for entry in entries])
+    rows = [entry.cells(ours) for entry in entries]
+    if workload.limit is not None:
+        settings = f"calls of {workload.config['batchSize']} without a gap"
+        to_it = "" if ours is None else str(ratio(ours.values, _limits(workload.limit, ours)))
+        rows.append([LIMIT_TITLE, settings, f"{workload.limit:,.0f}", to_it, "", "", ""])
+    return markdown_table(HEAD, rows)
 
 
 def targets_table(played: Sequence[tuple[Workload, Sequence[Entry]]]) -> str:
     """The targets and whether each is reached, in Markdown."""
     rows = []
     for workload, entries in played:
-        ours = _ours(entries)
-        others = {entry.contender.key: entry for entry in entries}
+        sides = {entry.contender.key: (entry.contender.title, entry.values) for entry in entries}
+        if workload.limit is not None and entries:
+            sides[LIMIT] = (LIMIT_TITLE, _limits(workload.limit, entries[0]))
         for target in workload.targets:
-            if ours is None or target.against not in others:
+            if not {target.of, target.against} <= sides.keys():
                 continue
-            other = others[target.against]
-            found = ratio(ours, other)
+            (one, values), (other, others) = sides[target.of], sides[target.against]
+            found = ratio(values, others)
             sign = "at least" if workload.measure == "rate" else "at most"
             emulated = " (emulated)" if workload.accelerator else ""
             rows.append(
                 [
                     workload.name + emulated,
                     MEASURES[workload.measure],
-                    other.contender.title,
+                    one,
+                    other,
                     f"{sign} {target.ratio:g}",
                     str(found),
                     "yes" if reached(target, found, workload.measure) else "no",
                 ]
             )
     return markdown_table(TARGETS_HEAD, rows)
+
+
+def _limits(limit: float, entry: Entry) -> list[float]:
+    """The limit as a value for each round of an entry."""
+    return [limit] * len(entry.values)
 
 
 def _ours(entries: Sequence[Entry]) -> Entry | None:

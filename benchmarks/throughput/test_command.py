@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from benchmarks.throughput.memory import memory_bytes, worker_pids
+from benchmarks.throughput.servers import stand
+from benchmarks.throughput.workloads import WORKLOADS
+from harness.load import load_of
 from harness.settings import ROOT
 
 pytestmark = pytest.mark.server
@@ -39,6 +43,29 @@ def test_a_short_run_leaves_its_figures(java, tmp_path):
     for each in (ours, base):
         assert len(each["samples"]) == 1
         assert all(one["requests"] > 0 and one["refused"] == 0 for one in each["samples"])
+        assert each["memory_bytes"] > 0
     table = result.with_suffix(".md").read_text(encoding="utf-8")
-    assert "| vector | requests/s | TorchServe's BaseHandler | at least 3 |" in table
+    row = "| vector | requests/s | MicroBatchHandler | TorchServe's BaseHandler | at least 3 |"
+    assert row in table
     assert table in ran.stdout
+
+
+def test_all_workers_of_a_candidate_are_ready_when_it_is_served(java, tmp_path):
+    """`minWorkers` of a candidate is the number of processes that are ready and have memory."""
+    workload = WORKLOADS["vector"]
+    base = next(each for each in workload.contenders if each.key == "base")
+    candidate = {"minWorkers": 2, "maxWorkers": 2}
+
+    with (
+        load_of(workload.bodies(), workload.content_type, workload.clients) as load,
+        stand(workload, base, tmp_path / "device") as server,
+        server.serving(candidate, load) as served,
+    ):
+        with served.server.rest() as client:
+            (described,) = client.describe(served.model).json()
+        ready = [int(each["pid"]) for each in described["workers"] if each["status"] == "READY"]
+
+        assert 2 == len(ready)
+        assert sorted(ready) == worker_pids(served.server)
+        assert memory_bytes(served.server) > 0
+    assert (2, 2) == (described["minWorkers"], described["maxWorkers"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,10 +16,18 @@ from benchmarks.throughput import accelerator as module
 from benchmarks.throughput import inputs
 from benchmarks.throughput.__main__ import CONTENDERS, NAMES
 from benchmarks.throughput.accelerator import ENGINES, Accelerator, Turn
+from benchmarks.throughput.memory import memory_bytes, worker_pids
 from benchmarks.throughput.search import Found, best, spread
 from benchmarks.throughput.servers import same
-from benchmarks.throughput.summary import Entry, ratio, reached, table, targets_table
-from benchmarks.throughput.workload import Contender, Target
+from benchmarks.throughput.summary import (
+    Entry,
+    ratio,
+    reached,
+    settings_of,
+    table,
+    targets_table,
+)
+from benchmarks.throughput.workload import LIMIT, Contender, Target
 from benchmarks.throughput.workloads import WORKLOADS
 from harness.clients import Sample, press
 from harness.settings import ROOT
@@ -160,7 +169,14 @@ def sample(rate: float, p50_ms: float = 1.0, refused: int = 0) -> Sample:
 
 def entry(key: str, *samples: Sample, measure="rate") -> Entry:
     """A contender with these samples."""
-    return Entry(Contender(key, key.title()), measure, Found({}), list(samples), [0.0, 0.0, 0.0])
+    return Entry(
+        Contender(key, key.title()),
+        measure,
+        Found({}),
+        list(samples),
+        [0.0, 0.0, 0.0],
+        memory_bytes=300 << 20,
+    )
 
 
 OURS = entry("ours", sample(300), sample(500), sample(400))
@@ -169,7 +185,7 @@ BASE = entry("base", sample(100, refused=3), sample(100), sample(160))
 
 def test_ratios_are_of_medians_with_the_range_of_rounds():
     """Ours to theirs; a round's ratio compares the samples of that round."""
-    found = ratio(OURS, BASE)
+    found = ratio(OURS.values, BASE.values)
 
     assert (4.0, 2.5, 5.0) == (found.value, found.low, found.high)
     assert "4.00 (2.50 to 5.00)" == str(found)
@@ -179,35 +195,87 @@ def test_a_round_without_an_answer_still_has_a_report():
     """A sample too short for a slow handler gives no division by zero."""
     nothing = entry("base", sample(0), sample(0), sample(0))
 
-    assert "inf (inf to inf)" == str(ratio(OURS, nothing))
-    assert "0.00 (0.00 to 0.00)" == str(ratio(nothing, OURS))
+    assert "inf (inf to inf)" == str(ratio(OURS.values, nothing.values))
+    assert "0.00 (0.00 to 0.00)" == str(ratio(nothing.values, OURS.values))
 
 
 def test_a_target_is_a_least_rate_or_a_highest_latency():
     """What is better depends on what is measured, and the printed figure decides."""
     slow, fast = (
-        entry(key, *[sample(1, p50_ms=p50_ms)] * 3, measure="p50_ms")
+        entry(key, *[sample(1, p50_ms=p50_ms)] * 3, measure="p50_ms").values
         for key, p50_ms in (("ours", 2.068), ("base", 2.0))
     )
+    rates = ratio(OURS.values, BASE.values)
 
-    assert reached(Target("base", 4.0), ratio(OURS, BASE), "rate")
-    assert not reached(Target("base", 4.1), ratio(OURS, BASE), "rate")
+    assert reached(Target("base", 4.0), rates, "rate")
+    assert not reached(Target("base", 4.1), rates, "rate")
     assert reached(Target("base", 1.03), ratio(slow, fast), "p50_ms")
     assert not reached(Target("base", 1.02), ratio(slow, fast), "p50_ms")
 
 
 def test_tables_say_who_did_what():
-    """A row for each contender, and one for each target whose contender took part."""
-    rows = table([OURS, BASE]).splitlines()
+    """A row for each contender, and one for each target whose contenders took part."""
+    rows = table(WORKLOADS["vector"], [OURS, BASE]).splitlines()
     targets = targets_table([(WORKLOADS["image-launch"], [OURS, BASE])]).splitlines()
 
-    assert "| Ours | defaults | 400 (300 to 500) |  | 1.00 / 9.00 | 0 |" == rows[2]
-    assert (
-        "| Base | defaults | 100 (100 to 160) | 4.00 (2.50 to 5.00) | 1.00 / 9.00 | 3 |" == rows[3]
-    )
     assert [
-        "| image-launch (emulated) | requests/s | Base | at least 1.7 | 4.00 (2.50 to 5.00) | yes |"
+        "| Ours | defaults | 400 (300 to 500) |  | 1.00 / 9.00 | 300 | 0 |",
+        "| Base | defaults | 100 (100 to 160) | 4.00 (2.50 to 5.00) | 1.00 / 9.00 | 300 | 3 |",
+    ] == rows[2:]
+    assert [
+        "| image-launch (emulated) | requests/s | Ours | Base | at least 1.7 "
+        "| 4.00 (2.50 to 5.00) | yes |"
     ] == targets[2:]
+
+
+def test_only_rates_of_an_accelerator_have_a_limit():
+    """Neither work on the CPU nor latencies have one, and no target names one that is missing."""
+    limited = {each.name for each in WORKLOADS.values() if each.limit is not None}
+
+    assert {"image-launch", "image-preprocess"} == limited
+    for each in WORKLOADS.values():
+        keys = {contender.key for contender in each.contenders}
+        keys |= {LIMIT} if each.name in limited else set()
+        assert {key for target in each.targets for key in (target.of, target.against)} <= keys
+
+
+def test_settings_name_workers_and_the_shared_model():
+    """What the search chose among is what the table shows."""
+    shared = {"minWorkers": 3, "maxWorkers": 3, "micro_batching": {"share_model": True}}
+
+    assert "3 workers, share_model" == settings_of(shared)
+    assert "2 workers" == settings_of({"minWorkers": 2, "maxWorkers": 2})
+
+
+def test_memory_is_that_of_workers_and_of_what_they_have_started(tmp_path):
+    """A process that left the server's group counts; nothing of Java's or of other servers does."""
+    waiting = [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.readline()"]
+
+    def started(logs, *arguments):
+        return subprocess.Popen(
+            [*waiting, *arguments],
+            env={**os.environ, "LOG_LOCATION": str(logs)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    frontend, worker, host = (started(tmp_path) for _ in range(3))
+    other = started(tmp_path / "other")
+    collector = started(tmp_path, "ts/metrics/metric_collector.py")
+    processes = [frontend, worker, host, other, collector]
+    try:
+        assert [b"ready\n"] * 5 == [each.stdout.readline() for each in processes]
+        server = SimpleNamespace(frontend_pid=frontend.pid, logs=tmp_path)
+
+        assert sorted([worker.pid, host.pid]) == worker_pids(server)
+        both = memory_bytes(server)
+        other_server = SimpleNamespace(frontend_pid=frontend.pid, logs=tmp_path / "other")
+        one = memory_bytes(other_server)
+        assert 0 < one < both
+    finally:
+        for each in processes:
+            each.communicate()
 
 
 @pytest.mark.parametrize(
