@@ -19,7 +19,7 @@ NAMES = (
     "image-preprocess",
     "text",
 )
-CONTENDERS = ("ours", "base", "stock", "constant")
+CONTENDERS = ("ours", "base", "stock", "constant", "workers", "shared")
 
 QUICK = {"rounds": 1, "seconds": 1.0, "warm_up": 1.0, "probe": 1.0, "candidates": 2}
 FULL = {"rounds": 5, "seconds": 5.0, "warm_up": 2.0, "probe": 2.0, "candidates": None}
@@ -45,6 +45,22 @@ TorchServe's MicroBatching has one size for all stages, and which is best depend
 gets the best of a search over sizes and threads, which short probes make before the rounds and
 .run/throughput.json records. For text, both handlers get the better of one and two threads.
 
+contenders:
+  ours       this package, in one worker
+  base       TorchServe's BaseHandler, in one worker
+  stock      TorchServe's MicroBatching, in one worker
+  constant   vector only: the constant bytes
+  workers    images only: BaseHandler in 2, 3 or 4 workers, each with a model of its own
+  shared     images only: this package with share_model in 2, 3, 4 or 6 workers, which prepare and
+             finish requests around one process that has the model
+A search finds how many workers are best, as it finds the sizes of MicroBatching.
+
+The accelerator's limit is computed: batchSize images a call, and no gap between two calls. It is
+no contender, and a server that makes larger calls can pass it. Memory is that of the workers and
+of what they have started, without Java, after the rounds. A page that several processes use, of
+whichever server, counts in equal parts: the figures of one run compare, those of two runs with
+other contenders do not.
+
 Answers are checked before anything is timed. Ends with 1 if a timed request failed. wrk makes the
 load (Debian, Ubuntu: apt-get install wrk); without it, slower clients in Python, and the result
 says so.
@@ -55,13 +71,21 @@ example: scripts/benchmark --workloads vector --contenders ours base --rounds 3
 
 def main() -> int:
     """Run; gives back 1 if a request failed."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
     end_on_sigterm()
     # Imported late, so that --help needs nothing installed.
     from benchmarks.throughput.report import markdown, write
     from benchmarks.throughput.rounds import Lengths, play
     from benchmarks.throughput.workloads import WORKLOADS
 
+    workloads = [
+        replace(workload, contenders=contenders)
+        for workload in map(WORKLOADS.__getitem__, options.workloads)
+        if (contenders := [each for each in workload.contenders if each.key in options.contenders])
+    ]
+    if not workloads:
+        parser.error("these contenders take part in none of these workloads; see --help for theirs")
     run = chosen(options, quick=QUICK, full=FULL)
     lengths = Lengths(
         rounds=run["rounds"],
@@ -72,10 +96,8 @@ def main() -> int:
     )
     machine = about()
     played = []
-    for name in options.workloads:
-        workload = WORKLOADS[name]
-        contenders = [each for each in workload.contenders if each.key in options.contenders]
-        played.append((workload, play(replace(workload, contenders=contenders), lengths)))
+    for workload in workloads:
+        played.append((workload, play(workload, lengths)))
         # After each workload, so that a run that is cut short leaves what it has.
         files = write(options.result, machine, lengths, played)
     sys.stdout.write(f"\n{markdown(machine, lengths, played)}\n")
@@ -98,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=CONTENDERS,
         default=CONTENDERS,
         metavar="NAME",
-        help=f"of {', '.join(CONTENDERS)}",
+        help=f"of {', '.join(CONTENDERS)}; workloads that have none of them are left out",
     )
     add("--rounds", type=int, metavar="N", help="turns of each contender (5; quick: 1)")
     add("--seconds", type=float, metavar="S", help="of a sample (5; quick: 1)")

@@ -18,7 +18,7 @@ from benchmarks.throughput.__main__ import CONTENDERS, NAMES
 from benchmarks.throughput.accelerator import ENGINES, Accelerator, Turn
 from benchmarks.throughput.memory import memory_bytes, worker_pids
 from benchmarks.throughput.search import Found, best, spread
-from benchmarks.throughput.servers import same
+from benchmarks.throughput.servers import HERE, same
 from benchmarks.throughput.summary import (
     Entry,
     ratio,
@@ -181,6 +181,7 @@ def entry(key: str, *samples: Sample, measure="rate") -> Entry:
 
 OURS = entry("ours", sample(300), sample(500), sample(400))
 BASE = entry("base", sample(100, refused=3), sample(100), sample(160))
+SHARED = entry("shared", sample(1600), sample(1500), sample(1000))
 
 
 def test_ratios_are_of_medians_with_the_range_of_rounds():
@@ -228,6 +229,26 @@ def test_tables_say_who_did_what():
     ] == targets[2:]
 
 
+def test_the_limit_of_an_accelerator_is_a_row_and_a_side_of_targets():
+    """It is computed from the costs of a call of batchSize rows; a target may be another's."""
+    workload = WORKLOADS["image-launch"]
+
+    (*_, row) = table(workload, [OURS, SHARED]).splitlines()
+    targets = targets_table([(workload, [OURS, SHARED])]).splitlines()[2:]
+
+    assert pytest.approx(64_000 / (5 + 0.4 * 64)) == workload.limit
+    assert row.startswith(
+        "| the accelerator's limit (computed) | calls of 64 without a gap | 2,092 |"
+    )
+    assert "| 0.19 (0.14 to 0.24) |" in row
+    assert [
+        "| image-launch (emulated) | requests/s | Shared | Ours | at least 1.4 "
+        "| 3.75 (2.50 to 5.33) | yes |",
+        "| image-launch (emulated) | requests/s | Shared | the accelerator's limit (computed) "
+        "| at least 0.7 | 0.72 (0.48 to 0.77) | yes |",
+    ] == targets
+
+
 def test_only_rates_of_an_accelerator_have_a_limit():
     """Neither work on the CPU nor latencies have one, and no target names one that is missing."""
     limited = {each.name for each in WORKLOADS.values() if each.limit is not None}
@@ -239,12 +260,44 @@ def test_only_rates_of_an_accelerator_have_a_limit():
         assert {key for target in each.targets for key in (target.of, target.against)} <= keys
 
 
+def test_a_table_without_ours_has_no_ratios_to_ours():
+    """One contender alone has its row, the limit, and its own targets."""
+    workload = WORKLOADS["image-launch"]
+
+    shared, limit = table(workload, [SHARED]).splitlines()[2:]
+    (target,) = targets_table([(workload, [SHARED])]).splitlines()[2:]
+
+    assert "| Shared | defaults | 1,500 (1,000 to 1,600) |  | 1.00 / 9.00 | 300 | 0 |" == shared
+    assert "| 2,092 |  |  |  |  |" in limit
+    assert "| Shared | the accelerator's limit (computed) |" in target
+
+
 def test_settings_name_workers_and_the_shared_model():
     """What the search chose among is what the table shows."""
     shared = {"minWorkers": 3, "maxWorkers": 3, "micro_batching": {"share_model": True}}
 
     assert "3 workers, share_model" == settings_of(shared)
     assert "2 workers" == settings_of({"minWorkers": 2, "maxWorkers": 2})
+
+
+def test_contenders_of_more_workers_have_them_in_their_config():
+    """Each candidate's model-config.yaml fixes the number, and every handler file is there."""
+    for workload in (WORKLOADS["image-launch"], WORKLOADS["image-preprocess"]):
+        contenders = {each.key: each for each in workload.contenders}
+        configs = {
+            key: [workload.config_for(each, "device") for each in contenders[key].candidates]
+            for key in ("ours", "workers", "shared")
+        }
+        counts = {
+            key: [(each["minWorkers"], each["maxWorkers"]) for each in configs[key]]
+            for key in ("workers", "shared")
+        }
+        assert [(2, 2), (3, 3), (4, 4)] == counts["workers"]
+        assert [(2, 2), (3, 3), (4, 4), (6, 6)] == counts["shared"]
+        assert all(each["micro_batching"]["share_model"] for each in configs["shared"])
+        assert all("minWorkers" not in each for each in configs["ours"])
+        assert all((HERE / "contenders" / each.file).is_file() for each in contenders.values())
+        assert {"batchSize": 64, "maxBatchDelay": 5}.items() <= configs["shared"][0].items()
 
 
 def test_memory_is_that_of_workers_and_of_what_they_have_started(tmp_path):
@@ -301,6 +354,22 @@ def test_the_help_names_what_there_is():
     assert set(CONTENDERS) == {
         each.key for workload in WORKLOADS.values() for each in workload.contenders
     }
+
+
+def test_contenders_that_take_part_in_nothing_are_refused():
+    """The command says so at once, and starts no server."""
+    command = [sys.executable, "-m", "benchmarks.throughput", "--contenders", "shared"]
+
+    ran = subprocess.run(
+        [*command, "--workloads", "vector", "text"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert 2 == ran.returncode
+    assert "take part in none of these workloads" in ran.stderr
 
 
 def test_clients_send_the_same_in_every_run():

@@ -7,12 +7,37 @@ from dataclasses import replace
 from itertools import product
 
 from benchmarks.throughput import inputs
-from benchmarks.throughput.workload import Config, Contender, Target, Workload
+from benchmarks.throughput.workload import LIMIT, Config, Contender, Target, Workload
 
 __all__ = ["WORKLOADS"]
 
 OURS = Contender("ours", "MicroBatchHandler", decode=False)
 BASE = Contender("base", "TorchServe's BaseHandler")
+
+
+def _workers(count: int) -> dict[str, int]:
+    return {"minWorkers": count, "maxWorkers": count}
+
+
+SHARED = replace(
+    OURS,
+    key="shared",
+    title="MicroBatchHandler, share_model",
+    candidates=[
+        {**_workers(count), "micro_batching": {"share_model": True}} for count in (2, 3, 4, 6)
+    ],
+    handler="ours",
+)
+"""Workers that prepare and finish requests, around one process that has the model."""
+
+WORKERS = replace(
+    BASE,
+    key="workers",
+    title="TorchServe's BaseHandler, more workers",
+    candidates=[_workers(count) for count in (2, 3, 4)],
+    handler="base",
+)
+"""Each with a model of its own: what people do today."""
 
 
 def _threads(*parallelism: int) -> dict[str, int]:
@@ -61,8 +86,16 @@ LAUNCH_BOUND = Workload(
         ),
         BASE,
         _stock([1, 2, 4, 8, 16, 32, 64], [_threads(1, 1, 1), _threads(2, 1, 1), _threads(2, 2, 1)]),
+        WORKERS,
+        SHARED,
     ],
-    targets=[Target("base", 1.7), Target("stock", 1.1)],
+    targets=[
+        Target("base", 1.7),
+        Target("stock", 1.1),
+        Target("stock", 1.6, of="shared"),
+        Target("ours", 1.4, of="shared"),
+        Target(LIMIT, 0.7, of="shared"),
+    ],
     accelerator={"launch_ms": 5.0, "row_ms": 0.4},
     # The decoder scales while it decodes, in half the time, so that the device matters.
     handler={"draft": True},
