@@ -28,8 +28,8 @@ ABOUT = """\
 Requests per second and latencies of this package on a real TorchServe, beside TorchServe's own
 BaseHandler and MicroBatching with the same three methods, the same config.properties and the same
 log4j2.xml. Each contender has a server of its own; all are started first, then loaded in turn; the
-first round is thrown away, after a warm-up ten times as long as the others. Takes half an hour on
-two cores; --quick two minutes.
+first round is thrown away, after a warm-up 15 times as long as the others. Takes three quarters of
+an hour on two cores; --quick a quarter.
 """
 
 WORKLOADS = """\
