@@ -24,6 +24,8 @@ may contain it.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ArchiveError",
     "ArenaTooSmall",
@@ -46,6 +48,19 @@ __all__ = [
 
 class MicroBatchError(Exception):
     """The base of every error this package raises by itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are made again from their text alone, which most of these cannot be.
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(
+    kind: type[MicroBatchError], args: tuple[Any, ...], values: dict[str, Any]
+) -> MicroBatchError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(values)
+    return error
 
 
 class ConfigError(MicroBatchError, RuntimeError):
