@@ -57,7 +57,9 @@ class MicroBatchError(Exception):
 def _restored(
     kind: type[MicroBatchError], args: tuple[Any, ...], values: dict[str, Any]
 ) -> MicroBatchError:
-    error = kind.__new__(kind, *args)
+    # Python refuses MemoryError's own for a class that derives from it in the second place only.
+    make = Exception.__new__ if issubclass(kind, MemoryError) else kind.__new__
+    error = make(kind, *args)
     error.args = args
     vars(error).update(values)
     return error
