@@ -2,15 +2,17 @@
 
 a thread for each connection     reads a question, copies its rows to the device, waits,
                                  copies the result back and sends it
-the thread of a hosted stage     merges what waits, and calls the model (host_lane.py)
-the main thread                  loads the model, then watches: calls that take too long,
-                                 members that have gone, a frontend that has ended
+the main thread                  loads the model; then merges what waits, and calls it
+a thread of another stage        the same for preprocess, if that is hosted (host_lane.py)
+the thread that watches          calls that take too long, members that have gone, a frontend
+                                 that has ended
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -47,8 +49,8 @@ __all__ = ["Host"]
 
 logger = logging.getLogger(__name__)
 
-SEND_S = 10.0
-"""How long a member may leave a message unread before it counts as gone."""
+SEND_TIMEOUT = struct.pack("ll", 10, 0)
+"""Seconds and microseconds that a member may leave a message unread before it counts as gone."""
 
 IDLE_S = 10.0
 """How long the host stays without a member. A worker that starts again needs less."""
@@ -57,6 +59,8 @@ LOOK_EVERY_S = 0.25
 
 MOST_UNSAID = 1000
 """Pieces of text that wait for a member to log them."""
+
+SHORT_S = 0.01
 
 LAST_WORDS_S = 1.0
 """How long the host waits at its end for what members must still be told."""
@@ -98,7 +102,8 @@ class Host:
         """The model cannot be loaded: members are told, for a second, and the host is over."""
         self._greeting = LoadFailed(packed(error))
         self._loaded.set()
-        self._over.wait(LAST_WORDS_S)
+        self._clock.wait(self._over, self._clock.now_s() + LAST_WORDS_S)
+        self.end("the model cannot be loaded")
 
     def serve(
         self,
@@ -110,10 +115,13 @@ class Host:
         *,
         copy_in: bool,
     ) -> None:
-        """Answer questions from now on.
+        """Answer questions until the host is over; this thread calls the last of the stages.
+
+        The model is called in the thread that has loaded it, as in TorchServe's worker: some
+        handlers, and graphs of a device, belong to it.
 
         Args:
-            lanes: of the hosted stages, in order; not started yet.
+            lanes: of the hosted stages, in order.
             ops: how payloads are cut.
             streams: of the device.
             device: that the model is on; None for the CPU.
@@ -121,18 +129,19 @@ class Host:
             copy_in: whether the tensors of questions are copied to the device.
 
         Raises:
-            BaseException: what a lane raises while its thread is set up.
+            BaseException: what the setup of this thread raises.
         """
         self._lanes, self._ops, self._streams = lanes, ops, streams
         self._device, self._copy_in = device, copy_in and device is not None
-        for lane in lanes:
-            lane.thread.start()
-        for lane in lanes:
-            lane.ready.wait()
-            if lane.setup_error is not None:
-                raise lane.setup_error
+        *others, last = lanes
+        last.set_up()
+        for lane in others:
+            threading.Thread(
+                target=_set_up_and_run, args=(lane,), name=f"mbh-{lane.stage}-0", daemon=True
+            ).start()
         self._greeting = Ready(pid, self._clock.now_s() - self._began_s)
         self._loaded.set()
+        last.run()
 
     def watch(self, frontend_lives: Callable[[], bool], stage_timeout_s: float | None) -> None:
         """Return when this process has to end; `why_over` says why.
@@ -148,10 +157,11 @@ class Host:
                 self.end("no worker has been connected for some seconds")
             elif stage_timeout_s is not None:
                 self._end_if_hung(stage_timeout_s)
-        deadline_s = self._clock.now_s() + LAST_WORDS_S
-        for asked in tuple(self._asked):
-            if asked.settled.is_set():
-                self._clock.wait(asked.sent, deadline_s)
+        last_s = self._clock.now_s() + LAST_WORDS_S
+        while self._has_last_words() and self._clock.now_s() < last_s:
+            self._clock.wait(threading.Event(), self._clock.now_s() + SHORT_S)
+        for lane in self._lanes:
+            lane.waiting.close()
 
     def end(self, why: str) -> None:
         """This process has to end; the first reason counts."""
@@ -195,7 +205,8 @@ class Host:
         member = None
         try:
             with connection:
-                connection.settimeout(SEND_S)
+                # Sending is bounded by the system, since Python's time-out would poll each time.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, SEND_TIMEOUT)
                 check_peer(connection)
                 hello, fd = receive_hello(connection)
                 member = self._enter(hello, fd)
@@ -203,7 +214,6 @@ class Host:
                 send(connection, self._greeting)
                 if isinstance(self._greeting, LoadFailed):
                     return
-                connection.settimeout(None)
                 if hello.listens:
                     self._listen(connection)
                 else:
@@ -260,13 +270,10 @@ class Host:
         )
         self._asked.add(asked)
         try:
-            message = self._reply(member, asked)
-            connection.settimeout(SEND_S)
-            send(connection, message)
-            connection.settimeout(None)
+            send(connection, self._reply(member, asked))
         finally:
             self._asked.discard(asked)
-            asked.sent.set()
+            asked.sent = True
 
     def _reply(self, member: MemberMemory, asked: Asked) -> Any:
         """What to tell the member, once there is something."""
@@ -275,8 +282,7 @@ class Host:
             self._lanes[0].waiting.add(Item([asked], self._take_in(member, question)))
         except Exception as error:
             return Failed(packed(error), self._lanes[0].stage, None)
-        asked.settled.wait()
-        outcome = asked.outcome
+        outcome = asked.wait()
         if not isinstance(outcome, Returned):
             return outcome
         part, effects, call = outcome
@@ -309,6 +315,9 @@ class Host:
             result = work.take_in(gather([part], self._ops))
             return member.put(result, question)
 
+    def _has_last_words(self) -> bool:
+        return any(asked.outcome is not None and not asked.sent for asked in tuple(self._asked))
+
     def _end_if_hung(self, stage_timeout_s: float) -> None:
         for lane in self._lanes:
             running = lane.running
@@ -320,3 +329,8 @@ class Host:
                 # A row that hangs by itself has its verdict; all others are asked again.
                 running.asked[0].settle(Failed(packed(error), lane.stage, None))
             self.end(f"a call of {lane.stage} took longer than {stage_timeout_s:g} s")
+
+
+def _set_up_and_run(lane: HostLane) -> None:
+    lane.set_up()
+    lane.run()

@@ -8,7 +8,6 @@ end at the rows of one member, which gets the error and goes on with single rows
 from __future__ import annotations
 
 import logging
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -50,7 +49,7 @@ class Running(NamedTuple):
 
 
 class HostLane:
-    """Calls one hosted stage, in a thread of its own.
+    """Calls one hosted stage, always in one thread.
 
     Args:
         stage: that is called.
@@ -94,10 +93,6 @@ class HostLane:
         self._running: Running | None = None
         self._unfinished: deque[tuple[Any, Running]] = deque()
         """Calls that Python has made and the device has not ended, each with its event."""
-        self.ready = threading.Event()
-        """Set when its thread can take calls, or cannot be set up."""
-        self.setup_error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, name=f"mbh-{stage}-0", daemon=True)
 
     @property
     def running(self) -> Running | None:
@@ -107,18 +102,19 @@ class HostLane:
                 return running
         return self._running
 
-    def _run(self) -> None:
+    def set_up(self) -> None:
+        """Prepare the calling thread, which has to be the one that runs the lane.
+
+        Raises:
+            BaseException: whatever `setup` raises.
+        """
+        self._setup()
+
+    def run(self) -> None:
+        """Call the stage on what waits, in this thread, until `waiting` is closed."""
         try:
-            self._setup()
-        except BaseException as error:
-            self.setup_error = error
-            return
-        finally:
-            self.ready.set()
-        try:
-            while True:
+            while self._take_and_call():
                 self._let_device_catch_up()
-                self._take_and_call()
         except BaseException:  # nobody else would answer what waits
             logger.exception("the thread of %s ends", self.stage)
             self._lost()
@@ -129,9 +125,11 @@ class HostLane:
             self._unfinished[0][0].synchronize()
             self._unfinished.popleft()
 
-    def _take_and_call(self) -> None:
+    def _take_and_call(self) -> bool:
         # A function of its own, so that nothing holds the items while the lane waits for others.
         items = self.waiting.take(lambda: self._ceiling.limit if self._cuts else 0)
+        if not items:
+            return False
         asked = [each for item in items for each in item.asked]
         rows = sum(item.rows for item in items)
         for each in asked:
@@ -144,7 +142,7 @@ class HostLane:
                 self._unfinished.append((part.done, running))
         except BaseException as error:
             self._failed(asked, rows, error, began_s)
-            return
+            return True
         finally:
             self._running = None
             self.calls, self.rows = self.calls + 1, self.rows + rows
@@ -154,6 +152,7 @@ class HostLane:
             self._then.waiting.add(Item(asked, part))
         else:
             self._share_out(asked, part, effects, began_s)
+        return True
 
     def _call(
         self, items: Sequence[Item], asked: Sequence[Asked], rows: int

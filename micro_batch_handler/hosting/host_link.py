@@ -22,11 +22,11 @@ from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
 from micro_batch_handler.hosting.messages import (
     Hello,
     LoadFailed,
-    LogText,
     Question,
     Ready,
     check_peer,
     receive,
+    receive_one,
     send,
     send_hello,
 )
@@ -273,7 +273,7 @@ class HostLink:
             check_peer(connection)
             hello = Hello(self._name, self._shared.size_bytes, listens)
             send_hello(connection, hello, self._shared.fd)
-            greeting = receive(connection)
+            greeting = receive_one(connection)
         except (OSError, EOFError):
             connection.close()
             return None
@@ -287,8 +287,8 @@ class HostLink:
         """Write what the host writes, as if it had been written here."""
         generation = self._generation
         try:
-            while isinstance(message := receive(connection), LogText):
-                sys.stdout.write(message.text)
+            while True:
+                sys.stdout.write(receive_one(connection).text)
                 sys.stdout.flush()
         except (OSError, EOFError, ValueError):
             pass

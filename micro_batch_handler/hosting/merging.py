@@ -35,16 +35,18 @@ class Asked:
         start: tells the member, in its memory, that the model gets the question now.
     """
 
-    __slots__ = ("_start", "came_s", "outcome", "question", "sent", "settled")
+    __slots__ = ("_settled", "_start", "came_s", "outcome", "question", "sent")
 
     def __init__(self, question: Question, came_s: float, start: Callable[[], None]) -> None:
         self.question = question
         self.came_s = came_s
         self._start = start
         self.outcome: Returned | Failed | Again | None = None
-        self.settled = threading.Event()
-        self.sent = threading.Event()
-        """Set when the member has been told."""
+        self.sent = False
+        """Whether the member has been told."""
+        # A lock costs a fraction of an event, and one thread waits, once.
+        self._settled = threading.Lock()
+        self._settled.acquire()
 
     def start(self) -> None:
         """The model gets it now: if the host ends before it is settled, it may be why."""
@@ -52,9 +54,15 @@ class Asked:
 
     def settle(self, outcome: Returned | Failed | Again) -> None:
         """It has ended; the first time counts."""
-        if not self.settled.is_set():
+        if self.outcome is None:
             self.outcome = outcome
-            self.settled.set()
+            self._settled.release()
+
+    def wait(self) -> Returned | Failed | Again:
+        """The outcome, once it is settled; for one thread, once."""
+        self._settled.acquire()
+        assert self.outcome is not None  # noqa: S101
+        return self.outcome
 
 
 class Item:
@@ -82,6 +90,7 @@ class WaitingItems:
     """What waits for one stage of the host; every method may be called from any thread."""
 
     def __init__(self) -> None:
+        self._closed = False
         self._items: list[Item] = []
         self._changed = threading.Condition()
 
@@ -94,15 +103,24 @@ class WaitingItems:
             self._items.append(item)
             self._changed.notify()
 
+    def close(self) -> None:
+        """Nothing is taken any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
     def take(self, most_rows: Callable[[], int]) -> list[Item]:
-        """The items of the next call; waits until there is one.
+        """The items of the next call; waits until there is one. None once this is closed.
 
         Args:
             most_rows: tells how many rows fit the memory, at that moment. The oldest item is taken
                 however large it is.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._items)
+            while not (self._items or self._closed):
+                self._changed.wait()
+            if self._closed:
+                return []
             first = self._items[0]
             taken, rows = [first], first.rows
             for item in self._items[1:]:

@@ -36,11 +36,15 @@ __all__ = [
     "check_peer",
     "receive",
     "receive_hello",
+    "receive_one",
     "send",
     "send_hello",
 ]
 
 LENGTH = struct.Struct("<Q")
+
+FIRST_BYTES = 32 * 1024
+"""What is read of a message at first; most are shorter."""
 
 CREDENTIALS = struct.Struct("3i")
 """Process, user and group (`man 7 unix`, SO_PEERCRED)."""
@@ -159,8 +163,31 @@ def receive(connection: socket.socket) -> Any:
         EOFError: the other side has gone.
         TimeoutError: none came within the connection's time-out.
     """
+    # Most messages come in one piece. Each side sends the next one only after a reply, so that no
+    # piece holds two, except where `receive_one` is used.
+    try:
+        data = connection.recv(FIRST_BYTES)
+    except ConnectionError as error:
+        raise EOFError(str(error)) from error
+    if not data:
+        raise EOFError("the connection was closed")
+    if len(data) < LENGTH.size:
+        data += _exactly(connection, LENGTH.size - len(data))
+    (length,) = LENGTH.unpack_from(data)
+    missing = length + LENGTH.size - len(data)
+    if missing:
+        data += _exactly(connection, missing)
+    return pickle.loads(memoryview(data)[LENGTH.size :])  # noqa: S301  (same user, see above)
+
+
+def receive_one(connection: socket.socket) -> Any:
+    """The next message where several may have come at once: the greeting, and lines of the log.
+
+    Raises:
+        EOFError: the other side has gone.
+    """
     (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
-    return pickle.loads(_exactly(connection, length))  # noqa: S301  (same user, see above)
+    return pickle.loads(_exactly(connection, length))  # noqa: S301
 
 
 def send_hello(connection: socket.socket, hello: Hello, fd: int) -> None:

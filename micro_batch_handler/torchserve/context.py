@@ -58,7 +58,7 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         if make is None:
             return getattr(self._batch, name)
         # Several lanes may ask a view of a view at once: all get the value of the first.
-        return self.__dict__.setdefault(name, make(self))
+        return self.__dict__.setdefault(name, getattr(self, make)())
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ROUTED or name in MADE_AT_FIRST_USE:
@@ -148,12 +148,12 @@ class MicroBatchContext(Context):  # type: ignore[misc]  # ts is untyped
         return ViewMetrics(raw_value(self._batch, "_metrics"), self._indices)
 
 
-MADE_AT_FIRST_USE: dict[str, Callable[[MicroBatchContext], Any]] = {
-    "_request_processor": MicroBatchContext._own_processors,  # noqa: SLF001  (of this file)
-    "request_ids": MicroBatchContext._own_request_ids,  # noqa: SLF001
-    "_metrics": MicroBatchContext._own_metrics,  # noqa: SLF001
+MADE_AT_FIRST_USE = {
+    "_request_processor": "_own_processors",
+    "request_ids": "_own_request_ids",
+    "_metrics": "_own_metrics",
 }
-"""The attributes that a view has of its own, and what makes them."""
+"""The attributes that a view has of its own, and the methods that make them."""
 
 
 def answer_part(

@@ -43,7 +43,11 @@ from micro_batch_handler.torchserve.warm_up import CALLS
 
 logger = logging.getLogger("micro_batch_handler.torchserve.sharing.host_process")
 
-DRAIN_S = 1.0
+DRAIN_S = 0.1
+"""For what was written last to reach a member."""
+
+SWITCH_S = 0.001
+"""How long a thread keeps the interpreter from others: connections want it while the model runs."""
 
 
 def main() -> None:
@@ -55,24 +59,32 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for a whole process group; the frontend decides
     job: HostJob = pickle.load(sys.stdin.buffer)  # noqa: S301  (from the member that starts it)
     sys.path[:] = job.search_path
+    sys.setswitchinterval(SWITCH_S)
     host = Host(socket.socket(fileno=listener))
     say_output(host)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     host.start()
-    code = 1
+    watch = threading.Thread(target=_watch, args=(host, job), name="mbh-watch", daemon=True)
+    watch.start()
     try:
-        config = _serve(host, job)
+        _serve(host, job)
     except BaseException as error:
         host.fail(error)
-    else:
-        host.watch(lambda: _lives(job.frontend), config.stage_timeout)
+    watch.join()
+
+
+def _watch(host: Host, job: HostJob) -> None:
+    """End the process when it is time to."""
+    try:
+        stage_timeout_s = MicroBatchingConfig.from_model_yaml(job.model_yaml).stage_timeout
+        host.watch(lambda: _lives(job.frontend), stage_timeout_s)
         logger.info("the process with the model ends: %s", host.why_over)
-        code = 0
-    MeetingPlace(job.key).remove()
-    sys.stdout.flush()
-    threading.Event().wait(DRAIN_S if code else 0.05)
-    # Lanes may hang inside PyTorch, and freeing the memory of a lost device aborts.
-    os._exit(code)
+        MeetingPlace(job.key).remove()
+    finally:
+        sys.stdout.flush()
+        threading.Event().wait(DRAIN_S)
+        # Threads may hang inside PyTorch, and freeing the memory of a lost device aborts.
+        os._exit(1)
 
 
 def say_output(host: Host) -> None:
@@ -92,7 +104,8 @@ def say_output(host: Host) -> None:
     threading.Thread(target=forward, name="mbh-output", daemon=True).start()
 
 
-def _serve(host: Host, job: HostJob) -> MicroBatchingConfig:
+def _serve(host: Host, job: HostJob) -> None:
+    """Load the handler, then answer questions as long as the host lives."""
     config = MicroBatchingConfig.from_model_yaml(job.model_yaml)
     context = _context(job)
     route(context)
@@ -148,7 +161,6 @@ def _serve(host: Host, job: HostJob) -> MicroBatchingConfig:
         os.getpid(),
         copy_in=config.device.copy_in and config.hosted_stages[0] == "inference",
     )
-    return config
 
 
 def _context(job: HostJob) -> Context:

@@ -1,8 +1,7 @@
-"""A hosted stage: the handler's method, on rows of several members."""
+"""A hosted stage: the method of the handler, on rows of several members."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from ts.context import Context, RequestProcessor
 from micro_batch_handler.config import Stage
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.torchserve.context import MicroBatchContext
-from micro_batch_handler.torchserve.responses import Response, response_of
+from micro_batch_handler.torchserve.responses import Response, checked, response_of
 from micro_batch_handler.torchserve.views import viewed_by
 
 __all__ = ["HostStage"]
@@ -43,13 +42,38 @@ class HostStage:
         Raises:
             BaseException: whatever the method raises.
         """
-        batch = copy.copy(self._context)
-        batch.request_ids = {at: identity for at, (identity, _) in enumerate(requests)}
-        batch.request_processor = [RequestProcessor(dict(headers)) for _, headers in requests]
-        view = MicroBatchContext(batch, range(len(requests)))
+        view = _HostContext(self._context, requests)
         with viewed_by(self._handler, view):
             result = getattr(self._handler, self._stage)(payload)
-        view.keep()
-        found = [response_of(processor) for processor in batch.request_processor]
-        effects = [None if response == Response() else response for response in found]
-        return result, effects if any(effects) else None
+        return result, view.effects()
+
+
+class _HostContext(MicroBatchContext):
+    """The context of a host call: of the load, with the requests of its rows.
+
+    Args:
+        context: of the load.
+        requests: the id and the headers of each row's request.
+    """
+
+    def __init__(self, context: Context, requests: Sequence[Any]) -> None:
+        super().__init__(context, range(len(requests)))
+        self.__dict__["_requests"] = requests
+
+    def effects(self) -> Sequence[Response | None] | None:
+        """What was set for each row, None for nothing; None for all if nobody looked.
+
+        Raises:
+            ValueError: one of them would break the worker protocol.
+        """
+        processors = self.__dict__.get("_request_processor")
+        if processors is None:
+            return None
+        found = [checked(response_of(processor)) for processor in processors]
+        return [None if response == Response() else response for response in found]
+
+    def _own_processors(self) -> list[RequestProcessor]:
+        return [RequestProcessor(dict(headers)) for _, headers in self._requests]
+
+    def _own_request_ids(self) -> dict[int, str]:
+        return {place: identity for place, (identity, _) in enumerate(self._requests)}
