@@ -42,6 +42,8 @@ class Rows(NamedTuple):
     merges: bool
     most_rows: int
     context: Sequence[Any]
+    handles: bool = False
+    """Whether they are requests for the handler's own `handle`; they share no call then."""
 
 
 class Told(NamedTuple):
@@ -119,6 +121,7 @@ class HostClient:
                 rows.kind,
                 group,
                 rows.merges,
+                rows.handles,
                 rows.most_rows,
                 b"" if len(data) >= INLINE_DATA_BYTES else data,
                 places,

@@ -279,7 +279,8 @@ class Host:
         """What to tell the member, once there is something."""
         question = asked.question
         try:
-            self._lanes[0].waiting.add(Item([asked], self._take_in(member, question)))
+            lane = self._lanes[-1 if question.handles else 0]
+            lane.waiting.add(Item([asked], self._take_in(member, question)))
         except Exception as error:
             return Failed(packed(error), self._lanes[0].stage, None)
         outcome = asked.wait()

@@ -59,6 +59,7 @@ class HostLane:
         clock: the time.
         allowed_sizes: the row counts that the function may be called with; none for any.
         then: gets the result for the next stage; None if this is the last one.
+        handle: the handler's own, for requests that want something else than a prediction.
         lost: called when the device is lost.
         setup: called once in the thread.
     """
@@ -73,6 +74,7 @@ class HostLane:
         *,
         allowed_sizes: Sequence[int] = (),
         then: HostLane | None = None,
+        handle: HostFunction | None = None,
         lost: Callable[[], None] = lambda: None,
         setup: Callable[[], None] = lambda: None,
     ) -> None:
@@ -86,6 +88,7 @@ class HostLane:
         self._clock = clock
         self._allowed_sizes = allowed_sizes
         self._then = then
+        self._handle = handle
         self._lost = lost
         self._setup = setup
         self._ceiling = Ceiling()
@@ -158,16 +161,19 @@ class HostLane:
         self, items: Sequence[Item], asked: Sequence[Asked], rows: int
     ) -> tuple[Part, Sequence[Any] | None]:
         parts = [item.part for item in items]
-        contexts = [row for each in asked for row in each.question.context]
-        size = padded(rows, self._allowed_sizes) if self._allowed_sizes else rows
+        contexts = [request for each in asked for request in each.question.context]
+        handles = asked[0].question.handles and self._handle is not None
+        allowed_sizes = () if handles else self._allowed_sizes
+        function = self._handle if handles and self._handle else self._function
+        size = padded(rows, allowed_sizes) if allowed_sizes else rows
         with self._streams.work(self.stage, parts, rows) as work:
             payload = gather(parts, self._ops)
             if size != rows:
                 payload = pad(payload, rows, size, self._ops)
-            result, effects = self._function(payload, contexts)
+            result, effects = function(payload, contexts)
             if size != rows or len(asked) > 1:
                 self._check(result, size)
-            if self._allowed_sizes:
+            if allowed_sizes:
                 # It may be a graph's, which the next call overwrites.
                 result = own(result if size == rows else self._ops.cut(result, 0, rows))
             result = work.hand_over(result)
@@ -202,7 +208,7 @@ class HostLane:
         ended_s, start = self._clock.now_s(), 0
         for at, each in enumerate(asked):
             stop = start + each.question.rows
-            own_effects = None if effects is None else effects[start:stop]
+            own_effects = effects if effects is None or len(asked) == 1 else effects[start:stop]
             if own_effects is not None and not any(own_effects):
                 own_effects = None
             call = HostCall(part.rows, len(asked), not at, each.came_s, began_s, ended_s)

@@ -28,6 +28,8 @@ LONGEST_SOCKET_PATH = 107 if os.uname().sysname == "Linux" else 103
 
 BACKLOG = 1024
 
+PREFIX = "mbh-"
+
 
 @dataclass
 class StartedHost:
@@ -61,7 +63,7 @@ class MeetingPlace:
     """
 
     def __init__(self, key: str) -> None:
-        self.folder = Path(tempfile.gettempdir(), f"mbh-{key}")
+        self.folder = Path(tempfile.gettempdir(), f"{PREFIX}{key}")
         self._socket = self.folder / "socket"
         self._lock = self.folder / "lock"
         length = len(os.fsencode(self._socket))
@@ -99,6 +101,7 @@ class MeetingPlace:
         lock = self._take_lock()
         if lock is None:
             return None
+        self._sweep()
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 self._socket.unlink(missing_ok=True)  # of a host that was killed
@@ -128,6 +131,16 @@ class MeetingPlace:
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # a member is about to start the next host in it
             self.folder.rmdir()
+
+    def _sweep(self) -> None:
+        """Remove what hosts have left that were killed together with their server."""
+        for folder in self.folder.parent.glob(f"{PREFIX}*"):
+            with suppress(OSError, ConfigError):
+                other = MeetingPlace(folder.name.removeprefix(PREFIX))
+                lock = other._take_lock()
+                if lock is not None:
+                    other.remove()
+                    os.close(lock)
 
     def _make_folder(self) -> None:
         try:

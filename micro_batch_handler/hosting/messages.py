@@ -95,6 +95,8 @@ class Question(NamedTuple):
     """0 if it may share a call with any; else only with those of the same group."""
     merges: bool
     """Whether it may share a call at all."""
+    handles: bool
+    """Whether it is for the handler's own `handle`, and not for the hosted stages."""
     most_rows: int
     """Of the host call that it becomes a part of."""
     data: bytes
@@ -105,8 +107,8 @@ class Question(NamedTuple):
     """Of the call, in the member's memory; see arena.py."""
     room: Place
     """Where the host may put a result."""
-    context: Any
-    """For the stage's function in the host, one entry for each row."""
+    context: Sequence[Any]
+    """For the function in the host, one entry for each request."""
 
 
 class HostCall(NamedTuple):

@@ -43,6 +43,7 @@ from micro_batch_handler.torchserve.loading import load, patience_s, report_sett
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
 from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.sharing.hosted_call import HostedHandle
 from micro_batch_handler.torchserve.sharing.member import CALLS, member_of
 from micro_batch_handler.torchserve.sizing import Sizing, by_length
 from micro_batch_handler.torchserve.stage_call import StageCall
@@ -92,7 +93,8 @@ class Engine:
         self.fault_log = FaultLog(self._clock.now_s)
         self.listeners: list[Listener] = [] if metrics is None else [metrics.add]
         """Told of every batch before its answers leave."""
-        threads = threads_of(self._config, lanes, cores)
+        # Workers that share a model are many, and share the cores.
+        threads = threads_of(self._config, lanes, cores if member is None else 1)
         device = accelerator_of(getattr(handler, "device", None))
         self.setup = Setup(
             *(context.model_name, lanes, batch_size, cores, threads),
@@ -111,6 +113,8 @@ class Engine:
             stage: StageCall(handler, stage) for stage in STAGES
         }
         hosted: dict[Stage, StageFunction] = {}
+        self.hosted_handle = None if member is None else HostedHandle(member.client)
+        """The handler's own `handle`, where another process has the model; else None."""
         if member is not None:
             most_rows = 1 if self._splitting.one_row else batch_size
             hosted = member.functions(self._config, ops, self._readings, most_rows)

@@ -144,7 +144,8 @@ class MicroBatchMixin:
         own_handle: Any = getattr(super(), "handle", None)  # the class beside may be no handler
 
         def beside(data: list[Any], context: Context) -> list[Any]:
-            answers: list[Any] = own_handle(engine.decoded(data, context), context)
+            handle = engine.hosted_handle or own_handle
+            answers: list[Any] = handle(engine.decoded(data, context), context)
             return answers
 
         asking = {} if own_handle is None else asking_beside(context, len(data))

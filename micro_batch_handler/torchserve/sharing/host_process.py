@@ -56,13 +56,14 @@ def main() -> None:
     lock, listener = (int(each) for each in sys.argv[-2:])
     for each in (lock, listener):
         os.set_inheritable(each, False)  # a handler's own processes must not keep the lock
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for a whole process group; the frontend decides
     job: HostJob = pickle.load(sys.stdin.buffer)  # noqa: S301  (from the member that starts it)
     sys.path[:] = job.search_path
     sys.setswitchinterval(SWITCH_S)
     host = Host(socket.socket(fileno=listener))
     say_output(host)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for a whole process group; the frontend decides
+    signal.signal(signal.SIGTERM, lambda *_: host.end("it was told to"))
     host.start()
     watch = threading.Thread(target=_watch, args=(host, job), name="mbh-watch", daemon=True)
     watch.start()
@@ -149,6 +150,7 @@ def _serve(host: Host, job: HostJob) -> None:
                 clock,
                 allowed_sizes=sizes if stage == "inference" else (),
                 then=lanes[0] if lanes else None,
+                handle=HostStage(handler, None, context) if stage == "inference" else None,
                 lost=lambda: host.end("its device is lost, or one of its threads"),
                 setup=setup_inference if stage == "inference" else setup,
             ),

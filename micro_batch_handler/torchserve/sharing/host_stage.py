@@ -10,6 +10,7 @@ from ts.context import Context, RequestProcessor
 from micro_batch_handler.config import Stage
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.torchserve.context import MicroBatchContext
+from micro_batch_handler.torchserve.handler import MicroBatchMixin
 from micro_batch_handler.torchserve.responses import Response, checked, response_of
 from micro_batch_handler.torchserve.views import viewed_by
 
@@ -21,12 +22,12 @@ class HostStage:
 
     Args:
         handler: that was loaded in this process.
-        stage: the method's name.
+        stage: the method's name; None for the `handle` of the class beside the mixin.
         context: of the load.
     """
 
-    def __init__(self, handler: Any, stage: Stage, context: Context) -> None:
-        self._handler = handler
+    def __init__(self, handler: Any, stage: Stage | None, context: Context) -> None:
+        self._handler: MicroBatchMixin = handler
         self._stage = stage
         self._context = context
 
@@ -43,17 +44,22 @@ class HostStage:
             BaseException: whatever the method raises.
         """
         view = _HostContext(self._context, requests)
+        self._context.metrics.request_ids = dict(enumerate(identity for identity, _ in requests))
         with viewed_by(self._handler, view):
-            result = getattr(self._handler, self._stage)(payload)
+            if self._stage is None:
+                beside: Any = super(MicroBatchMixin, self._handler)
+                result = beside.handle(payload, view)
+            else:
+                result = getattr(self._handler, self._stage)(payload)
         return result, view.effects()
 
 
 class _HostContext(MicroBatchContext):
-    """The context of a host call: of the load, with the requests of its rows.
+    """The context of a host call: of the load, with the requests of the call.
 
     Args:
         context: of the load.
-        requests: the id and the headers of each row's request.
+        requests: the id and the headers of each.
     """
 
     def __init__(self, context: Context, requests: Sequence[Any]) -> None:
@@ -76,4 +82,4 @@ class _HostContext(MicroBatchContext):
         return [RequestProcessor(dict(headers)) for _, headers in self._requests]
 
     def _own_request_ids(self) -> dict[int, str]:
-        return {place: identity for place, (identity, _) in enumerate(self._requests)}
+        return dict(enumerate(identity for identity, _ in self._requests))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+from ts.context import Context
+
 from micro_batch_handler.hosting.client import HostClient, RemoteFault, Rows
 from micro_batch_handler.hosting.kinds import kind_of
 from micro_batch_handler.pipeline.call import Call
@@ -15,7 +17,7 @@ from micro_batch_handler.torchserve.responses import Response, response_of, set_
 from micro_batch_handler.torchserve.routed import raw_value
 from micro_batch_handler.torchserve.served_batch import ServedBatch
 
-__all__ = ["HostedCall", "pass_on"]
+__all__ = ["HostedCall", "HostedHandle", "pass_on"]
 
 
 class HostedCall:
@@ -55,7 +57,7 @@ class HostedCall:
             self._kind(call, payload),
             self._may_merge() and not micro_batch.failed,
             self._most_rows,
-            _context_of(batch, micro_batch.indices),
+            _context_of(batch.context, micro_batch.indices),
         )
         try:
             told = self._client.ask(call.stage, rows, batch.until_s)
@@ -64,9 +66,7 @@ class HostedCall:
         else:
             call.host = told.call
             view = MicroBatchContext(batch.context, micro_batch.indices, batch)
-            for place, response in enumerate(told.effects or ()):
-                if response is not None:
-                    _add_response(view, place, response)
+            _add_responses(view, told.effects)
             return told.result, view.keep
         raise error  # here, where the first one is no context of it
 
@@ -75,30 +75,70 @@ class HostedCall:
         return (*keys[:1], kind_of(payload, self._ops))
 
 
+class HostedHandle:
+    """The `handle` of the class beside the mixin, in the host, which has the model for it.
+
+    Args:
+        client: asks the host.
+    """
+
+    def __init__(self, client: HostClient) -> None:
+        self._client = client
+
+    def __call__(self, data: list[Any], context: Context) -> list[Any]:
+        """What it answers to these requests; statuses and headers are set in `context`.
+
+        Raises:
+            BaseException: whatever it raises, or that there was no host.
+        """
+        requests = range(len(context.request_processor or ()))
+        rows = Rows(
+            data,
+            len(data),
+            kind=None,
+            merges=False,
+            most_rows=len(data),
+            context=_context_of(context, requests),
+            handles=True,
+        )
+        try:
+            told = self._client.ask("handle", rows, None)
+        except RemoteFault as found:
+            error = found.error
+        else:
+            _add_responses(context, told.effects)
+            answers: list[Any] = told.result
+            return answers
+        raise error
+
+
 def pass_on(_batch: ServedBatch, _call: Call, payload: Payload) -> tuple[Payload, None]:
     """A hosted stage whose work is done in the call of the next one."""
     return payload, None
 
 
-def _context_of(batch: ServedBatch, indices: Sequence[int]) -> list[Any]:
-    """For each row its request's id and headers."""
-    ids = raw_value(batch.context, "request_ids") or {}
-    processors = raw_value(batch.context, "_request_processor")
+def _context_of(context: Context, indices: Sequence[int]) -> list[Any]:
+    """For each of these requests its id and headers."""
+    ids = raw_value(context, "request_ids") or {}
+    processors = raw_value(context, "_request_processor")
     return [
         (ids.get(index), processors[index].get_request_properties() if processors else {})
         for index in indices
     ]
 
 
-def _add_response(view: MicroBatchContext, place: int, response: Response) -> None:
-    """What the hosted stages have set, on top of what was set before."""
-    processor = view.request_processor[place]
-    before = response_of(processor)
-    set_response(
-        processor,
-        Response(
-            before.status if response.status == Response().status else response.status,
-            before.phrase if response.phrase is None else response.phrase,
-            {**before.headers, **response.headers},
-        ),
-    )
+def _add_responses(context: Context, effects: Sequence[Response | None] | None) -> None:
+    """Set what was set in the host, on top of what was set before."""
+    for place, response in enumerate(effects or ()):
+        if response is None:
+            continue
+        processor = context.request_processor[place]
+        before = response_of(processor)
+        set_response(
+            processor,
+            Response(
+                before.status if response.status == Response().status else response.status,
+                before.phrase if response.phrase is None else response.phrase,
+                {**before.headers, **response.headers},
+            ),
+        )
