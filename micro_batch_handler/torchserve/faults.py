@@ -10,6 +10,8 @@
     a call of a stage took too long          504                   stage and seconds
     its deadline passed                      504                   before which stage
     the worker's device is lost              507                   "Out of resources"
+    the model host ended on it, even alone   507                   "Out of resources"
+    no model host could be asked in time     503                   that there was none
 
 The body repeats the status, because gRPC drops it, and names the type of the exception.
 """
@@ -30,6 +32,7 @@ __all__ = ["answer_failures", "raise_first", "status_of"]
 
 CLIENT_ERROR = 400
 SERVER_ERROR = 500
+UNAVAILABLE = 503
 TIMED_OUT = 504
 OUT_OF_RESOURCES = 507
 
@@ -72,8 +75,11 @@ def status_of(failure: Failure) -> tuple[int, str]:
         code = _attribute(error, "error_code")
         legal = type(code) is int and code in STATUSES
         return (code if legal else SERVER_ERROR), _text(_attribute(error, "message"))
-    if reason in {"out_of_memory", "device_lost"}:
+    if reason in {"out_of_memory", "device_lost", "host_lost"}:
         return OUT_OF_RESOURCES, "Out of resources"
+    if reason == "host_missing":
+        # Why there was none may be an error of the handler, whose text is for the log.
+        return UNAVAILABLE, "the process with the model could not be asked in time"
     if reason in {"timeout", "deadline"}:
         return TIMED_OUT, str(error)
     if reason == "body":

@@ -9,7 +9,13 @@ import torch
 from ts.protocol.otf_message_handler import create_predict_response
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.errors import BodyError, DeadlinePassed, LengthError
+from micro_batch_handler.errors import (
+    BodyError,
+    DeadlinePassed,
+    HostLost,
+    HostMissing,
+    LengthError,
+)
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.responses import clean_phrase
@@ -39,6 +45,9 @@ def answered(stage: str, error: BaseException, *indices: int):
         ("preprocess", LengthError("preprocess", 1, 2), 500, None, "preprocess failed"),
         ("inference", MemoryError("secret"), 507, "Insufficient Storage", "Out of resources"),
         ("inference", torch.OutOfMemoryError("secret"), 507, None, "Out of resources"),
+        ("inference", HostLost("inference"), 507, None, "Out of resources"),
+        ("inference", HostMissing("inference", "secret"), 503, None, "the process with the model"),
+        ("preprocess", HostMissing("preprocess"), 503, None, "the process with the model"),
         ("preprocess", PredictionException("no photo", 415), 415, None, "no photo"),
         ("inference", PredictionException("näh\r\n", 422), 422, None, "näh\r\n"),
         ("inference", PredictionException("odd", 599), 599, "Error", "odd"),

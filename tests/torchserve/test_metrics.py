@@ -10,7 +10,13 @@ from ts.metrics import caching_metric
 from ts.utils.util import PredictionException
 
 from micro_batch_handler.config import STAGES, PerStage
-from micro_batch_handler.errors import BodyError, DeadlinePassed, StageTimeout
+from micro_batch_handler.errors import (
+    BodyError,
+    DeadlinePassed,
+    HostLost,
+    HostMissing,
+    StageTimeout,
+)
 from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Failure, Outcomes
 from micro_batch_handler.torchserve.metrics.batch_metrics import METRICS, BatchMetrics
@@ -158,6 +164,8 @@ def test_a_batch_that_stays_whole_says_so(metrics, caplog):
         (DeadlinePassed("inference"), "deadline"),
         (MemoryError(), "out_of_memory"),
         (RuntimeError("CUDA error: device-side assert triggered"), "device_lost"),
+        (HostLost("inference"), "host_lost"),
+        (HostMissing("inference"), "host_missing"),
     ],
 )
 def test_failures_are_counted_by_stage_and_reason(metrics, caplog, error, reason):

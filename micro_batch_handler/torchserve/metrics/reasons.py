@@ -6,15 +6,40 @@ from typing import Literal, get_args
 
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.errors import BodyError, DeadlinePassed, StageTimeout
+from micro_batch_handler.errors import (
+    BodyError,
+    DeadlinePassed,
+    HostLost,
+    HostMissing,
+    StageTimeout,
+)
 from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 
 __all__ = ["REASONS", "reason_of"]
 
-Reason = Literal["refused", "error", "body", "timeout", "deadline", "out_of_memory", "device_lost"]
+Reason = Literal[
+    "refused",
+    "error",
+    "body",
+    "timeout",
+    "deadline",
+    "out_of_memory",
+    "device_lost",
+    "host_lost",
+    "host_missing",
+]
 """`refused`: the handler raised a PredictionException; `body`: it could not be decoded."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
+    (StageTimeout, "timeout"),
+    (DeadlinePassed, "deadline"),
+    (BodyError, "body"),
+    (HostLost, "host_lost"),
+    (HostMissing, "host_missing"),
+)
 
 
 def reason_of(error: BaseException) -> Reason:
@@ -25,8 +50,4 @@ def reason_of(error: BaseException) -> Reason:
         return "out_of_memory"
     if device_is_lost(error):
         return "device_lost"
-    if isinstance(error, StageTimeout):
-        return "timeout"
-    if isinstance(error, DeadlinePassed):
-        return "deadline"
-    return "body" if isinstance(error, BodyError) else "error"
+    return next((reason for kind, reason in BY_TYPE if isinstance(error, kind)), "error")
