@@ -122,6 +122,21 @@ class HostCall(NamedTuple):
     came_s: float
     began_s: float
     ended_s: float
+    work_s: float | None = None
+    """Seconds of the device, where these are not the time from `began_s` to `ended_s`."""
+    before: HostCall | None = None
+    """The call of the hosted stage before, which these rows have passed, too."""
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds that the model took for all rows of the call."""
+        return self.ended_s - self.began_s if self.work_s is None else self.work_s
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the question waited for this call, from when the host had its rows."""
+        since_s = self.came_s if self.before is None else self.before.ended_s
+        return max(0.0, self.began_s - since_s)
 
 
 class Answer(NamedTuple):

@@ -4,6 +4,12 @@
     wait     micro-batches that were ready and had no lane, in the stage's queue
     idle     lanes without a call, while the batch was under way
 
+Where the model host runs a stage, its lanes here only wait for answers. Then they count as one:
+
+    work     this batch's part of the host calls, by its rows
+    wait     the rest of the calls, and the queue before them
+    idle     no call, while the batch was under way
+
 Where a sum makes sense, a metric is a counter. The frontend keeps counters, so that they add up
 over all workers of a model and outlive a worker. A batch adds the same number of lines, however
 many micro-batches it has, and under load many batches share a write; see `EVERY_S`.
@@ -21,6 +27,7 @@ from ts.metrics.metric_cache_abstract import MetricCacheAbstract
 
 from micro_batch_handler.config import AUTO, STAGES, Metrics, PerStage, Stage
 from micro_batch_handler.pipeline.outcomes import BatchRecord
+from micro_batch_handler.torchserve.metrics.host_metrics import HOST_METRICS, HostMetrics
 from micro_batch_handler.torchserve.metrics.lines import Metric, MetricLines, Sample
 from micro_batch_handler.torchserve.metrics.reasons import REASONS, reason_of
 from micro_batch_handler.torchserve.metrics.throttle import Throttle
@@ -49,7 +56,11 @@ RETRIED = Metric("mbh_retried_calls_total", "counter", "Count", ("Stage", "Reaso
 # In the order in which they are written. Requests come last: whoever sees them counted has seen all
 # else that their batch adds. A gauge comes first: if the handler prints meanwhile, the first line
 # may end up behind its text and be lost, and a gauge is written again.
-METRICS = (SIZE, FILL, DURATION, CALLS, WORK, WAIT, IDLE, FAILED, RETRIED, REQUESTS)
+METRICS = (
+    *(SIZE, FILL, DURATION, CALLS, WORK, WAIT, IDLE),
+    *HOST_METRICS,
+    *(FAILED, RETRIED, REQUESTS),
+)
 
 EVERY_S = 0.25
 """From one write to the next under load. Prometheus asks every few seconds. A worker that is killed
@@ -57,9 +68,14 @@ loses what its last quarter of a second added."""
 
 
 class BatchMetrics:
-    """The metrics of one handler, whose batches have `batch_size` requests at most.
+    """The metrics of one handler.
 
-    `throttle` makes what keeps writes `EVERY_S` apart.
+    Args:
+        lines: takes the samples.
+        lanes: of each stage.
+        batch_size: the most requests of a batch.
+        throttle: makes what keeps writes `EVERY_S` apart.
+        host: of the model host, if there is one.
     """
 
     def __init__(
@@ -68,10 +84,13 @@ class BatchMetrics:
         lanes: PerStage[int],
         batch_size: int,
         throttle: Callable[[Callable[[], None], float], Throttle] = Throttle,
+        host: HostMetrics | None = None,
     ) -> None:
         self._lines = lines
         self._lanes = lanes
         self._batch_size = batch_size
+        self._host = host
+        self._hosted = frozenset[Stage]() if host is None else host.stages
         self._observed: deque[tuple[Stage, float]] = deque()
         self._soon = throttle(lines.write, EVERY_S)
 
@@ -80,13 +99,15 @@ class BatchMetrics:
         self._observed.clear()  # of calls that warmed up, which belong to no request
         by_stage = product((CALLS, WORK, WAIT, IDLE), product(STAGES))
         by_reason = product((FAILED, RETRIED), product(STAGES, REASONS))
-        counters = [*by_stage, *by_reason, (REQUESTS, ())]
+        of_host = () if self._host is None else self._host.counters()
+        counters = [*by_stage, *of_host, *by_reason, (REQUESTS, ())]
         self._lines.add((metric, 0, dimensions) for metric, dimensions in counters)
         self._lines.write()
 
     def observe(self, stage: Stage, _rows: int, seconds: float) -> None:
         """A call succeeded and took so long, its work on the device included; from any thread."""
-        self._observed.append((stage, seconds))
+        if stage not in self._hosted:
+            self._observed.append((stage, seconds))
 
     def add(self, record: BatchRecord) -> None:
         """Count a batch. TorchServe gets the samples now or soon."""
@@ -102,12 +123,18 @@ class BatchMetrics:
         yield FILL, record.rows / self._batch_size, ()
         yield DURATION, lasted_s, ("whole" if plan.fits(record.rows) else "split",)
         calls, work_s, wait_s = self._totals(record)
+        asked_s = 0.0
+        if self._host is not None:
+            asked_s = self._host.asked_s(outcomes.calls)
+            yield from self._host.samples(outcomes.calls)
         for stage in STAGES:
             yield SIZE, min(plan.size(stage), record.rows), (stage,)
             yield CALLS, calls[stage], (stage,)
             yield WORK, work_s[stage], (stage,)
             yield WAIT, wait_s[stage], (stage,)
-            yield IDLE, max(0.0, self._lanes[stage] * lasted_s - work_s[stage]), (stage,)
+            hosted = stage in self._hosted
+            idle_s = lasted_s - asked_s if hosted else self._lanes[stage] * lasted_s - work_s[stage]
+            yield IDLE, max(0.0, idle_s), (stage,)
         for metric, failures in (
             (FAILED, outcomes.failures.values()),
             (RETRIED, outcomes.retried),
@@ -129,7 +156,12 @@ class BatchMetrics:
         for call in record.outcomes.calls:
             calls[call.stage] += 1
             wait_s[call.stage] += max(0.0, call.began_s - call.ready_s)
-            if call.failed:  # only the good ones are observed
+            if self._host is not None and call.stage in self._hosted:
+                parts_s, rest_s = self._host.times_of(call)
+                wait_s[call.stage] += rest_s
+                for stage, part_s in parts_s.items():
+                    work_s[stage] += part_s
+            elif call.failed:  # only the good ones are observed
                 work_s[call.stage] += call.ended_s - call.began_s
         for _ in range(len(self._observed)):
             stage, seconds = self._observed.popleft()
@@ -138,7 +170,11 @@ class BatchMetrics:
 
 
 def batch_metrics(
-    wanted: Metrics, context: Context, lanes: PerStage[int], batch_size: int
+    wanted: Metrics,
+    context: Context,
+    lanes: PerStage[int],
+    batch_size: int,
+    host: HostMetrics | None = None,
 ) -> BatchMetrics | None:
     """The metrics of a handler; None if the setting or metrics.yaml does not want any."""
     cache = getattr(context, "metrics", None)
@@ -151,4 +187,4 @@ def batch_metrics(
             "Metrics in the README of micro_batch_handler"
         )
         return None
-    return BatchMetrics(lines, lanes, batch_size)
+    return BatchMetrics(lines, lanes, batch_size, host=host)
