@@ -89,7 +89,8 @@ def scraped(server, tmp_path_factory):
     """A Prometheus that scrapes the server, where two workers answer good requests and bad ones."""
     if program("prometheus") is None:
         pytest.skip("prometheus is missing (Debian, Ubuntu: apt-get install prometheus)")
-    config = {"micro_batching": {"micro_batch_size": {"preprocess": 1, "inference": 2}}}
+    section = {"micro_batch_size": {"preprocess": 1, "inference": 2}, "share_model": True}
+    config = {"micro_batching": section}
     stop = threading.Event()
 
     def turn(client, number, done):
