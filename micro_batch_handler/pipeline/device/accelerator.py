@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -47,8 +48,12 @@ class Accelerator:
     def event(self) -> Any:
         """A mark: `record(stream)`, `query()`, `synchronize()` and `elapsed_time(later)` in ms.
 
-        The time is that of the device, not that of the launch.
+        The time is that of the device, not that of the launch. A thread that waits for it sleeps,
+        where the device can wake it: by default it would keep a core busy, which other threads and
+        workers need to prepare what comes next.
         """
+        if self.device.type == "cuda":
+            return self._module.Event(enable_timing=True, blocking=True)
         return self._module.Event(enable_timing=True)
 
     def current_stream(self) -> Any:
@@ -57,8 +62,15 @@ class Accelerator:
 
     def using(self, stream: Any) -> AbstractContextManager[Any]:
         """In the body this thread's work goes to `stream`, and to the stream's device."""
-        context: AbstractContextManager[Any] = self._module.stream(stream)
-        return context
+        return _Using(self._module.device(self.device), self._module.stream(stream))
+
+    def use_here(self) -> None:
+        """Make this the current device of the calling thread.
+
+        A new thread is on the first device. If it only asks for an event of another one, the
+        runtime takes some 500 MB of the first (https://github.com/meta-pytorch/torchcomms/pull/777).
+        """
+        self._module.set_device(self.device)
 
     def synchronize(self) -> None:
         """Wait until the work of all streams of the device is done."""
@@ -115,17 +127,35 @@ class Accelerator:
         return torch.empty(size_bytes, dtype=torch.uint8, device="cpu", pin_memory=True)
 
     def lock_pages(self, address: int, size_bytes: int) -> bool:
-        """Page-lock memory that something else has made; False if the system refuses that."""
-        runtime = self._module.cudart() if hasattr(self._module, "cudart") else None
-        with self._module.device(self.device):
-            return (
-                runtime is not None and int(runtime.cudaHostRegister(address, size_bytes, 0)) == 0
-            )
+        """Page-lock memory that something else has made; False if the system refuses that.
+
+        Tensors in it count as pinned: copies to the device without waiting read it later, and
+        PyTorch does not keep it for them, since its own allocator has not made it.
+        """
+        if not hasattr(self._module, "cudart"):
+            return False
+        codes: list[int] = []
+
+        def register() -> None:
+            runtime = self._module.cudart()
+            with self._module.device(self.device):
+                codes.append(int(runtime.cudaHostRegister(address, size_bytes, 0)))
+
+        # The runtime remembers an error for the thread's next kernel, which would fail too.
+        thread = threading.Thread(target=register, name="mbh-lock-pages")
+        thread.start()
+        thread.join()
+        return codes == [0]
 
     def unlock_pages(self, address: int) -> None:
-        """Undo `lock_pages`; waits for copies that still read there."""
-        self.synchronize()
-        self._module.cudart().cudaHostUnregister(address)
+        """Undo `lock_pages`; waits for copies that still read there.
+
+        Raises:
+            RuntimeError: the device is lost.
+        """
+        with self._module.device(self.device):
+            self.synchronize()
+            self._module.cudart().cudaHostUnregister(address)
 
     def place(self, leaf: torch.Tensor, buffer: Any, start: int) -> Any:
         """A host tensor like `leaf`, from byte `start` of the buffer, with unset values.
@@ -157,11 +187,34 @@ class Accelerator:
         return place.clone(memory_format=torch.preserve_format)
 
 
+class _Using:
+    """This thread's work goes to a stream and its device, and then where it went before.
+
+    `torch.cuda.stream` alone would end by setting the device on which the thread was before, which
+    makes a context there if there is none; `torch.cuda.device` does not.
+    """
+
+    def __init__(self, device: Any, stream: Any) -> None:
+        self._device = device
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        self._device.__enter__()
+        self._stream.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.__exit__(*error)
+        self._device.__exit__(*error)
+
+
 def accelerator_in_use() -> Accelerator | None:
-    """The current CUDA device, if this process uses any."""
+    """The current CUDA device, if this process has memory of any."""
+    # TorchServe's BaseHandler initializes torch.cuda when it is imported, and takes no memory.
     # Asking for more would start the GPU runtime in a process that does not use it.
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return Accelerator(torch.device("cuda", torch.cuda.current_device()))
+        devices = range(torch.cuda.device_count())
+        if any(torch.cuda.memory_reserved(device) for device in devices):
+            return Accelerator(torch.device("cuda", torch.cuda.current_device()))
     return None
 
 

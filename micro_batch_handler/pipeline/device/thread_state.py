@@ -64,6 +64,9 @@ class ThreadState:
             torch.set_autocast_enabled(kind, enabled)
             torch.set_autocast_dtype(kind, dtype)
         if self.device is not None:
-            torch.get_device_module(self.device).set_device(self.device)
+            module: Any = torch.get_device_module(self.device)
+            # Setting the first device, where a new thread is, could make a context there.
+            if module.current_device() != self.device.index:
+                module.set_device(self.device)
         if self.default_device is not None:
             torch.set_default_device(self.default_device)

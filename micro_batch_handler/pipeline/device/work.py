@@ -86,6 +86,11 @@ class NoStreams:
         """A call of the stage on so many rows."""
         return Work(stage, rows, self._observe)
 
+    def finish(self) -> None:
+        """Wait for the device, if one is in use."""
+        if (device := self._device or accelerator_in_use()) is not None:
+            device.synchronize()
+
     def release(self) -> None:
         """Give cached memory back to the device, once its work has ended."""
         if (device := self._device or accelerator_in_use()) is not None:
