@@ -38,8 +38,10 @@ from micro_batch_handler.hosting.messages import (
 )
 from micro_batch_handler.hosting.remote_errors import packed
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
+from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.work import NoStreams
+from micro_batch_handler.pipeline.memory import free_memory
 from micro_batch_handler.pipeline.micro_batch import Part, gather
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.payloads.structure import change_leaves
@@ -151,6 +153,7 @@ class Host:
             stage_timeout_s: the longest that one call may take; None for any time.
         """
         while not self._clock.wait(self._over, self._clock.now_s() + LOOK_EVERY_S):
+            self._use_device_here()
             if not frontend_lives():
                 self.end("the server has ended")
             elif self._is_idle():
@@ -160,12 +163,12 @@ class Host:
         last_s = self._clock.now_s() + LAST_WORDS_S
         while self._has_last_words() and self._clock.now_s() < last_s:
             self._clock.wait(threading.Event(), self._clock.now_s() + SHORT_S)
-        for lane in self._lanes:
-            lane.waiting.close()
 
     def end(self, why: str) -> None:
-        """This process has to end; the first reason counts."""
+        """This process has to end, and calls nothing any more; the first reason counts."""
         self.why_over = self.why_over or why
+        for lane in self._lanes:
+            lane.waiting.close()
         self._over.set()
 
     def say(self, text: str) -> None:
@@ -211,6 +214,9 @@ class Host:
                 hello, fd = receive_hello(connection)
                 member = self._enter(hello, fd)
                 self._loaded.wait()
+                if self._over.is_set():
+                    return  # the next host has a greeting for it
+                self._use_device_here()
                 send(connection, self._greeting)
                 if isinstance(self._greeting, LoadFailed):
                     return
@@ -242,11 +248,17 @@ class Host:
     def _leave(self, member: MemberMemory) -> None:
         with self._lock:
             member.connections -= 1
-            if not member.connections:
+            gone = not member.connections
+            if gone:
                 del self._members[member.name]
-                member.close()
             if not self._members:
                 self._idle_since_s = self._clock.now_s()
+        if gone:
+            member.close()  # which may wait for the device, and nobody else has to
+
+    def _use_device_here(self) -> None:
+        if self._device is not None:
+            self._device.use_here()
 
     def _is_idle(self) -> bool:
         since_s = self._idle_since_s
@@ -274,14 +286,20 @@ class Host:
         finally:
             self._asked.discard(asked)
             asked.sent = True
+            asked.outcome = None  # the lane may still know the call, and its result is large
 
     def _reply(self, member: MemberMemory, asked: Asked) -> Any:
-        """What to tell the member, once there is something."""
+        """What to tell the member, once there is something.
+
+        Raises:
+            EOFError: nothing, since this process ends.
+        """
         question = asked.question
         try:
             lane = self._lanes[-1 if question.handles else 0]
             lane.waiting.add(Item([asked], self._take_in(member, question)))
         except Exception as error:
+            self._look_at(error)
             return Failed(packed(error), self._lanes[0].stage, None)
         outcome = asked.wait()
         if not isinstance(outcome, Returned):
@@ -290,22 +308,38 @@ class Host:
         try:
             data, places = self._hand_out(member, question, part)
         except Exception as error:
+            self._look_at(error)
             return Failed(packed(error), self._lanes[-1].stage, call)
         return Answer(data, places, effects, call)
 
+    def _look_at(self, error: BaseException) -> None:
+        """See to the device after an error outside the lanes.
+
+        Raises:
+            EOFError: the device is lost. Any row of the last calls may be why, and a member that
+                heard of the error would take its own device for lost.
+        """
+        if device_is_lost(error):
+            logger.error("the device is lost", exc_info=error)
+            self._streams.keep_all()
+            self.end("its device is lost")
+            raise EOFError
+        if is_out_of_memory(error):
+            free_memory(error, self._streams.release, thorough=False)
+
     def _take_in(self, member: MemberMemory, question: Question) -> Part:
         """The payload of a question, on the device if that is wanted, as soon as it is copied."""
-        device = self._device
-        with self._streams.work("preprocess", (), question.rows) as work:
-            payload = member.payload(question)
-            if self._copy_in and device is not None:
-                locked = member.lock(device)
+        part = Part(member.payload(question), question.rows, 0, question.rows)
+        if not self._copy_in or self._device is None:
+            return part
+        device, locked = self._device, member.lock(self._device)
 
-                def upload(leaf: Any) -> Any:
-                    return device.upload(leaf, wait=not locked) if device.is_on_host(leaf) else leaf
+        def upload(leaf: Any) -> Any:
+            return device.upload(leaf, wait=not locked) if device.is_on_host(leaf) else leaf
 
-                payload = change_leaves(payload, upload)
-            payload = work.hand_over(payload)
+        # The part is kept until it is copied: what is small lies in no locked memory.
+        with self._streams.work("preprocess", [part], question.rows) as work:
+            payload = work.hand_over(change_leaves(part.payload, upload))
         return Part(payload, question.rows, 0, question.rows, work.done)
 
     def _hand_out(
@@ -314,7 +348,12 @@ class Host:
         """A result as an answer has it: what is large lies in the member's memory."""
         with self._streams.work("postprocess", [part], question.rows) as work:
             result = work.take_in(gather([part], self._ops))
-            return member.put(result, question)
+            return member.put(change_leaves(result, self._fetched), question)
+
+    def _fetched(self, leaf: Any) -> Any:
+        """A tensor that is still on the device, as it is without streams, in the host's memory."""
+        device = self._device
+        return device.fetch(leaf) if device is not None and device.is_here(leaf) else leaf
 
     def _has_last_words(self) -> bool:
         return any(asked.outcome is not None and not asked.sent for asked in tuple(self._asked))

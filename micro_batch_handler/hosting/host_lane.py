@@ -101,7 +101,7 @@ class HostLane:
     def running(self) -> Running | None:
         """The oldest call that has not ended, on the device either."""
         for done, running in tuple(self._unfinished):
-            if not done.query():
+            if not _has_come(done):
                 return running
         return self._running
 
@@ -118,8 +118,10 @@ class HostLane:
         try:
             while self._take_and_call():
                 self._let_device_catch_up()
-        except BaseException:  # nobody else would answer what waits
+        except BaseException as error:  # nobody else would answer what waits
             logger.exception("the thread of %s ends", self.stage)
+            if device_is_lost(error):
+                self._streams.keep_all()
             self._lost()
 
     def _let_device_catch_up(self) -> None:
@@ -177,6 +179,9 @@ class HostLane:
                 # It may be a graph's, which the next call overwrites.
                 result = own(result if size == rows else self._ops.cut(result, 0, rows))
             result = work.hand_over(result)
+        if isinstance(self._streams, NoStreams):
+            # No event tells how far the device is, and calls would not wait to be merged.
+            self._streams.finish()
         return Part(result, rows, 0, rows, work.done), effects
 
     def _check(self, result: Payload, rows: int) -> None:
@@ -238,3 +243,10 @@ class HostLane:
             group = next(_groups)
             for each in part:
                 each.settle(Again(group))
+
+
+def _has_come(event: Any) -> bool:
+    try:
+        return bool(event.query())
+    except RuntimeError:
+        return False  # the device is lost, which the lane finds out

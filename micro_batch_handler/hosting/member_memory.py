@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,8 @@ class MemberMemory:
     def close(self) -> None:
         """The member has gone."""
         if self._locked_by is not None:
-            self._locked_by.unlock_pages(self._address)
+            with suppress(RuntimeError):  # the device is lost, and this process ends
+                self._locked_by.unlock_pages(self._address)
         self._shared.close()
 
     def _place_of(self, buffer: memoryview) -> Place | None:
