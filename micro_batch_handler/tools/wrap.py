@@ -27,6 +27,8 @@ _DESCRIPTION = """\
 Put micro-batching in front of the handler of an archive that TorchServe serves already. Nothing
 that is in the archive is changed but the manifest's name of the handler, and --unwrap gives every
 file back as it was. Refuses a handler that cannot be taken over, and says what to change in it.
+Settings come from the archive's model-config.yaml. With micro_batching.share_model there, one copy
+of the model serves all workers; --check then loads both sides.
 """
 
 

@@ -135,6 +135,25 @@ def test_it_is_said_at_packing_that_batches_will_stay_whole(base, flags, capsys)
     assert "thread_safe = True" in said
 
 
+@pytest.mark.parametrize(
+    ("base", "flags"), [("BaseHandler", ["--micro-batch"]), ("MicroBatchHandler", [])]
+)
+def test_state_that_would_be_in_two_processes_is_refused_at_packing(base, flags, capsys):
+    """With share_model, where inference has a process of its own; without, it is a note."""
+    across = SIZES.replace("BASE", base).replace("return batch", "return self.sizes")
+    Path("sized.py").write_text(across)
+    Path("shared.yaml").write_text("micro_batching: {share_model: true}\n")
+
+    assert pack("sized.py", *flags, "--config-file", "shared.yaml") == 1
+
+    said = capsys.readouterr().err
+    assert "self.sizes, stored in preprocess (line 11) and read in inference (line 15)" in said
+    assert "share_model puts into two processes" in said
+    assert not Path("m.mar").exists()
+    Path("shared.yaml").write_text("micro_batching: {share_model: false}\n")
+    assert pack("sized.py", *flags, "--config-file", "shared.yaml") == 0
+
+
 def test_a_front_is_the_same_each_time():
     """The generated file and the archive do not depend on where and when they were made."""
     pack("stages.py", "--micro-batch")

@@ -11,7 +11,7 @@ import pytest
 
 from micro_batch_handler.__main__ import main
 from tests.tools.archives import entries, handler_of, too_little_room
-from tests.tools.test_front import FUNCTION, OWN_HANDLE, STAGES
+from tests.tools.test_front import FUNCTION, OWN_HANDLE, SIZES, STAGES
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +120,16 @@ def test_what_is_no_archive_is_refused(capsys):
     }.items():
         assert wrap(archive=name) == 1
         assert says in capsys.readouterr().err
+
+
+def test_a_handler_that_cannot_share_its_model_is_not_wrapped(capsys):
+    """State of preprocess that inference reads is refused if the settings take them apart."""
+    across = SIZES.replace("BASE", "BaseHandler").replace("return batch", "return self.sizes")
+    config = "micro_batching: {share_model: true}"
+    old_archive({"handler.py": across, "c.yaml": config}, configFile="c.yaml")
+
+    assert wrap() == 1
+    assert "share_model puts into two processes" in capsys.readouterr().err
 
 
 def test_only_what_was_wrapped_is_unwrapped(capsys):

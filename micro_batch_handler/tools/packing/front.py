@@ -27,10 +27,12 @@ from micro_batch_handler.tools.packing.handler_class import (
     Handler,
     micro_batches,
     read_handler,
+    refuse_unshared,
     weights_notes,
     whole_notes,
 )
 from micro_batch_handler.tools.packing.handler_file import HandlerFile
+from micro_batch_handler.tools.packing.model_config import read_model_config
 
 __all__ = ["Front", "front_of", "with_front"]
 
@@ -96,8 +98,11 @@ def with_front(config: ModelArchiverConfig, folder: Path) -> tuple[ModelArchiver
 
     Raises:
         ArchiveError: the handler cannot be taken over; the message says what to change in it.
+        ConfigError: its stages share what `share_model` puts into two processes.
     """
     handler = read_handler(config.handler)
+    if config.config_file and Path(config.config_file).is_file():
+        refuse_unshared(handler, read_model_config(Path(config.config_file)))
     front = front_of(handler)
     file = folder / front.name
     file.write_text(front.text, encoding="utf-8")

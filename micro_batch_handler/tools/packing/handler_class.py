@@ -12,9 +12,10 @@ from typing import Union
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import model_handlers
 
-from micro_batch_handler.config import SECTION, STAGES
-from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.config import SECTION, STAGES, MicroBatchingConfig
+from micro_batch_handler.errors import ArchiveError, ConfigError
 from micro_batch_handler.tools.packing.handler_file import HandlerFile
+from micro_batch_handler.torchserve.reading.hosted_state import refuse_state_across
 from micro_batch_handler.torchserve.reading.stage_state import state_in_file
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "micro_batches",
     "packing_notes",
     "read_handler",
+    "refuse_unshared",
     "weights_notes",
     "whole_notes",
 ]
@@ -72,6 +74,23 @@ def read_handler(handler: str, source: bytes | None = None) -> Handler:
 def micro_batches(handler: HandlerFile) -> bool:
     """Whether the handler is a class that names one of ours among its bases."""
     return bool(_OURS & handler.bases)
+
+
+def refuse_unshared(handler: Handler, model_config: Mapping[str, object]) -> None:
+    """Refuse a handler whose stages share what `share_model` puts into two processes.
+
+    Raises:
+        ConfigError: they do; it says where, and what to change.
+    """
+    try:
+        config = MicroBatchingConfig.from_model_yaml(model_config)
+    except ConfigError:
+        return  # is refused where settings are checked
+    if not config.share_model or isinstance(handler, str) or handler.class_node is None:
+        return
+    if "handle" not in handler.methods or micro_batches(handler):  # else it is one stage
+        state = state_in_file(handler.tree, handler.name)
+        refuse_state_across(str(handler.path), state, config.hosted_stages)
 
 
 def packing_notes(

@@ -15,7 +15,12 @@ from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import MAR_INF, ModelExportUtils, model_handlers
 
 from micro_batch_handler.errors import ArchiveError
-from micro_batch_handler.tools.packing.handler_class import packing_notes, read_handler
+from micro_batch_handler.tools.packing.handler_class import (
+    micro_batches,
+    packing_notes,
+    read_handler,
+    refuse_unshared,
+)
 from micro_batch_handler.tools.packing.handler_file import ModuleNames, parse, split_handler
 from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
 
@@ -56,7 +61,7 @@ class ArchiveInputs:
         Raises:
             ArchiveError: a file is missing, or TorchServe could not load it; of several reasons
                 the first.
-            ConfigError: a setting in model-config.yaml cannot work.
+            ConfigError: a setting in model-config.yaml cannot work, by itself or with the handler.
         """
         _refuse_flags(config)
         items = list(_items(config))
@@ -68,6 +73,8 @@ class ArchiveInputs:
             model_config = read_model_config(path)
             is_built_in = isinstance(handler, str)
             notes += check_model_config(path, model_config, micro_batched=not is_built_in)
+        if not isinstance(handler, str) and micro_batches(handler):
+            refuse_unshared(handler, model_config)
         notes += packing_notes(handler, config, model_config)
         if config.model_file:
             path = Path(config.model_file)

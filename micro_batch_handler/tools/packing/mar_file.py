@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from micro_batch_handler.errors import ArchiveError, MicroBatchError
 from micro_batch_handler.tools.packing.content import MANIFEST, Content, package_content
 from micro_batch_handler.tools.packing.formats import add_to_zip, source_date
 from micro_batch_handler.tools.packing.front import Front, front_of
-from micro_batch_handler.tools.packing.handler_class import read_handler
+from micro_batch_handler.tools.packing.handler_class import read_handler, refuse_unshared
 from micro_batch_handler.tools.packing.handler_file import split_handler
 from micro_batch_handler.tools.packing.inputs import PACKAGE
 from micro_batch_handler.tools.packing.model_config import check_model_config, read_model_config
@@ -68,7 +68,8 @@ class MarFile:
                 f"--unwrap, or pack it again"
             )
         try:
-            front, notes = self._front(), self._config_notes()
+            config = self._model_config()
+            front, notes = self._front(config), self._config_notes(config)
         except MicroBatchError as error:  # it names a file in the archive
             raise ArchiveError(f"{self._path}: {error}") from error
         if front.name in self._names:
@@ -95,7 +96,7 @@ class MarFile:
         self._rewrite(output, names, self._read(_KEPT), {})
         return []
 
-    def _front(self) -> Front:
+    def _front(self, config: Mapping[str, object] | None) -> Front:
         if self._handler in model_handlers:
             return front_of(self._handler)
         file = split_handler(self._handler)[0].name
@@ -103,15 +104,21 @@ class MarFile:
             raise ArchiveError(
                 f"{self._path} has no {file}, which its manifest names as the handler"
             )
-        return front_of(read_handler(self._handler, self._read(file)))
+        handler = read_handler(self._handler, self._read(file))
+        refuse_unshared(handler, config or {})
+        return front_of(handler)
 
-    def _config_notes(self) -> list[str]:
-        """Refuse settings that cannot work with micro-batching; notes on the others."""
+    def _model_config(self) -> Mapping[str, object] | None:
         name = self._manifest["model"].get("configFile")
         if name not in self._names:
+            return None
+        return read_model_config(Path(name), self._read(name))
+
+    def _config_notes(self, config: Mapping[str, object] | None) -> list[str]:
+        """Refuse settings that cannot work with micro-batching; notes on the others."""
+        if config is None:
             return []
-        path = Path(name)
-        return check_model_config(path, read_model_config(path, self._read(name)))
+        return check_model_config(Path(self._manifest["model"]["configFile"]), config)
 
     def _read(self, name: str) -> bytes:
         with zipfile.ZipFile(self._path) as archive:

@@ -8,7 +8,7 @@ nor TorchServe, so that the packing tools can read a handler anywhere.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +70,13 @@ class StageState:
     harmless: frozenset[str]
     scratch: Mapping[Stage, frozenset[str]]
     escapes: bool
+    pairs: tuple[Shared, ...] = ()
+    """All pairs of stages of which one stores what the other reads, in the order of lines."""
+
+    def across(self, stages: Collection[str]) -> Shared | None:
+        """The first that one of these stages stores and another stage reads, or the reverse."""
+        between = (it for it in self.pairs if (it.stored_in in stages) != (it.read_in in stages))
+        return next(between, None)
 
 
 def state_of_class(kind: type) -> StageState:
@@ -94,7 +101,12 @@ def _state(source: Source) -> StageState:
         frozenset(name for key in kept.stores if key not in shared for name in kept.names(key)),
         {stage: kept.scratch(stage) for stage in STAGES},
         any(it.escapes for it in accesses.values()),
+        tuple(sorted((it for key in kept.keys for it in kept.pairs(key)), key=_in_order)),
     )
+
+
+def _in_order(shared: Shared) -> tuple[int, str, int]:
+    return shared.stored_line, shared.name, shared.read_line
 
 
 class _Kept:
@@ -135,14 +147,9 @@ class _Kept:
 
     def shared(self, key: str) -> Shared | None:
         """How stages share what a key stands for, or calls of one stage do; None if they do not."""
-        stages = list(self._accesses)
-        for at, stage in enumerate(stages):
-            stores = [it for it in self._stores(stage, key) if not it.is_common]
-            for other in (*stages[at + 1 :], *stages[:at]):
-                if stores and key in self._accesses[other].loads:
-                    first = min(stores, key=lambda it: it.line)
-                    line = self._accesses[other].loads[key]
-                    return Shared(first.place.shown, stage, first.line, other, line)
+        first = next(self.pairs(key), None)
+        if first is not None:
+            return first
         for stage in STAGES[:2]:
             given = key in self._accesses[stage].gives
             for it in self._stores(stage, key):
@@ -150,6 +157,17 @@ class _Kept:
                 if it.how == "result" or (is_array and given):
                     return Shared(it.place.shown, stage, it.line, stage, it.line, "buffer")
         return None
+
+    def pairs(self, key: str) -> Iterator[Shared]:
+        """Each stage that stores what a key stands for, with each other stage that reads it."""
+        stages = list(self._accesses)
+        for at, stage in enumerate(stages):
+            stores = [it for it in self._stores(stage, key) if not it.is_common]
+            for other in (*stages[at + 1 :], *stages[:at]):
+                if stores and key in self._accesses[other].loads:
+                    first = min(stores, key=lambda it: it.line)
+                    line = self._accesses[other].loads[key]
+                    yield Shared(first.place.shown, stage, first.line, other, line)
 
     def _stores(self, stage: str, key: str) -> list[Store]:
         return [it for it in self._accesses[stage].stores if it.place.key == key]
