@@ -14,7 +14,10 @@ from ts.context import Context
 
 from micro_batch_handler.errors import ConfigError
 
-__all__ = ["HostJob"]
+__all__ = ["FRONTEND", "HostJob"]
+
+FRONTEND = "MICRO_BATCH_FRONTEND"
+"""The environment variable that names the process which plays TorchServe's frontend."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,12 @@ class HostJob:
 
 
 def _frontend() -> int:
-    """TorchServe's frontend, which runs in Java; this process where there is none."""
+    """TorchServe's frontend, which runs in Java; this process where there is none.
+
+    A tool that plays the frontend names itself, for all its workers and whatever started it.
+    """
+    if FRONTEND in os.environ:
+        return int(os.environ[FRONTEND])
     for parent in psutil.Process().parents():
         if parent.name().startswith("java"):
             return int(parent.pid)
