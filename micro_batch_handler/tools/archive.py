@@ -44,6 +44,9 @@ serves as it is. Takes every flag of torch-model-archiver. On top of it, this co
   - with --micro-batch, takes a handler that knows nothing of this package;
   - with --check, loads the finished archive, sends it requests, and compares their answers when
     their batch is cut.
+With micro_batching.share_model in model-config.yaml, workers load the handler without the model and
+ask one process that has it. A handler whose stages keep state for each other across these two is
+refused, and --check loads both.
 """
 
 _EXAMPLE = """\

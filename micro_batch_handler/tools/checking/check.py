@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from micro_batch_handler.errors import ArchiveError
@@ -24,6 +27,14 @@ from micro_batch_handler.tools.packing.formats import unpack
 __all__ = ["add_check_flag", "check_archive", "refuse_absent"]
 
 CHECK_TIMEOUT_S = 300.0
+
+GRACE_S = 3.0
+"""For processes that the handler has left behind to end by themselves."""
+
+LOOK_EVERY_S = 0.05
+
+LONGEST_TEMPORARY = 75
+"""Characters of a folder in which there is room for the path of a shared model's Unix socket."""
 
 _LOG_LINES = 25
 
@@ -58,7 +69,8 @@ def add_check_flag(parser: argparse.ArgumentParser) -> None:
         "written, load it through TorchServe's own model loader in a fresh process, send it\n"
         "these requests alone, in one batch, and in a batch cut in several ways, and print the\n"
         "first answer. Fails unless the status of each is 200, and if an answer changes when\n"
-        "the batch is cut; several different samples show more than one.",
+        "the batch is cut; several different samples show more than one. With share_model both\n"
+        "sides are loaded and asked together: the process with the model, and a worker.",
     )
 
 
@@ -116,24 +128,39 @@ def _run_process(
     given = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = os.pathsep.join([str(model), given] if given else [str(model)])
     environment.pop("LOCAL_RANK", None)  # a rank other than 0 gives no answer
+    if len(os.fsencode(outcome)) <= LONGEST_TEMPORARY:
+        environment["TMPDIR"] = str(outcome)  # so that nothing stays there either
     paths = [Path(__file__).parent, model, *(sample.resolve() for sample in samples), outcome]
     command = [sys.executable, "-c", _RUN, *map(str, paths), f"{timeout_s:g}"]
     # The log is a file, not a pipe: a process that the handler leaves behind would keep it open.
     with log.open("wb") as out:
+        process = subprocess.Popen(  # noqa: S603 - this very Python, with paths of ours
+            command,
+            cwd=model,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
-            ended = subprocess.run(  # noqa: S603 - this very Python, with paths of ours
-                command,
-                cwd=model,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                timeout=timeout_s,
-                check=False,
-            )
+            return f"ended with status {process.wait(timeout_s)}"
         except subprocess.TimeoutExpired:
             return f"was stopped after {timeout_s:g} s"
-    return f"ended with status {ended.returncode}"
+        finally:
+            process.kill()
+            process.wait()
+            _end_group(process.pid)
+
+
+def _end_group(group: int) -> None:
+    """End what a process has left behind; the process of a shared model ends by itself."""
+    until_s = time.monotonic() + GRACE_S
+    with suppress(ProcessLookupError):
+        while time.monotonic() < until_s:
+            os.killpg(group, 0)
+            time.sleep(LOOK_EVERY_S)
+        os.killpg(group, signal.SIGKILL)
 
 
 def _last_lines(log: Path) -> str:

@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from micro_batch_handler.tools.checking.alone import Alone, CheckError, Model, header_names
 from micro_batch_handler.tools.checking.answers import cause, readable
 from micro_batch_handler.tools.checking.batches import Batches
 from micro_batch_handler.tools.checking.ways import settings_of
-from micro_batch_handler.tools.checking.worker import DECODES, WorkerLog, load
+from micro_batch_handler.tools.checking.worker import DECODES, FRONTEND, MANIFEST, WorkerLog, load
 
 __all__ = ["main", "report_lines"]
 
@@ -32,6 +33,8 @@ _LATEST_SHARE = 0.8
 
 _SIZES = "in micro-batches of"
 
+CANNOT_LOAD = "TorchServe cannot load it"
+
 
 def main() -> None:
     """Check a model as the process's arguments say, and end the process.
@@ -41,12 +44,13 @@ def main() -> None:
     print, and `doing`, which names the requests that are asked, in case the process is stopped.
     """
     folder, *samples, outcome, seconds = sys.argv[1:]
+    os.environ[FRONTEND] = str(os.getpid())
     latest_s = time.monotonic() + _LATEST_SHARE * float(seconds)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     log = WorkerLog()
     logging.getLogger().addHandler(log)
     report: dict[str, object] = {"failure": "", "lines": []}
-    doing = "TorchServe cannot load it"
+    doing = CANNOT_LOAD
 
     def tell(what: str) -> None:
         nonlocal doing
@@ -69,11 +73,35 @@ def main() -> None:
         report["failure"] = str(error)
     except BaseException as error:  # SystemExit too: the worker would be gone
         logging.getLogger(__name__).exception(doing)
-        report["failure"] = f"{doing}: {cause(error)}"
+        side = _side_of(error) if doing == CANNOT_LOAD and _shares_model(Path(folder)) else ""
+        report["failure"] = f"{doing}{side}: {cause(error)}"
     Path(outcome, "report.json").write_text(json.dumps(report), encoding="utf-8")
     sys.stdout.flush()
     # As TorchServe ends its workers: without waiting for threads that the handler started.
     os._exit(1 if report["failure"] else 0)
+
+
+def _shares_model(folder: Path) -> bool:
+    """Whether the model's settings ask for `share_model`."""
+    import yaml  # the worker has loaded it already
+
+    found: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        path = folder / found["model"]["configFile"]
+        return bool(yaml.safe_load(path.read_bytes())["micro_batching"]["share_model"])
+    except (LookupError, TypeError):
+        return False
+
+
+def _side_of(error: BaseException) -> str:
+    """Which of the two processes of a shared model an error of loading comes from."""
+    # The worker tells what went wrong in the other process, and has that as the cause.
+    trace: BaseException | None = error
+    while trace is not None and type(trace).__name__ != "HostTraceback":
+        trace = trace.__cause__
+    if trace is not None or "the process with the model" in str(error):
+        return " in the process with the model (share_model)"
+    return " in a worker, which has no model (share_model)"
 
 
 def report_lines(alone: Alone, batches: Batches) -> list[str]:
@@ -87,7 +115,16 @@ def report_lines(alone: Alone, batches: Batches) -> list[str]:
     kind = f" {first.content_type}" if first.content_type else ""
     answer = [f"check: status {first.status}{kind}", readable(first.body)]
     notes = [f"check: note: {note}" for note in _notes(alone, batches)]
-    return [*answer, _summary(alone.model, batches), *notes]
+    return [*answer, *_sides(batches), _summary(alone.model, batches), *notes]
+
+
+def _sides(batches: Batches) -> Iterator[str]:
+    """A line on the two sides of a shared model."""
+    if batches.settings is not None and batches.settings.shares_model:
+        yield (
+            "check: share_model: the process with the model and a worker without it were both "
+            "loaded, and answered together"
+        )
 
 
 def _summary(model: Model, batches: Batches) -> str:

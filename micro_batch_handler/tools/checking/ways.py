@@ -2,7 +2,8 @@
 
 The handler runs the archive's copy of this package, which may be an older one. So only few parts
 of it are used: the section of model-config.yaml; `MicroBatchMixin.close`, after which the next
-batch reads that section again; and the attributes that `MicroBatching` shares with TorchServe's.
+batch reads that section again; the attributes that `MicroBatching` shares with TorchServe's; and
+the one by which a handler reaches a shared model.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ _STAGES = ("preprocess", "inference", "postprocess")
 TRACE_KEYS = ("trace", "trace_file", "trace_batches")
 """The file that these ask for is the worker's to write, not this process's. The last two are the
 old spelling, and all that an older copy knows."""
+
+_MEMBER = "_micro_batch_member"
+"""The attribute of a handler with which it asks a shared model; older copies have none."""
 
 _UNCUT = (
     "Set micro_batching.micro_batch_size to batchSize or more, or keep nothing on self, or "
@@ -96,7 +100,15 @@ class Settings:
         if self.batching is not None:
             self.batching.micro_batch_size = sizes
             self.batching.parallelism = lanes
+        # Without its member, closing leaves a shared model where it is.
+        kept = {_MEMBER: vars(self.handler).pop(_MEMBER)} if self.shares_model else {}
         self.mixin.close(self.handler)
+        vars(self.handler).update(kept)
+
+    @property
+    def shares_model(self) -> bool:
+        """Whether the model is in a process of its own (`share_model`)."""
+        return _MEMBER in vars(self.handler)
 
     def _tested_lanes(self) -> dict[str, int]:
         """Two lanes for each stage that has several: its methods must work in several threads."""

@@ -19,6 +19,8 @@ from micro_batch_handler.tools.checking.answers import Answer, parse_response
 
 __all__ = [
     "DECODES",
+    "FRONTEND",
+    "MANIFEST",
     "WorkerLog",
     "content_type",
     "encode_request",
@@ -29,6 +31,12 @@ __all__ = [
 
 DECODES = "TS_DECODE_INPUT_REQUEST"
 """The environment variable that tells TorchServe's worker whether to decode bodies itself."""
+
+MANIFEST = "MAR-INF/MANIFEST.json"
+
+FRONTEND = "MICRO_BATCH_FRONTEND"
+"""The environment variable that names the process which plays TorchServe's frontend; the process
+with a shared model ends with it."""
 
 
 def load(model: Path) -> Any:
@@ -43,7 +51,7 @@ def load(model: Path) -> Any:
     from ts.model_loader import ModelLoaderFactory
     from ts.utils.util import get_yaml_config
 
-    manifest = json.loads((model / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))
+    manifest = json.loads((model / MANIFEST).read_text(encoding="utf-8"))
     described = manifest["model"]
     config_file = described.get("configFile")
     settings = (get_yaml_config(model / config_file) if config_file else None) or {}
