@@ -37,7 +37,7 @@ from micro_batch_handler.torchserve.handler import MicroBatchMixin
 from micro_batch_handler.torchserve.hooks import hook_of, payload_ops
 from micro_batch_handler.torchserve.routed import route
 from micro_batch_handler.torchserve.sharing.host_job import HostJob
-from micro_batch_handler.torchserve.sharing.host_stage import HostStage
+from micro_batch_handler.torchserve.sharing.host_stage import HostHandle, HostStage
 from micro_batch_handler.torchserve.sharing.member import in_host
 from micro_batch_handler.torchserve.warm_up import CALLS
 
@@ -150,7 +150,7 @@ def _serve(host: Host, job: HostJob) -> None:
                 clock,
                 allowed_sizes=sizes if stage == "inference" else (),
                 then=lanes[0] if lanes else None,
-                handle=HostStage(handler, None, context) if stage == "inference" else None,
+                handle=HostHandle(handler, context) if stage == "inference" else None,
                 lost=lambda: host.end("its device is lost, or one of its threads"),
                 setup=setup_inference if stage == "inference" else setup,
             ),

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from ts.context import Context, RequestProcessor
 
 from micro_batch_handler.config import Stage
+from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.torchserve.context import MicroBatchContext
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
+from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.responses import Response, checked, response_of
+from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.sharing.refusals import OR_NOT
+from micro_batch_handler.torchserve.state_watch import StateWatch
 from micro_batch_handler.torchserve.views import viewed_by
 
-__all__ = ["HostStage"]
+__all__ = ["HostHandle", "HostStage"]
+
+logger = logging.getLogger("micro_batch_handler.torchserve.sharing.host_stage")
 
 
 class HostStage:
@@ -22,14 +30,19 @@ class HostStage:
 
     Args:
         handler: that was loaded in this process.
-        stage: the method's name; None for the `handle` of the class beside the mixin.
+        stage: the method's name.
         context: of the load.
     """
 
-    def __init__(self, handler: Any, stage: Stage | None, context: Context) -> None:
-        self._handler: MicroBatchMixin = handler
+    def __init__(self, handler: Any, stage: Stage, context: Context) -> None:
+        self._handler = handler
         self._stage = stage
         self._context = context
+        self._watch: StateWatch | None = None
+        if getattr(handler, "thread_safe", False) is not True:
+            # What the class shows was refused in the worker, or matters to this stage alone.
+            self._watch = StateWatch(handler, state_of_class(type(handler)).harmless)
+        self._rows = _HostedRows(stage)
 
     def __call__(
         self, payload: Payload, requests: Sequence[Any]
@@ -41,17 +54,49 @@ class HostStage:
             requests: the id and the headers of each row's request.
 
         Raises:
+            ConfigError: the method has changed the handler, which other stages would not see.
             BaseException: whatever the method raises.
         """
-        view = _HostContext(self._context, requests)
-        self._context.metrics.request_ids = dict(enumerate(identity for identity, _ in requests))
+        view = _HostContext(self._context, requests, self._rows)
+        if self._watch is not None:
+            self._watch.begin()
         with viewed_by(self._handler, view):
-            if self._stage is None:
-                beside: Any = super(MicroBatchMixin, self._handler)
-                result = beside.handle(payload, view)
-            else:
-                result = getattr(self._handler, self._stage)(payload)
+            result = getattr(self._handler, self._stage)(payload)
+        name = "" if self._watch is None else self._watch.changed()
+        if name:
+            raise ConfigError(
+                f"{self._stage} changes {name} in the process with the model (share_model), which "
+                f"no other process sees. Return it with the rows instead, {OR_NOT}. If no other "
+                f"stage reads it, say thread_safe = True in the class"
+            )
         return result, view.effects()
+
+
+class HostHandle:
+    """Calls the `handle` of the class beside the mixin, for describe and explain requests.
+
+    Args:
+        handler: that was loaded in this process.
+        context: of the load.
+    """
+
+    def __init__(self, handler: MicroBatchMixin, context: Context) -> None:
+        self._handler = handler
+        self._context = context
+
+    def __call__(
+        self, data: Payload, requests: Sequence[Any]
+    ) -> tuple[Payload, Sequence[Response | None] | None]:
+        """What it answers to these requests, and what it has set for each of them.
+
+        Raises:
+            BaseException: whatever it raises.
+        """
+        view = _HostContext(self._context, requests, _HostedRows("handle"))
+        beside: Any = super(MicroBatchMixin, self._handler)
+        with viewed_by(self._handler, view):
+            answers = beside.handle(data, view)
+        return answers, view.effects()
 
 
 class _HostContext(MicroBatchContext):
@@ -60,11 +105,13 @@ class _HostContext(MicroBatchContext):
     Args:
         context: of the load.
         requests: the id and the headers of each.
+        rows: is told what the stage does that it cannot do here.
     """
 
-    def __init__(self, context: Context, requests: Sequence[Any]) -> None:
-        super().__init__(context, range(len(requests)))
+    def __init__(self, context: Context, requests: Sequence[Any], rows: ServedBatch) -> None:
+        super().__init__(context, range(len(requests)), rows)
         self.__dict__["_requests"] = requests
+        context.metrics.request_ids = self._own_request_ids()
 
     def effects(self) -> Sequence[Response | None] | None:
         """What was set for each row, None for nothing; None for all if nobody looked.
@@ -83,3 +130,34 @@ class _HostContext(MicroBatchContext):
 
     def _own_request_ids(self) -> dict[int, str]:
         return dict(enumerate(identity for identity, _ in self._requests))
+
+
+class _HostedRows(ServedBatch):
+    """The rows of a host call, as a context tells them what a stage does that it cannot do here.
+
+    Args:
+        stage: that is called.
+    """
+
+    def __init__(self, stage: str) -> None:  # there is no batch
+        self._stage = stage
+
+    def only_whole(self, why: str, *, too_late: bool = False) -> None:
+        """Refuse what needs a whole batch in one process.
+
+        Raises:
+            ConfigError: unless it is too late for that.
+        """
+        text = f"{self._stage} cannot run in the process with the model: {why}"
+        if too_late:
+            logger.error("%s", text)
+            return
+        raise ConfigError(f"{text}. Change that, {OR_NOT}")
+
+    def streams(self, indices: Sequence[int]) -> None:  # noqa: ARG002
+        """Refuse to send parts of answers.
+
+        Raises:
+            ConfigError: always.
+        """
+        self.only_whole("it sends parts of its answers")

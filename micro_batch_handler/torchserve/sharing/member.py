@@ -29,6 +29,7 @@ from micro_batch_handler.pipeline.stage import StageFunction
 from micro_batch_handler.torchserve.sharing.host_job import HostJob
 from micro_batch_handler.torchserve.sharing.hosted_call import HostedCall, pass_on
 from micro_batch_handler.torchserve.sharing.placeholder import on_cpu, without_model
+from micro_batch_handler.torchserve.sharing.refusals import refuse_unshareable
 
 __all__ = ["CALLS", "Member", "in_host", "leave_host", "member_of"]
 
@@ -84,10 +85,12 @@ class Member:
         config: the handler's settings.
 
     Raises:
-        ConfigError: the host cannot be started here, or cannot import the handler.
+        ConfigError: the host cannot be started here, or cannot import the handler; or the
+            handler's stages need what another process has.
     """
 
     def __init__(self, handler: Any, context: Context, config: MicroBatchingConfig) -> None:
+        refuse_unshareable(handler, config.hosted_stages)
         job = HostJob.of(handler, context)
         self._handler = handler
         self._job = job
@@ -108,7 +111,9 @@ class Member:
             context: of the load.
 
         Raises:
-            Exception: whatever `initialize` raises, here or in the host.
+            ConfigError: the model cannot be loaded here, or in the host.
+            RuntimeError: from the handler, here or in the host.
+            MemoryError: likewise.
         """
         # The worker computes on the CPU. Nothing in it may take memory of the GPU, or find one.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -120,6 +125,9 @@ class Member:
         except LoadError as failed:
             self.close()
             error = failed.error
+        except Exception as failed:
+            self.close()
+            error = failed
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,124 @@
+"""Handlers that cannot share a model: what one process stores, the other does not see.
+
+A hosted stage runs in the process with the model, on rows of several workers, while the other
+stages run in the workers. Only what a stage returns travels between them.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from micro_batch_handler.config import STAGES, Stage
+from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.torchserve.loading import one_stage
+from micro_batch_handler.torchserve.reading.accesses import HANDLE, Accesses, Store
+from micro_batch_handler.torchserve.reading.reader import accesses_of
+from micro_batch_handler.torchserve.reading.source import Source, source_of_class
+from micro_batch_handler.torchserve.reading.stage_state import state_of_class
+
+__all__ = ["OR_NOT", "refuse_unshareable"]
+
+OR_NOT = "or set share_model to false"
+
+SENDERS = ("send_intermediate_predict_response", "cl_socket")
+"""Names by which a handler sends parts of its answers."""
+
+
+def refuse_unshareable(handler: Any, hosted: Sequence[Stage]) -> None:
+    """Refuse a handler whose answers would be wrong, as far as its class shows.
+
+    Args:
+        handler: of a worker; it need not be initialized.
+        hosted: the stages that run in the process with the model.
+
+    Raises:
+        ConfigError: it cannot share its model; the message says what to change.
+    """
+    kind = type(handler)
+    method = one_stage(handler)
+    if method:
+        raise ConfigError(
+            f"share_model needs a handler with the stages {', '.join(STAGES)}, and "
+            f"{getattr(handler, method).__qualname__} answers requests by itself. Let inference "
+            f"call the model and the other stages do the rest, {OR_NOT}"
+        )
+    for stage in (*STAGES[: STAGES.index(hosted[0])][-1:], hosted[-1]):
+        if inspect.isgeneratorfunction(inspect.unwrap(getattr(handler, stage))):
+            raise ConfigError(
+                f"{getattr(handler, stage).__qualname__} returns a generator, which cannot be sent "
+                f"to another process (share_model). Return a list, {OR_NOT}"
+            )
+    source = source_of_class(kind)
+    accesses = {stage: accesses_of(source, stage) for stage in (*STAGES, HANDLE)}
+    for stage in hosted:
+        line = _sends_parts(source, stage)
+        if line:
+            raise ConfigError(
+                f"{getattr(handler, stage).__qualname__} sends parts of its answers (line {line}), "
+                f"and the process with the model (share_model) has no connection to send them by. "
+                f"Send them from postprocess, {OR_NOT}"
+            )
+    for store, stored_in, read_in, line in _crossings(accesses, hosted):
+        raise ConfigError(
+            f"share_model: {stored_in} stores {store.place.shown} (line {store.line}) and "
+            f"{read_in} reads it (line {line}), but {_where(stored_in, read_in, hosted)}. Hand it "
+            f"on with the rows instead, return (images, sizes) from preprocess for example; load "
+            f"what is the same for all requests in initialize; {OR_NOT}"
+        )
+    for shared in state_of_class(kind).shared:
+        if shared.kind == "buffer" and shared.stored_in in hosted:
+            raise ConfigError(
+                f"share_model: {shared}, while the answers of this call are still copied. Return "
+                f"a copy of it, {OR_NOT}"
+            )
+
+
+def _where(stored_in: str, read_in: str, hosted: Sequence[Stage]) -> str:
+    if stored_in in hosted and read_in in hosted:
+        return "the process with the model calls them at the same time, for different requests"
+    inside = stored_in if stored_in in hosted else read_in
+    return f"{inside} runs in another process"
+
+
+def _crossings(
+    accesses: dict[str, Accesses], hosted: Sequence[Stage]
+) -> Iterator[tuple[Store, str, str, int]]:
+    """What one stage stores and another one reads that does not see it."""
+    for stored_in, mine in accesses.items():
+        for read_in, theirs in accesses.items():
+            if stored_in == read_in or not {stored_in, read_in}.intersection(hosted):
+                continue
+            # Each process fills in for itself what it finds missing.
+            own = {it.place.key for it in theirs.stores if _fills_in(it)}
+            for store in mine.stores:
+                key = store.place.key
+                if not store.is_common and key in theirs.loads and key not in own:
+                    yield store, stored_in, read_in, theirs.loads[key]
+
+
+def _fills_in(store: Store) -> bool:
+    return any(key == store.place.key for key, _ in store.guards)
+
+
+def _sends_parts(source: Source, stage: Stage) -> int:
+    """The line in which a stage, or a method that it calls, sends a part of an answer; 0 if none.
+
+    What it calls in other files is not read.
+    """
+    todo: list[str] = [stage]
+    seen: set[str] = set()
+    while todo:
+        name = todo.pop()
+        function = None if name in seen else source.find(name)
+        seen.add(name)
+        for node in ast.walk(function.node) if function is not None else ():
+            if not isinstance(node, (ast.Name, ast.Attribute)):
+                continue
+            if (node.id if isinstance(node, ast.Name) else node.attr) in SENDERS:
+                return node.lineno
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
+                todo.append(node.attr)
+    return 0
