@@ -82,8 +82,15 @@ class HostClient:
             HostLost: the host ended while the model had these rows.
             ArenaTooSmall: the rows do not fit the shared memory.
             RemoteFault: the call failed; it has the error as `error`.
+            TypeError: the payload cannot be sent.
         """
-        pickled = dump(rows.payload)
+        try:
+            pickled = dump(rows.payload)
+        except Exception as error:
+            raise TypeError(
+                f"what {stage} gets cannot be sent to the process with the model: {error}. Hand on "
+                f"tensors, arrays, and lists or dicts of such"
+            ) from error
         buffers = pickled.buffers
         if len(pickled.data) >= INLINE_DATA_BYTES:
             buffers = [memoryview(pickled.data), *buffers]
