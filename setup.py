@@ -29,6 +29,7 @@ setup(
         "torch-model-archiver>=0.11,<0.13",
         "numpy>=1.24",
         "orjson>=3.9",
+        "psutil>=5.9",
         "pyyaml>=6.0",
     ],
     extras_require={
@@ -45,7 +46,6 @@ setup(
             "hypothesis",
             "pandas",
             "protobuf",
-            "psutil",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
