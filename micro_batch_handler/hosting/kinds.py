@@ -22,7 +22,11 @@ def kind_of(payload: Payload, ops: PayloadOps) -> Hashable:
     Types, columns, constants, and shapes without the rows. What is not made of rows has a kind that
     equals no other. A handler's own hooks join anything.
     """
-    return _kind(payload) if ops.rows_of is rows_of else None
+    if ops.rows_of is not rows_of:
+        return None
+    # A constant stands beside rows only.
+    alone = block_of(payload) is None and is_constant(payload)
+    return object() if alone else _kind(payload)
 
 
 def _kind(payload: Any) -> Hashable:  # noqa: PLR0911  (a case each)
