@@ -230,7 +230,7 @@ class HostLane:
             return
         if is_out_of_memory(error):
             free_memory(error, self._streams.release, thorough=rows == 1)
-            self._ceiling.failed(rows, first=len(asked) > 1)
+            self._note_lack(asked, rows)
         if len(asked) == 1:
             (only,) = asked
             call = HostCall(rows, 1, True, only.came_s, began_s, self._clock.now_s())
@@ -240,6 +240,24 @@ class HostLane:
         logger.info("a call on %d rows of %d members fails: %r", rows, len(asked), error)
         half = len(asked) // 2
         for part in (asked[:half], asked[half:]):
+
+    def _note_lack(self, asked: Sequence[Asked], rows: int) -> None:
+        """Remember how many rows were too many for the memory."""
+        if rows == 1:
+            self._ceiling.failed_alone()  # the row was behind the failures on the way down to it
+            return
+        question = asked[0].question
+        # Rows that have failed come back in a group, or without merging.
+        self._ceiling.failed(rows, first=question.merges and not question.group)
+
+
+def _share_effects(asked: Sequence[Asked], effects: Sequence[Any]) -> None:
+    start = 0
+    for each in asked:
+        stop = start + each.question.rows
+        if any(effects[start:stop]):
+            each.effects.append(effects[start:stop])
+        start = stop
             group = next(_groups)
             for each in part:
                 each.settle(Again(group))
