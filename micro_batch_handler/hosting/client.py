@@ -50,7 +50,8 @@ class Told(NamedTuple):
     """What the host has answered."""
 
     result: Payload
-    effects: Sequence[Any] | None
+    effects: Sequence[Sequence[Any]] | None
+    """See `Answer`."""
     call: HostCall
 
 

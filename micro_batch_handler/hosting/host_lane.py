@@ -153,10 +153,12 @@ class HostLane:
             self.calls, self.rows = self.calls + 1, self.rows + rows
             self.busy_s += self._clock.now_s() - began_s
         self._ceiling.worked(rows)
+        if effects is not None:
+            _share_effects(asked, effects)
         if self._then is not None:
             self._then.waiting.add(Item(asked, part))
         else:
-            self._share_out(asked, part, effects, began_s)
+            self._share_out(asked, part, began_s)
         return True
 
     def _call(
@@ -207,17 +209,12 @@ class HostLane:
         elif found != rows:
             raise LengthError(self.stage, rows, found)
 
-    def _share_out(
-        self, asked: Sequence[Asked], part: Part, effects: Sequence[Any] | None, began_s: float
-    ) -> None:
+    def _share_out(self, asked: Sequence[Asked], part: Part, began_s: float) -> None:
         ended_s, start = self._clock.now_s(), 0
         for at, each in enumerate(asked):
             stop = start + each.question.rows
-            own_effects = effects if effects is None or len(asked) == 1 else effects[start:stop]
-            if own_effects is not None and not any(own_effects):
-                own_effects = None
             call = HostCall(part.rows, len(asked), not at, each.came_s, began_s, ended_s)
-            each.settle(Returned(part.only(start, stop), own_effects, call))
+            each.settle(Returned(part.only(start, stop), each.effects or None, call))
             start = stop
 
     def _failed(
@@ -240,6 +237,9 @@ class HostLane:
         logger.info("a call on %d rows of %d members fails: %r", rows, len(asked), error)
         half = len(asked) // 2
         for part in (asked[:half], asked[half:]):
+            group = next(_groups)
+            for each in part:
+                each.settle(Again(group))
 
     def _note_lack(self, asked: Sequence[Asked], rows: int) -> None:
         """Remember how many rows were too many for the memory."""
@@ -251,20 +251,19 @@ class HostLane:
         self._ceiling.failed(rows, first=question.merges and not question.group)
 
 
-def _share_effects(asked: Sequence[Asked], effects: Sequence[Any]) -> None:
-    start = 0
-    for each in asked:
-        stop = start + each.question.rows
-        if any(effects[start:stop]):
-            each.effects.append(effects[start:stop])
-        start = stop
-            group = next(_groups)
-            for each in part:
-                each.settle(Again(group))
-
-
 def _has_come(event: Any) -> bool:
     try:
         return bool(event.query())
     except RuntimeError:
         return False  # the device is lost, which the lane finds out
+
+
+def _share_effects(asked: Sequence[Asked], effects: Sequence[Any]) -> None:
+    start = 0
+    for each in asked:
+        stop = start + each.question.rows
+        # A call of the handler's own `handle` has requests in it that are no rows.
+        own_effects = effects if len(asked) == 1 else effects[start:stop]
+        if any(own_effects):
+            each.effects.append(own_effects)
+        start = stop

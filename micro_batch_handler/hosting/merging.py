@@ -35,12 +35,14 @@ class Asked:
         start: tells the member, in its memory, that the model gets the question now.
     """
 
-    __slots__ = ("_settled", "_start", "came_s", "outcome", "question", "sent")
+    __slots__ = ("_settled", "_start", "came_s", "effects", "outcome", "question", "sent")
 
     def __init__(self, question: Question, came_s: float, start: Callable[[], None]) -> None:
         self.question = question
         self.came_s = came_s
         self._start = start
+        self.effects: list[Sequence[Any]] = []
+        """What else the stages' functions did, one entry a row from each that did something."""
         self.outcome: Returned | Failed | Again | None = None
         self.sent = False
         """Whether the member has been told."""

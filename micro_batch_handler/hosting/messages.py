@@ -144,8 +144,9 @@ class Answer(NamedTuple):
 
     data: bytes
     places: Sequence[Place]
-    effects: Any
-    """What else the stage's function did for these rows, None for nothing."""
+    effects: Sequence[Sequence[Any]] | None
+    """What else the stages' functions did, one entry a row from each that did something, in the
+    order of the stages; None for nothing."""
     call: HostCall
 
 

@@ -1,0 +1,1 @@
+"""The tests of micro_batch_handler/torchserve/sharing."""
