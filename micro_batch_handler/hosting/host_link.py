@@ -251,14 +251,16 @@ class HostLink:
         return words
 
     def _now_up(self, connection: socket.socket) -> None:
-        listens = threading.Thread(
-            target=self._log, args=(connection,), name="mbh-host-log", daemon=True
-        )
         with self._lock:
             self._generation += 1
             self._up = True
             self._log_socket = connection
-        listens.start()
+        threading.Thread(
+            target=self._log,
+            args=(connection, self._generation),
+            name="mbh-host-log",
+            daemon=True,
+        ).start()
 
     def _greeted(self, *, listens: bool) -> socket.socket | None:
         """A connection on which the host has said that it is ready; None if there is no host.
@@ -283,15 +285,12 @@ class HostLink:
         self.ready = greeting
         return connection
 
-    def _log(self, connection: socket.socket) -> None:
+    def _log(self, connection: socket.socket, generation: int) -> None:
         """Write what the host writes, as if it had been written here."""
-        generation = self._generation
-        try:
+        with connection, suppress(OSError, EOFError, ValueError):
             while True:
                 sys.stdout.write(receive_one(connection).text)
                 sys.stdout.flush()
-        except (OSError, EOFError, ValueError):
-            pass
         if not self._closed:
             self._down(generation)
             words = self._last_words()
