@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import UserDict
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import torch
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
 from micro_batch_handler.pipeline.device.pinned import PinnedBuffers
 from micro_batch_handler.pipeline.device.streams import Streams
+from micro_batch_handler.pipeline.device.thread_state import ThreadState
 from micro_batch_handler.pipeline.device.transfers import upload
 from tests.gpu.benches import HostBench
 from tests.gpu.delays import CASES, NO_DELAYS, forget, late_answers, right_answers
@@ -139,3 +143,106 @@ def test_a_mapping_may_make_its_values_anew(bench):
 def test_what_goes_through_a_buffer(leaf, size):
     """A plain tensor of the host or the device does; what would lose something does not."""
     assert Accelerator(torch.device("cpu")).size_bytes(leaf) == size
+
+
+class Runtime:
+    """Stands for torch.cuda: which thread asked for what, on which device; and what it refuses."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code = code
+        self.here = threading.local()
+        self.told: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def device(self, device):
+        before, self.here.device = getattr(self.here, "device", 0), device.index
+        yield
+        self.here.device = before
+
+    @contextmanager
+    def stream(self, stream):
+        self._tell(f"begin {stream}")
+        yield
+        self._tell(f"end {stream}")
+
+    def set_device(self, device):
+        self.here.device = device.index
+        self._tell("set device")
+
+    def current_device(self):
+        return getattr(self.here, "device", 0)
+
+    def synchronize(self, device):
+        self._tell("synchronize")
+
+    def cudart(self):
+        return SimpleNamespace(
+            cudaHostRegister=lambda *_: self._tell("lock"),
+            cudaHostUnregister=lambda *_: self._tell("unlock"),
+        )
+
+    def _tell(self, what: str) -> int:
+        self.told.append((what, self.current_device(), threading.get_ident()))
+        return self.code
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    """A runtime in place of torch.cuda, for an accelerator on the second device."""
+    runtime = Runtime()
+    monkeypatch.setattr(torch, "get_device_module", lambda _device: runtime)
+    return runtime
+
+
+SECOND = torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(("code", "locked"), [(0, True), (2, False)])
+def test_an_error_of_locking_pages_is_left_to_no_other_call(runtime, code, locked):
+    """Memory is locked for the right device, in a thread that does nothing else."""
+    runtime.code = code
+
+    assert Accelerator(SECOND).lock_pages(4096, 4096) is locked
+
+    ((what, device, thread),) = runtime.told
+    assert (what, device) == ("lock", 1)
+    assert thread != threading.get_ident()
+
+
+def test_pages_are_unlocked_once_copies_have_ended(runtime):
+    """The device is waited for first; and it is the right one."""
+    Accelerator(SECOND).unlock_pages(4096)
+
+    assert [(what, device) for what, device, _ in runtime.told] == [
+        ("synchronize", 1),
+        ("unlock", 1),
+    ]
+
+
+def test_a_stream_is_left_on_its_own_device(runtime):
+    """A thread on the first device never makes torch go back there, which would take memory."""
+    with Accelerator(SECOND).using("stream"):
+        assert runtime.current_device() == 1
+
+    assert [(what, device) for what, device, _ in runtime.told] == [
+        ("begin stream", 1),
+        ("end stream", 1),
+    ]
+    assert runtime.current_device() == 0
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_thread_that_is_on_its_device_does_not_set_it(runtime, index):
+    """Setting the first device, where every thread begins, could take memory there."""
+    state = ThreadState(
+        grad_enabled=True,
+        inference_mode=False,
+        autocast={},
+        device=torch.device("cuda", index),
+        default_device=None,
+    )
+
+    state.apply()
+
+    assert runtime.current_device() == index
+    assert len(runtime.told) == index
