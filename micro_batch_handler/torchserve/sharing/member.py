@@ -167,7 +167,8 @@ class Member:
         self.client.close()
 
     def _start(self, place: MeetingPlace) -> StartedHost | None:
-        command = [sys.executable, "-m", HOST_MODULE]
+        # The name is for those who look at a list of processes.
+        command = [sys.executable, "-m", HOST_MODULE, self._job.model_name]
         return place.start_host(command, pickle.dumps(self._job), self._environment)
 
     def _tell_weights(self) -> None:
