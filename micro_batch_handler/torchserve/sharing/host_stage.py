@@ -13,11 +13,10 @@ from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.torchserve.context import MicroBatchContext
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
-from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.responses import Response, checked, response_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
+from micro_batch_handler.torchserve.sharing.host_watch import HostWatch
 from micro_batch_handler.torchserve.sharing.refusals import OR_NOT
-from micro_batch_handler.torchserve.state_watch import StateWatch
 from micro_batch_handler.torchserve.views import viewed_by
 
 __all__ = ["HostHandle", "HostStage"]
@@ -38,10 +37,7 @@ class HostStage:
         self._handler = handler
         self._stage = stage
         self._context = context
-        self._watch: StateWatch | None = None
-        if getattr(handler, "thread_safe", False) is not True:
-            # What the class shows was refused in the worker, or matters to this stage alone.
-            self._watch = StateWatch(handler, state_of_class(type(handler)).harmless)
+        self._watch = HostWatch(handler, stage)
         self._rows = _HostedRows(stage)
 
     def __call__(
@@ -58,17 +54,10 @@ class HostStage:
             BaseException: whatever the method raises.
         """
         view = _HostContext(self._context, requests, self._rows)
-        if self._watch is not None:
-            self._watch.begin()
+        self._watch.begin()
         with viewed_by(self._handler, view):
             result = getattr(self._handler, self._stage)(payload)
-        name = "" if self._watch is None else self._watch.changed()
-        if name:
-            raise ConfigError(
-                f"{self._stage} changes {name} in the process with the model (share_model), which "
-                f"no other process sees. Return it with the rows instead, {OR_NOT}. If no other "
-                f"stage reads it, say thread_safe = True in the class"
-            )
+        self._watch.look()
         return result, view.effects()
 
 
