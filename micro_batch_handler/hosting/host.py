@@ -31,6 +31,7 @@ from micro_batch_handler.hosting.messages import (
     LogText,
     Question,
     Ready,
+    UnreadableMessage,
     check_peer,
     receive,
     receive_hello,
@@ -224,7 +225,7 @@ class Host:
                     self._listen(connection)
                 else:
                     while True:
-                        self._answer(connection, member, receive(connection))
+                        self._answer_next(connection, member)
         except (EOFError, OSError):
             pass  # the member has gone
         except Exception:
@@ -274,7 +275,12 @@ class Host:
             with self._lock, suppress(ValueError):
                 self._listening.remove(connection)
 
-    def _answer(self, connection: socket.socket, member: MemberMemory, question: Question) -> None:
+    def _answer_next(self, connection: socket.socket, member: MemberMemory) -> None:
+        try:
+            question: Question = receive(connection)
+        except UnreadableMessage as unreadable:
+            send(connection, Failed(packed(unreadable.error), self._lanes[0].stage, None))
+            return
         asked = Asked(
             question,
             self._clock.now_s(),

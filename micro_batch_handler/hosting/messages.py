@@ -33,6 +33,7 @@ __all__ = [
     "Place",
     "Question",
     "Ready",
+    "UnreadableMessage",
     "check_peer",
     "receive",
     "receive_hello",
@@ -164,6 +165,17 @@ class Again(NamedTuple):
     group: int
 
 
+class UnreadableMessage(Exception):  # noqa: N818  (it carries an error)
+    """A message came whole and cannot be loaded; `error` is why.
+
+    A question has keys of the user's, whose class this process may be unable to import.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def send(connection: socket.socket, message: Any) -> None:
     """Send one message.
 
@@ -180,6 +192,7 @@ def receive(connection: socket.socket) -> Any:
     Raises:
         EOFError: the other side has gone.
         TimeoutError: none came within the connection's time-out.
+        UnreadableMessage: it cannot be loaded.
     """
     # Most messages come in one piece. Each side sends the next one only after a reply, so that no
     # piece holds two, except where `receive_one` is used.
@@ -195,7 +208,10 @@ def receive(connection: socket.socket) -> Any:
     missing = length + LENGTH.size - len(data)
     if missing:
         data += _exactly(connection, missing)
-    return pickle.loads(memoryview(data)[LENGTH.size :])  # noqa: S301  (same user, see above)
+    try:
+        return pickle.loads(memoryview(data)[LENGTH.size :])  # noqa: S301  (same user, see above)
+    except Exception as error:
+        raise UnreadableMessage(error) from error
 
 
 def receive_one(connection: socket.socket) -> Any:

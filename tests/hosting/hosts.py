@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -72,32 +71,26 @@ class Model:
             self.held.release()
 
 
-class _TestEnds(BaseException):
-    """Ends the thread of a lane, which in a process of its own ends with that."""
-
-
-class _End:
-    @property
-    def rows(self):
-        raise _TestEnds
-
-
 class Arrivals(WaitingItems):
-    """What waits for a lane; a gate opens for each item that comes."""
+    """What waits for a lane; a gate opens for each item that comes.
 
-    def __init__(self) -> None:
+    Args:
+        takes: False for a lane that takes nothing.
+    """
+
+    def __init__(self, *, takes: bool = True) -> None:
         super().__init__()
+        self._takes = takes
         self.came = threading.Semaphore(0)
+
+    def take(self, most_rows):
+        with self._changed:
+            self._changed.wait_for(lambda: self._takes or self._closed)
+        return super().take(most_rows)
 
     def add(self, item):
         super().add(item)
         self.came.release()
-
-    def end(self) -> None:
-        """End the lane that takes from here."""
-        with self._changed:
-            self._items.insert(0, _End())
-            self._changed.notify()
 
 
 class _Listener:
@@ -131,6 +124,7 @@ class LocalHost:
         models: one for each hosted stage; inference is the last.
         clock: the host's.
         ops: how payloads are cut.
+        takes: whether its model takes what waits.
         settings: more arguments of the last lane.
     """
 
@@ -140,6 +134,7 @@ class LocalHost:
         *models: Any,
         clock: Clock | None = None,
         ops: PayloadOps = CUT_AND_JOIN,
+        takes: bool = True,
         **settings: Any,
     ) -> None:
         self.place = MeetingPlace(key)
@@ -160,15 +155,27 @@ class LocalHost:
                 lost=lambda: self.host.end("lost"),
                 **({} if self.lanes else settings),
             )
-            lane.waiting = Arrivals()
+            lane.waiting = Arrivals(takes=takes)
             self.lanes.insert(0, lane)
         self.came = self.lanes[0].waiting.came
         """A gate that opens for each question that waits."""
         self.host.start()
+        self.error: BaseException | None = None
+        """What `serve` has raised."""
+        self.thread = threading.Thread(target=self._serve, name="mbh-main", daemon=True)
 
     def serve(self) -> LocalHost:
-        self.host.serve(self.lanes, self.ops, NoStreams(), None, os.getpid(), copy_in=False)
+        """Answer from now on, in a thread that stands for the main thread of the process."""
+        self.thread.start()
+        while not self.host._loaded.wait(0.01):
+            assert self.thread.is_alive(), self.error
         return self
+
+    def _serve(self) -> None:
+        try:
+            self.host.serve(self.lanes, self.ops, NoStreams(), None, os.getpid(), copy_in=False)
+        except BaseException as error:
+            self.error = error
 
     def end(self) -> None:
         """End as a process that was killed: all connections close."""
@@ -177,14 +184,12 @@ class LocalHost:
     def close(self) -> None:
         """End all threads too, which a process would take with it."""
         self.end()
-        logging.disable(logging.CRITICAL)
+        self.host.end("the test is over")
         for lane in self.lanes:
             if isinstance(lane._function, Model):
                 lane._function.let_go(1000)
-            lane.waiting.end()
-            if lane.thread.ident is not None:
-                lane.thread.join(GATE_S)
-        logging.disable(logging.NOTSET)
+        if self.thread.ident is not None:
+            self.thread.join(GATE_S)
         self.host._loaded.set()
         for asked in tuple(self.host._asked):
             asked.settle(Failed(b"", "inference", None))

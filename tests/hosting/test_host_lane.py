@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 import torch
@@ -356,7 +357,7 @@ def test_a_lost_device_ends_the_host(town):
     with pytest.raises(HostLost):
         first.told()
     assert second.result().item() == 4
-    host.lanes[0].thread.join(GATE_S)
+    host.thread.join(GATE_S)
     assert names(model) == ["A"]
     assert host.host.why_over == "lost"
     assert names(next_host.lanes[0]._function) == ["B"]
@@ -369,26 +370,30 @@ def test_a_stage_that_cannot_be_set_up_is_the_hosts_failure(town):
     def setup():
         raise error
 
-    with pytest.raises(RuntimeError) as raised:
-        town.host(Model(), setup=setup)
+    host = town.silent_host(Model(), setup=setup)
+    host.thread.start()
+    host.thread.join(GATE_S)
 
-    assert raised.value is error
+    assert host.error is error
 
 
-def test_a_stage_is_set_up_in_the_thread_that_calls_it(town):
-    """Graphs and thread counts belong to a thread."""
-    import threading
+def test_a_stage_is_set_up_and_called_in_the_thread_that_serves(town):
+    """Handlers and graphs may belong to the thread that has loaded them; others get their own."""
+    threads: list = []
 
-    threads = []
-    town.host(
-        Model(lambda payload, _: threads.append(threading.current_thread()) or payload),
-        setup=lambda: threads.append(threading.current_thread()),
-    )
+    def note(*_):
+        threads.append(threading.current_thread())
+
+    def called(payload, _):
+        note()
+        return payload
+
+    host = town.host(Model(called), Model(called), setup=note)
 
     town.member().ask(rows(1))
 
-    assert len(set(threads)) == 1
-    assert threads[0].name == "mbh-inference-0"
+    assert [thread.name for thread in threads] == ["mbh-main", "mbh-preprocess-0", "mbh-main"]
+    assert threads[0] is host.thread
 
 
 def test_two_hosted_stages_follow_each_other(town):

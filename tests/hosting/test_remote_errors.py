@@ -18,14 +18,12 @@ from micro_batch_handler.errors import (
 )
 from micro_batch_handler.hosting.remote_errors import HostTraceback, packed, unpacked
 from micro_batch_handler.pipeline.device.device_errors import is_out_of_memory
-from tests.hosting import test_remote_errors
 
 
 def arrived(error: BaseException) -> BaseException:
-    try:
+    with pytest.raises(type(error)) as raised:
         raise error
-    except BaseException as raised:
-        return unpacked(packed(raised))
+    return unpacked(packed(raised.value))
 
 
 class NotAPhotoError(PredictionException):
@@ -146,7 +144,7 @@ def test_a_class_that_nobody_can_import_keeps_its_name_and_its_base(base, own_te
 def test_what_a_member_cannot_load_keeps_its_type_too(monkeypatch):
     """A part of it may need a device or a module that only the host has."""
     data = packed(NotHereError(Device()))
-    monkeypatch.setattr(test_remote_errors.NotHereError, "here", False)
+    monkeypatch.setattr(NotHereError, "here", False)
 
     found = unpacked(data)
 

@@ -127,9 +127,7 @@ def _context_of(context: Context, indices: Sequence[int]) -> list[Any]:
     ]
 
 
-def _add_responses(
-    context: Context, effects: Sequence[Sequence[Response | None]] | None
-) -> None:
+def _add_responses(context: Context, effects: Sequence[Sequence[Response | None]] | None) -> None:
     """Set what was set in the host, stage after stage, on top of what was set before."""
     for place, response in (entry for stage in effects or () for entry in enumerate(stage)):
         if response is None:
