@@ -34,6 +34,10 @@ INLINE_DATA_BYTES = 16 * 1024
 
 
 class Rows(NamedTuple):
+MOST_LOST = 3
+"""Hosts that may end before the model got a question. A payload can end a process that reads it."""
+
+
     """The rows of a call, as the host gets them."""
 
     payload: Payload
@@ -80,7 +84,7 @@ class HostClient:
 
         Raises:
             HostMissing: there was no host, or no space, in time.
-            HostLost: the host ended while the model had these rows.
+            HostLost: the host ended while the model had these rows, or several before.
             ArenaTooSmall: the rows do not fit the shared memory.
             RemoteFault: the call failed; it has the error as `error`.
             TypeError: the payload cannot be sent.
@@ -117,7 +121,7 @@ class HostClient:
         slot: Slot,
         until_s: float | None,
     ) -> Told:
-        group = 0
+        group = lost = 0
         view = self._arena.shared.view
         while True:
             connection = self._link.connection(stage, until_s)
@@ -139,7 +143,8 @@ class HostClient:
             )
             reply = connection.ask(question)
             if reply is None:
-                if self._arena.running(slot):
+                lost += 1
+                if self._arena.running(slot) or lost == MOST_LOST:
                     raise HostLost(stage)
                 continue  # the model had not got it
             if isinstance(reply, Again):
