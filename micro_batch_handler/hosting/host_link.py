@@ -146,9 +146,11 @@ class HostLink:
                     return self._idle.pop()
                 generation, up = self._generation, self._up
             if up:
-                connection = self._greeted(listens=False)
-                if connection is not None:
-                    return HostConnection(self, generation, connection)
+                # Not of a host that has just taken the place of the last, and still loads.
+                with suppress(LoadError):
+                    connection = self._greeted(until_s, listens=False)
+                    if connection is not None:
+                        return HostConnection(self, generation, connection)
                 self._down(generation)
             self._find(stage, until_s)
 
@@ -217,7 +219,7 @@ class HostLink:
             if started is not None:
                 self._note_start(started)
             try:
-                connection = self._greeted(listens=True)
+                connection = self._greeted(until_s, listens=True)
             except LoadError as error:
                 if raises:
                     raise
@@ -262,8 +264,8 @@ class HostLink:
             daemon=True,
         ).start()
 
-    def _greeted(self, *, listens: bool) -> socket.socket | None:
-        """A connection on which the host has said that it is ready; None if there is no host.
+    def _greeted(self, until_s: float | None, *, listens: bool) -> socket.socket | None:
+        """A connection on which the host has said that it is ready; None if none did in time.
 
         Raises:
             LoadError: the host cannot load the model.
@@ -285,6 +287,8 @@ class HostLink:
         self.ready = greeting
         return connection
 
+            if until_s is not None:  # it may load for longer
+                connection.settimeout(max(TRY_EVERY_S, until_s - self._clock.now_s()))
     def _log(self, connection: socket.socket, generation: int) -> None:
         """Write what the host writes, as if it had been written here."""
         with connection, suppress(OSError, EOFError, ValueError):
