@@ -11,6 +11,7 @@ reason, and its rows are called again one by one, which is the caller's affair.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -33,11 +34,11 @@ INLINE_DATA_BYTES = 16 * 1024
 """Pickles from this size on go through the shared memory too."""
 
 
-class Rows(NamedTuple):
 MOST_LOST = 3
 """Hosts that may end before the model got a question. A payload can end a process that reads it."""
 
 
+class Rows(NamedTuple):
     """The rows of a call, as the host gets them."""
 
     payload: Payload
@@ -73,6 +74,9 @@ class HostClient:
         self._arena = arena
         self._clock = clock or Clock()
         self._result_bytes_per_row = 0
+        self._lock = threading.Lock()
+        self._asking = 0
+        self._closed = False
 
     def ask(self, stage: str, rows: Rows, until_s: float | None) -> Told:
         """What the hosted stages return for these rows.
@@ -103,12 +107,32 @@ class HostClient:
         # Room for a large result is worth a quarter of the memory, and no more.
         result_bytes = aligned(self._result_bytes_per_row * rows.number)
         room_bytes = max(sent_bytes, min(result_bytes, self._arena.shared.size_bytes // 4))
+        with self._lock:
+            if self._closed:
+                raise HostMissing(stage, "the handler was closed")
+            self._asking += 1
+        try:
+            return self._ask_in_slot(stage, rows, pickled.data, buffers, room_bytes, until_s)
+        finally:
+            with self._lock:
+                self._asking -= 1
+                self._free_closed()
+
+    def _ask_in_slot(
+        self,
+        stage: str,
+        rows: Rows,
+        data: bytes,
+        buffers: Sequence[memoryview],
+        room_bytes: int,
+        until_s: float | None,
+    ) -> Told:
         try:
             slot = self._arena.take(room_bytes, until_s, self._clock)
         except TimeoutError as error:
             raise HostMissing(stage, str(error)) from None
         try:
-            return self._ask(stage, rows, pickled.data, buffers, slot, until_s)
+            return self._ask(stage, rows, data, buffers, slot, until_s)
         finally:
             self._arena.give_back(slot)
 
@@ -161,9 +185,16 @@ class HostClient:
         return Told(load(answer.data, copies), answer.effects, answer.call)
 
     def close(self) -> None:
-        """Leave the host; a second call does nothing."""
+        """Leave the host, and end what waits for it; a second call does nothing."""
         self._link.close()
-        self._arena.shared.close()
+        with self._lock:
+            self._closed = True
+            self._free_closed()
+
+    def _free_closed(self) -> None:
+        """Let go of the memory once the last question has ended."""
+        if self._closed and not self._asking:
+            self._arena.shared.close()
 
     def __repr__(self) -> str:
         return f"<HostClient {self._link}>"

@@ -72,7 +72,7 @@ class HostConnection:
             return None
         except BaseException:
             # The reply to this question must not become that to the next.
-            self.socket.close()
+            self._link.drop(self.socket)
             raise
         self._link.give_back(self)
         return reply
@@ -107,7 +107,8 @@ class HostLink:
         self._up = False
         self._closed = False
         self._started: StartedHost | None = None
-        self._log_socket: socket.socket | None = None
+        self._open: set[socket.socket] = set()
+        """All connections: idle ones, those of questions, and that for the log."""
         self.ready: Ready | None = None
         """What the host said last."""
         self.restarts = 0
@@ -160,25 +161,31 @@ class HostLink:
             if connection.generation == self._generation and self._up:
                 self._idle.append(connection)
                 return
-        connection.socket.close()
+        self.drop(connection.socket)
 
     def lost(self, connection: HostConnection) -> None:
         """The host at its other end has ended."""
-        connection.socket.close()
+        self.drop(connection.socket)
         self._down(connection.generation)
 
+    def drop(self, connection: socket.socket) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
     def close(self) -> None:
-        """Leave the host; a second call does nothing."""
+        """Leave the host: who waits for it gets `HostMissing`. A second call does nothing."""
         with self._lock:
             self._closed = True
             self._up = False
-            sockets = [each.socket for each in self._idle]
+            idle = [each.socket for each in self._idle]
             self._idle.clear()
-            log, self._log_socket = self._log_socket, None
-        for each in (*sockets, *([log] if log else [])):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+            for each in self._open:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)  # whoever reads from it closes it
+        for each in idle:
+            self.drop(each)
 
     def __repr__(self) -> str:
         if not self._up or self.ready is None:
@@ -193,7 +200,7 @@ class HostLink:
             sockets = [each.socket for each in self._idle]
             self._idle.clear()
         for each in sockets:
-            each.close()
+            self.drop(each)
 
     def _find(self, stage: str, until_s: float | None) -> None:
         """Let one thread look for a host; the others wait for it."""
@@ -255,8 +262,7 @@ class HostLink:
     def _now_up(self, connection: socket.socket) -> None:
         with self._lock:
             self._generation += 1
-            self._up = True
-            self._log_socket = connection
+            self._up = not self._closed
         threading.Thread(
             target=self._log,
             args=(connection, self._generation),
@@ -273,28 +279,36 @@ class HostLink:
         connection = self._place.connect()
         if connection is None:
             return None
+        with self._lock:
+            closed = self._closed
+            self._open.add(connection)
+        if closed:
+            self.drop(connection)
+            return None
         try:
             check_peer(connection)
+            if until_s is not None:  # it may load for longer
+                connection.settimeout(max(TRY_EVERY_S, until_s - self._clock.now_s()))
             hello = Hello(self._name, self._shared.size_bytes, listens)
             send_hello(connection, hello, self._shared.fd)
             greeting = receive_one(connection)
+            connection.settimeout(None)
         except (OSError, EOFError):
-            connection.close()
+            self.drop(connection)
             return None
         if isinstance(greeting, LoadFailed):
-            connection.close()
+            self.drop(connection)
             raise LoadError(unpacked(greeting.error))
         self.ready = greeting
         return connection
 
-            if until_s is not None:  # it may load for longer
-                connection.settimeout(max(TRY_EVERY_S, until_s - self._clock.now_s()))
     def _log(self, connection: socket.socket, generation: int) -> None:
         """Write what the host writes, as if it had been written here."""
-        with connection, suppress(OSError, EOFError, ValueError):
+        with suppress(OSError, EOFError, ValueError):
             while True:
                 sys.stdout.write(receive_one(connection).text)
                 sys.stdout.flush()
+        self.drop(connection)
         if not self._closed:
             self._down(generation)
             words = self._last_words()
