@@ -361,6 +361,13 @@ def test_closing_ends_what_waits(town):
     assert one.arena.shared.fd == -1
 
 
+def answered(member, payload):
+    """The result for a payload that is no host's fault."""
+    while True:
+        with suppress(HostLost):
+            return member.ask(payload).result
+
+
 def test_many_threads_of_several_members_get_their_own_answers(town, quick_turns):
     """Whatever is merged with whatever, while calls fail and hosts end."""
 
@@ -372,11 +379,6 @@ def test_many_threads_of_several_members_get_their_own_answers(town, quick_turns
     hosts = [town.host(Model(call))]
     members = [town.member(size_bytes=200_000) for _ in range(3)]
     wrong: list = []
-
-    def answered(member, payload):
-        while True:
-            with suppress(HostLost):
-                return member.ask(payload).result
 
     def work(member, begin):
         for value in range(begin, begin + 25):
