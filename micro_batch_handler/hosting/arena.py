@@ -1,6 +1,7 @@
 """A worker's shared memory, handed out to its calls in flight.
 
-    page 0      one byte for each call: the host sets it when the model gets that call
+    page 0      one byte for each call: the host sets it while the model has that call; and a number
+            that the host changes as long as it moves
     the rest    what the calls send and get back
 
 Who finds no space waits until others give theirs back; the arena never grows.
@@ -8,6 +9,7 @@ Who finds no space waits until others give theirs back; the arena never grows.
 
 from __future__ import annotations
 
+import struct
 import threading
 from bisect import insort
 from collections import deque
@@ -17,9 +19,11 @@ from micro_batch_handler.errors import ArenaTooSmall
 from micro_batch_handler.hosting.shared_memory import SharedMemory
 from micro_batch_handler.pipeline.watch import Clock
 
-__all__ = ["ALIGNMENT_BYTES", "Arena", "Slot", "aligned", "mark_running"]
+__all__ = ["ALIGNMENT_BYTES", "Arena", "Slot", "aligned", "beat", "last_beat", "mark_running"]
 
 HEADER_BYTES = 4096
+PULSE = struct.Struct("<Q")
+PULSE_AT = HEADER_BYTES - PULSE.size
 ALIGNMENT_BYTES = 256
 """As the device aligns its own memory."""
 
@@ -48,15 +52,15 @@ class Arena:
 
     Args:
         size_bytes: for payloads; the header comes on top.
-        tickets: the most calls at a time, 4096 at most.
+        tickets: the most calls at a time, 4088 at most.
 
     Raises:
         ConfigError: the system refuses the memory.
     """
 
     def __init__(self, size_bytes: int, tickets: int = 64) -> None:
-        if not 0 < tickets <= HEADER_BYTES:
-            raise ValueError(f"tickets must be from 1 to {HEADER_BYTES}, not {tickets}")
+        if not 0 < tickets <= PULSE_AT:
+            raise ValueError(f"tickets must be from 1 to {PULSE_AT}, not {tickets}")
         self.shared = SharedMemory.create(HEADER_BYTES + aligned(size_bytes))
         self._lock = threading.Lock()
         # In order of their starts. Those of no size are not in it.
@@ -157,9 +161,20 @@ def aligned(size_bytes: int) -> int:
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def mark_running(view: memoryview, ticket: int) -> None:
-    """In the host: the model gets this call now."""
-    view[ticket] = 1
+def mark_running(view: memoryview, ticket: int, *, runs: bool) -> None:
+    """In the host: whether the model has this call now."""
+    view[ticket] = runs
+
+
+def beat(view: memoryview, number: int) -> None:
+    """In the host: it moves, and says so with another number each time."""
+    PULSE.pack_into(view, PULSE_AT, number)
+
+
+def last_beat(view: memoryview) -> int:
+    """In the member: the last number that the host has written."""
+    number: int = PULSE.unpack_from(view, PULSE_AT)[0]
+    return number
 
 
 def _start(slot: Slot) -> int:

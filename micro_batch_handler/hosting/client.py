@@ -67,16 +67,26 @@ class HostClient:
         link: finds the host, or starts it.
         arena: the member's memory.
         clock: the time.
+        call_s: the longest that one host call may take; None for any time.
     """
 
-    def __init__(self, link: HostLink, arena: Arena, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        link: HostLink,
+        arena: Arena,
+        clock: Clock | None = None,
+        call_s: float | None = None,
+    ) -> None:
         self._link = link
         self._arena = arena
         self._clock = clock or Clock()
+        self._call_s = call_s
         self._result_bytes_per_row = 0
         self._lock = threading.Lock()
         self._asking = 0
         self._closed = False
+        self._abandoned: list[tuple[int, Slot]] = []
+        """Slots that a host may still write to, each with the generation of that host."""
 
     def ask(self, stage: str, rows: Rows, until_s: float | None) -> Told:
         """What the hosted stages return for these rows.
@@ -84,7 +94,8 @@ class HostClient:
         Args:
             stage: for the errors.
             rows: of the call.
-            until_s: how long to wait for a host and for space, as a moment of the clock.
+            until_s: how long to wait for space, for a host, and for the call to begin, as a moment
+                of the clock.
 
         Raises:
             HostMissing: there was no host, or no space, in time.
@@ -127,13 +138,28 @@ class HostClient:
         room_bytes: int,
         until_s: float | None,
     ) -> Told:
+        self._take_back_abandoned()
         try:
             slot = self._arena.take(room_bytes, until_s, self._clock)
         except TimeoutError as error:
             raise HostMissing(stage, str(error)) from None
+        keep: list[int] = []
         try:
-            return self._ask(stage, rows, data, buffers, slot, until_s)
+            return self._ask(stage, rows, data, buffers, slot, until_s, keep)
         finally:
+            if keep:
+                with self._lock:
+                    self._abandoned.append((keep[0], slot))
+            else:
+                self._arena.give_back(slot)
+
+    def _take_back_abandoned(self) -> None:
+        """Use the slots again whose hosts have ended."""
+        with self._lock:
+            now = self._link.generation
+            over = [slot for generation, slot in self._abandoned if generation < now]
+            self._abandoned = [each for each in self._abandoned if each[0] >= now]
+        for slot in over:
             self._arena.give_back(slot)
 
     def _ask(
@@ -144,9 +170,11 @@ class HostClient:
         buffers: Sequence[memoryview],
         slot: Slot,
         until_s: float | None,
+        keep: list[int],
     ) -> Told:
         group = lost = 0
         view = self._arena.shared.view
+        late_s = None if until_s is None or self._call_s is None else until_s + self._call_s
         while True:
             connection = self._link.connection(stage, until_s)
             # Each time anew: a call that failed may have written to its rows.
@@ -163,14 +191,24 @@ class HostClient:
                 places,
                 slot.ticket,
                 (slot.start, slot.size_bytes),
+                until_s,
                 rows.context,
             )
-            reply = connection.ask(question)
+            try:
+                reply = connection.ask(stage, question, late_s)
+            except BaseException:
+                # The host still has the question: nobody may use its part of the memory, nor take
+                # the reply for that to another question.
+                keep.append(connection.generation)
+                self._link.drop(connection.socket)
+                raise
             if reply is None:
-                lost += 1
+                self._link.lost(connection)
+                group, lost = 0, lost + 1
                 if self._arena.running(slot) or lost == MOST_LOST:
                     raise HostLost(stage)
                 continue  # the model had not got it
+            self._link.give_back(connection)
             if isinstance(reply, Again):
                 group = reply.group
                 continue

@@ -15,7 +15,8 @@ from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 
 from micro_batch_handler.config import Stage
-from micro_batch_handler.errors import LengthError
+from micro_batch_handler.errors import HostMissing, LengthError
+from micro_batch_handler.hosting.kinds import kind_of
 from micro_batch_handler.hosting.merging import Asked, Item, Returned, WaitingItems
 from micro_batch_handler.hosting.messages import Again, Failed, HostCall
 from micro_batch_handler.hosting.remote_errors import packed
@@ -117,16 +118,16 @@ class HostLane:
         """Call the stage on what waits, in this thread, until `waiting` is closed."""
         try:
             while self._take_and_call():
-                self._let_device_catch_up()
+                self._let_device_catch_up(MOST_UNFINISHED - 1)
         except BaseException as error:  # nobody else would answer what waits
             logger.exception("the thread of %s ends", self.stage)
             if device_is_lost(error):
                 self._streams.keep_all()
             self._lost()
 
-    def _let_device_catch_up(self) -> None:
-        """Wait until the device has little left to do; what comes meanwhile joins the next call."""
-        while len(self._unfinished) >= MOST_UNFINISHED:
+    def _let_device_catch_up(self, unfinished: int) -> None:
+        """Wait until the device has so many calls left; what comes meanwhile joins the next one."""
+        while len(self._unfinished) > unfinished:
             self._unfinished[0][0].synchronize()
             self._unfinished.popleft()
 
@@ -135,10 +136,16 @@ class HostLane:
         items = self.waiting.take(lambda: self._ceiling.limit if self._cuts else 0)
         if not items:
             return False
+        items = [item for item in items if not self._is_late(item)]
         asked = [each for item in items for each in item.asked]
+        if not asked:
+            return True
         rows = sum(item.rows for item in items)
+        alone = not asked[0].question.merges
+        if alone:  # what it does to the device must not be blamed on the call beside it
+            self._let_device_catch_up(0)
         for each in asked:
-            each.start()
+            each.runs(True)
         began_s = self._clock.now_s()
         self._running = running = Running(began_s, asked)
         try:
@@ -155,11 +162,33 @@ class HostLane:
         self._ceiling.worked(rows)
         if effects is not None:
             _share_effects(asked, effects)
+        if alone:
+            self._let_device_catch_up(0)
         if self._then is not None:
-            self._then.waiting.add(Item(asked, part))
+            self._hand_on(self._then, asked, part)
         else:
             self._share_out(asked, part, began_s)
         return True
+
+    def _is_late(self, item: Item) -> bool:
+        """Settle an item that nobody waits for any more."""
+        now_s = self._clock.now_s()
+        late = all(
+            each.question.until_s is not None and now_s > each.question.until_s
+            for each in item.asked
+        )
+        if late:
+            for each in item.asked:
+                error = HostMissing(self.stage, "it had too much to do")
+                each.settle(Failed(packed(error), self.stage, None))
+        return late
+
+    def _hand_on(self, then: HostLane, asked: Sequence[Asked], part: Part) -> None:
+        """Give a result to the next lane. While it waits there, it cannot be why the host ends."""
+        if part.done is None:
+            for each in asked:
+                each.runs(False)
+        then.waiting.add(Item(asked, part, kind_of(part.payload, self._ops)))
 
     def _call(
         self, items: Sequence[Item], asked: Sequence[Asked], rows: int

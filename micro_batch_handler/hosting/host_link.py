@@ -15,26 +15,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from micro_batch_handler.errors import HostMissing
+from micro_batch_handler.hosting.host_connection import HostConnection, Pulse
 from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
-from micro_batch_handler.hosting.messages import (
-    Hello,
-    LoadFailed,
-    Question,
-    Ready,
-    check_peer,
-    receive,
-    receive_one,
-    send,
-    send_hello,
-)
+from micro_batch_handler.hosting.messages import Hello, LoadFailed, Ready
 from micro_batch_handler.hosting.remote_errors import unpacked
 from micro_batch_handler.hosting.shared_memory import SharedMemory
+from micro_batch_handler.hosting.transport import check_peer, receive_one, send_hello
 from micro_batch_handler.pipeline.watch import Clock
 
-__all__ = ["HostConnection", "HostLink", "LoadError"]
+__all__ = ["HostLink", "LoadError"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,31 +44,6 @@ class LoadError(Exception):
         self.error = error
 
 
-class HostConnection:
-    """One connection, for one question at a time; it goes back to the link by itself."""
-
-    def __init__(self, link: HostLink, generation: int, connection: socket.socket) -> None:
-        self._link = link
-        self.generation = generation
-        """Which host it leads to."""
-        self.socket = connection
-
-    def ask(self, question: Question) -> Any:
-        """What the host replies; None if it has ended."""
-        try:
-            send(self.socket, question)
-            reply = receive(self.socket)
-        except (OSError, EOFError):
-            self._link.lost(self)
-            return None
-        except BaseException:
-            # The reply to this question must not become that to the next.
-            self._link.drop(self.socket)
-            raise
-        self._link.give_back(self)
-        return reply
-
-
 class HostLink:
     """Finds the host of a model, or starts one.
 
@@ -86,6 +52,7 @@ class HostLink:
         start: starts a host there, unless one runs or starts.
         shared: the member's memory.
         clock: the time.
+        still_s: how long a host may stand still; None for any time.
     """
 
     def __init__(
@@ -94,11 +61,13 @@ class HostLink:
         start: Callable[[MeetingPlace], StartedHost | None],
         shared: SharedMemory,
         clock: Clock | None = None,
+        still_s: float | None = None,
     ) -> None:
         self._place = place
         self._start = start
         self._shared = shared
         self._clock = clock or Clock()
+        self._pulse = Pulse(shared, still_s, self._clock)
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._electing = threading.Lock()
         self._lock = threading.Lock()
@@ -107,6 +76,8 @@ class HostLink:
         self._up = False
         self._closed = False
         self._started: StartedHost | None = None
+        self._first: socket.socket | None = None
+        """A connection that was made before the host had loaded the model."""
         self._open: set[socket.socket] = set()
         """All connections: idle ones, those of questions, and that for the log."""
         self.ready: Ready | None = None
@@ -120,9 +91,9 @@ class HostLink:
         Raises:
             ConfigError: it cannot be started.
         """
-        started = self._start(self._place)
-        if started is not None:
-            self._note_start(started)
+        self._start_one()
+        # The host stays as long as somebody is connected, however long this member takes.
+        self._first = self._introduced(listens=True)
 
     def load(self) -> None:
         """Wait until the host has loaded the model; start it if there is none.
@@ -131,7 +102,8 @@ class HostLink:
             LoadError: it cannot.
         """
         with self._electing:
-            self._connect_first(None, raises=True)
+            if not self._up:
+                self._connect_first(None, raises=True)
 
     def connection(self, stage: str, until_s: float | None) -> HostConnection:
         """A connection that nobody else uses.
@@ -149,11 +121,16 @@ class HostLink:
             if up:
                 # Not of a host that has just taken the place of the last, and still loads.
                 with suppress(LoadError):
-                    connection = self._greeted(until_s, listens=False)
+                    connection = self._greeted(self._introduced(listens=False), until_s)
                     if connection is not None:
-                        return HostConnection(self, generation, connection)
+                        return HostConnection(connection, generation, self._pulse, self._clock)
                 self._down(generation)
             self._find(stage, until_s)
+
+    @property
+    def generation(self) -> int:
+        """How many hosts there have been for this member."""
+        return self._generation
 
     def give_back(self, connection: HostConnection) -> None:
         """The connection is free for another question."""
@@ -221,12 +198,10 @@ class HostLink:
     def _connect_first(self, until_s: float | None, *, raises: bool, stage: str = "") -> None:
         """Connect to a host, started here if need be."""
         why = ""
+        connection, self._first = self._first, None
         while not self._closed:
-            started = self._start(self._place)
-            if started is not None:
-                self._note_start(started)
             try:
-                connection = self._greeted(until_s, listens=True)
+                greeted = self._greeted(connection or self._introduced(listens=True), until_s)
             except LoadError as error:
                 if raises:
                     raise
@@ -234,24 +209,31 @@ class HostLink:
                 logger.error("the model cannot be loaded again", exc_info=error.error)  # noqa: TRY400
                 time.sleep(PAUSE_S)
             else:
-                if connection is not None:
-                    self._now_up(connection)
+                if greeted is not None:
+                    self._now_up(greeted)
                     return
                 why = self._last_words() or why
                 if why and raises:
                     raise LoadError(RuntimeError(f"the process with the model failed: {why}"))
             if until_s is not None and self._clock.now_s() >= until_s:
                 raise HostMissing(stage, why)
-            time.sleep(TRY_EVERY_S)
+            connection = None
+            if not self._start_one():
+                time.sleep(TRY_EVERY_S)
         raise HostMissing(stage, "the handler was closed")
 
-    def _note_start(self, started: StartedHost) -> None:
+    def _start_one(self) -> bool:
+        """Start a host, unless one runs or starts; whether it was started."""
+        started = self._start(self._place)
+        if started is None:
+            return False
         if self._generation:
             self.restarts += 1
         self._started = started
         # Waited for, so that it is no zombie once it has ended.
         threading.Thread(target=started.process.wait, name="mbh-host-wait", daemon=True).start()
         logger.info("started process %d, which loads the model", started.process.pid)
+        return True
 
     def _last_words(self) -> str:
         words = self._started.last_words() if self._started is not None else ""
@@ -263,6 +245,7 @@ class HostLink:
         with self._lock:
             self._generation += 1
             self._up = not self._closed
+            self._pulse.begin()
         threading.Thread(
             target=self._log,
             args=(connection, self._generation),
@@ -270,27 +253,38 @@ class HostLink:
             daemon=True,
         ).start()
 
-    def _greeted(self, until_s: float | None, *, listens: bool) -> socket.socket | None:
-        """A connection on which the host has said that it is ready; None if none did in time.
-
-        Raises:
-            LoadError: the host cannot load the model.
-        """
+    def _introduced(self, *, listens: bool) -> socket.socket | None:
+        """A connection on which the member has said who it is; None if there is no host."""
         connection = self._place.connect()
         if connection is None:
             return None
         with self._lock:
             closed = self._closed
             self._open.add(connection)
-        if closed:
-            self.drop(connection)
+        try:
+            if not closed:
+                check_peer(connection)
+                hello = Hello(self._name, self._shared.size_bytes, listens)
+                send_hello(connection, hello, self._shared.fd)
+                return connection
+        except (OSError, EOFError):
+            pass
+        self.drop(connection)
+        return None
+
+    def _greeted(
+        self, connection: socket.socket | None, until_s: float | None
+    ) -> socket.socket | None:
+        """The connection once the host has said that it is ready; None if it has not in time.
+
+        Raises:
+            LoadError: the host cannot load the model.
+        """
+        if connection is None:
             return None
         try:
-            check_peer(connection)
             if until_s is not None:  # it may load for longer
                 connection.settimeout(max(TRY_EVERY_S, until_s - self._clock.now_s()))
-            hello = Hello(self._name, self._shared.size_bytes, listens)
-            send_hello(connection, hello, self._shared.fd)
             greeting = receive_one(connection)
             connection.settimeout(None)
         except (OSError, EOFError):

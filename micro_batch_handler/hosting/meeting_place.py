@@ -14,19 +14,41 @@ import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from micro_batch_handler.errors import ConfigError
 
-__all__ = ["MeetingPlace", "StartedHost"]
+__all__ = ["MeetingPlace", "StartedHost", "keep_from_forks"]
 
 LONGEST_SOCKET_PATH = 107 if os.uname().sysname == "Linux" else 103
 """Characters of sockaddr_un.sun_path, without its closing zero."""
 
 BACKLOG = 1024
+
+_held: set[int] = set()
+"""Descriptors of locks and listening sockets of this process."""
+
+
+def keep_from_forks(fds: Iterable[int]) -> None:
+    """Let no process that is forked from this one keep a lock or a listening socket.
+
+    It would keep the place of a host that has ended. What executes a program lets go of them in any
+    case.
+    """
+    _held.update(fds)
+
+
+def _close_held() -> None:
+    for fd in _held:
+        with suppress(OSError):
+            os.close(fd)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_held)
 
 PREFIX = "mbh-"
 
@@ -101,29 +123,49 @@ class MeetingPlace:
         lock = self._take_lock()
         if lock is None:
             return None
-        self._sweep()
+        _held.add(lock)
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                self._socket.unlink(missing_ok=True)  # of a host that was killed
-                listener.bind(str(self._socket))
-                listener.listen(BACKLOG)
-                fds = (lock, listener.fileno())
-                output = self.folder / "output"
-                with output.open("wb") as file:
-                    process = subprocess.Popen(  # noqa: S603  (our own module)
-                        [*command, *map(str, fds)],
-                        stdin=subprocess.PIPE,
-                        stdout=file,
-                        stderr=file,
-                        env=environment,
-                        pass_fds=fds,
-                    )
+            self._sweep()
+            process, output = self._launch(command, lock, environment)
+        except OSError as error:
+            raise ConfigError(
+                f"the process with the model cannot be started: {error}. Set TMPDIR to a folder "
+                f"with space that TorchServe may write to, or raise the limits of this user for "
+                f"processes and open files (ulimit -u, ulimit -n)"
+            ) from error
         finally:
+            _held.discard(lock)
             os.close(lock)  # the host has its own
         assert process.stdin is not None  # noqa: S101  (it is a pipe)
         with suppress(BrokenPipeError), process.stdin:
             process.stdin.write(job)
         return StartedHost(process, output)
+
+    def _launch(
+        self, command: Sequence[str], lock: int, environment: dict[str, str]
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            self._socket.unlink(missing_ok=True)  # of a host that was killed
+            listener.bind(str(self._socket))
+            listener.listen(BACKLOG)
+            fds = (lock, listener.fileno())
+            output = self.folder / "output"
+            with output.open("wb") as file:
+                process = subprocess.Popen(  # noqa: S603  (our own module)
+                    [*command, *map(str, fds)],
+                    stdin=subprocess.PIPE,
+                    stdout=file,
+                    stderr=file,
+                    env=environment,
+                    pass_fds=fds,
+                )
+        return process, output
+
+    def is_held_by(self, lock: int) -> bool:
+        """Whether this descriptor of the lock still counts: somebody may have removed the file."""
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(lock), self._lock.stat())
+        return False
 
     def remove(self) -> None:
         """The host, which holds the lock, has ended in good order: nothing is left behind."""
@@ -144,9 +186,7 @@ class MeetingPlace:
 
     def _make_folder(self) -> None:
         try:
-            with suppress(FileExistsError):
-                self.folder.mkdir(mode=0o700)
-            found = self.folder.lstat()
+            found = self._made_folder()
         except OSError as error:
             raise ConfigError(
                 f"share_model needs a folder for a Unix socket: {error}. Set TMPDIR to a folder "
@@ -158,6 +198,13 @@ class MeetingPlace:
                 f"{self.folder} must be a folder that only this user can enter. Remove it, or set "
                 f"TMPDIR to a folder of this user's"
             )
+
+    def _made_folder(self) -> os.stat_result:
+        while True:
+            with suppress(FileExistsError):
+                self.folder.mkdir(mode=0o700)
+            with suppress(FileNotFoundError):  # a host that ended has just removed it
+                return self.folder.lstat()
 
     def _take_lock(self) -> int | None:
         """The lock's descriptor; None if a host has it."""
@@ -174,7 +221,6 @@ class MeetingPlace:
             except BlockingIOError:
                 os.close(lock)
                 return None
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(lock), self._lock.stat()):
-                    return lock
+            if self.is_held_by(lock):
+                return lock
             os.close(lock)  # the file was removed meanwhile: another one counts

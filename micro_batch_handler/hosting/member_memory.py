@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from micro_batch_handler.hosting.arena import aligned
+from micro_batch_handler.hosting.arena import aligned, beat, mark_running
 from micro_batch_handler.hosting.messages import Place, Question
 from micro_batch_handler.hosting.pickling import dump, dump_whole, load, place, placed_bytes, views
 from micro_batch_handler.hosting.shared_memory import SharedMemory
@@ -40,10 +40,13 @@ class MemberMemory:
         self._locked_by: Accelerator | None = None
         self._refused = False
 
-    @property
-    def view(self) -> memoryview:
-        """All of it."""
-        return self._shared.view
+    def mark(self, ticket: int, *, runs: bool) -> None:
+        """Note for the member whether the model has its call, for the case that the host ends."""
+        mark_running(self._shared.view, ticket, runs=runs)
+
+    def beat(self, number: int) -> None:
+        """Let the member see that the host moves."""
+        beat(self._shared.view, number)
 
     def close_another(self, fd: int) -> None:
         """Another connection of the member has brought the same memory once more."""
@@ -65,7 +68,7 @@ class MemberMemory:
 
     def payload(self, question: Question) -> Any:
         """The payload of a question; its tensors and arrays lie in the memory."""
-        parts = views(self.view, question.places)
+        parts = views(self._shared.view, question.places)
         return load(question.data, parts) if question.data else load(parts[0], parts[1:])
 
     def put(self, result: Any, question: Question) -> tuple[bytes, list[Place]]:
@@ -76,12 +79,12 @@ class MemberMemory:
         pickled = dump(result)
         start, size_bytes = question.room
         end = start + size_bytes
-        here = [self._place_of(buffer) for buffer in pickled.buffers]
+        here = [self._place_in(question.room, buffer) for buffer in pickled.buffers]
         start = max([start, *(aligned(at + size) for at, size in filter(None, here))])
         rest = [buffer for buffer, at in zip(pickled.buffers, here, strict=True) if at is None]
         if start + placed_bytes(rest) > end:
             return dump_whole(result), []
-        new = iter(place(rest, self.view, start))
+        new = iter(place(rest, self._shared.view, start))
         return pickled.data, [at if at is not None else next(new) for at in here]
 
     def close(self) -> None:
@@ -91,8 +94,9 @@ class MemberMemory:
                 self._locked_by.unlock_pages(self._address)
         self._shared.close()
 
-    def _place_of(self, buffer: memoryview) -> Place | None:
-        """Where a buffer lies in this memory; None if it lies elsewhere."""
+    def _place_in(self, room: Place, buffer: memoryview) -> Place | None:
+        """Where a buffer lies in the room; None if it lies elsewhere, in another call's perhaps."""
         at = int(np.frombuffer(buffer, np.uint8).ctypes.data) - self._address
-        inside = at >= 0 and at + buffer.nbytes <= self._shared.size_bytes
+        start, size_bytes = room
+        inside = start <= at and at + buffer.nbytes <= start + size_bytes
         return (at, buffer.nbytes) if inside else None

@@ -9,7 +9,7 @@ No timer waits for more: while one call computes, the questions for the next one
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 from micro_batch_handler.hosting.messages import Again, Failed, HostCall, Question
@@ -32,33 +32,43 @@ class Asked:
     Args:
         question: of a member.
         came_s: when it came.
-        start: tells the member, in its memory, that the model gets the question now.
+        runs: tells the member, in its memory, whether the model has the question now.
     """
 
-    __slots__ = ("_settled", "_start", "came_s", "effects", "outcome", "question", "sent")
+    __slots__ = (
+        "_settled",
+        "_settling",
+        "came_s",
+        "effects",
+        "outcome",
+        "question",
+        "runs",
+        "sent",
+    )
 
-    def __init__(self, question: Question, came_s: float, start: Callable[[], None]) -> None:
+    def __init__(self, question: Question, came_s: float, runs: Callable[[bool], None]) -> None:
         self.question = question
         self.came_s = came_s
-        self._start = start
+        self.runs = runs
+        """Called with True when the model gets it: if the host ends then, it may be why."""
         self.effects: list[Sequence[Any]] = []
-        """What else the stages' functions did, one entry a row from each that did something."""
+        """Of each stage that has had any, in order."""
         self.outcome: Returned | Failed | Again | None = None
         self.sent = False
         """Whether the member has been told."""
         # A lock costs a fraction of an event, and one thread waits, once.
+        self._settling = threading.Lock()
         self._settled = threading.Lock()
         self._settled.acquire()
 
-    def start(self) -> None:
-        """The model gets it now: if the host ends before it is settled, it may be why."""
-        self._start()
-
     def settle(self, outcome: Returned | Failed | Again) -> None:
-        """It has ended; the first time counts."""
-        if self.outcome is None:
-            self.outcome = outcome
-            self._settled.release()
+        """It has ended; the first time counts. What is still on the device runs on."""
+        if not self._settling.acquire(blocking=False):
+            return
+        if not isinstance(outcome, Returned) or outcome.part.done is None:
+            self.runs(False)
+        self.outcome = outcome
+        self._settled.release()
 
     def wait(self) -> Returned | Failed | Again:
         """The outcome, once it is settled; for one thread, once."""
@@ -68,24 +78,31 @@ class Asked:
 
 
 class Item:
-    """Rows that are ready for a stage: those of one question, or of several that were merged."""
+    """Rows that are ready for a stage: those of one question, or of several that were merged.
 
-    __slots__ = ("asked", "part", "rows")
+    Args:
+        asked: the questions.
+        part: their rows.
+        kind: of the rows; those of different kinds share no call.
+    """
 
-    def __init__(self, asked: Sequence[Asked], part: Part) -> None:
+    __slots__ = ("asked", "kind", "part", "rows")
+
+    def __init__(self, asked: Sequence[Asked], part: Part, kind: Hashable = None) -> None:
         self.asked = asked
         self.part = part
+        self.kind = kind
         self.rows = part.rows
 
     def may_join(self, other: Item) -> bool:
         """Whether its rows may share a call with those of the other."""
         mine, theirs = self.asked[0].question, other.asked[0].question
-        return (
-            mine.merges
-            and theirs.merges
-            and mine.group == theirs.group
-            and mine.kind == theirs.kind
-        )
+        if not (mine.merges and theirs.merges) or mine.group != theirs.group:
+            return False
+        try:
+            return bool(self.kind == other.kind)
+        except Exception:  # keys of the user's may refuse to be compared
+            return False
 
 
 class WaitingItems:

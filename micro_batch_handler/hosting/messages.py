@@ -2,7 +2,7 @@
 
     member                        host
     Hello, with its memory   ->
-                             <-   Loading, then Ready or LoadFailed
+                             <-   Ready or LoadFailed, once the model is loaded
     Question                 ->
                              <-   Answer, Failed, or Again: ask once more
                              <-   LogText, at any time, on the first connection of a member
@@ -13,10 +13,6 @@ memory of either anyway; `check_peer` refuses all others.
 
 from __future__ import annotations
 
-import os
-import pickle
-import socket
-import struct
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -33,22 +29,7 @@ __all__ = [
     "Place",
     "Question",
     "Ready",
-    "UnreadableMessage",
-    "check_peer",
-    "receive",
-    "receive_hello",
-    "receive_one",
-    "send",
-    "send_hello",
 ]
-
-LENGTH = struct.Struct("<Q")
-
-FIRST_BYTES = 32 * 1024
-"""What is read of a message at first; most are shorter."""
-
-CREDENTIALS = struct.Struct("3i")
-"""Process, user and group (`man 7 unix`, SO_PEERCRED)."""
 
 Place = tuple[int, int]
 """Where bytes begin in a member's memory, and how many there are."""
@@ -108,6 +89,8 @@ class Question(NamedTuple):
     """Of the call, in the member's memory; see arena.py."""
     room: Place
     """Where the host may put a result."""
+    until_s: float | None
+    """When nobody waits for it any more, on the system's monotonic clock; None for never."""
     context: Sequence[Any]
     """For the function in the host, one entry for each request."""
 
@@ -163,109 +146,3 @@ class Again(NamedTuple):
     """The host call failed with others in it: ask again, as a part of this group."""
 
     group: int
-
-
-class UnreadableMessage(Exception):  # noqa: N818  (it carries an error)
-    """A message came whole and cannot be loaded; `error` is why.
-
-    A question has keys of the user's, whose class this process may be unable to import.
-    """
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def send(connection: socket.socket, message: Any) -> None:
-    """Send one message.
-
-    Raises:
-        OSError: the other side has gone, or does not read.
-    """
-    data = pickle.dumps(message, protocol=5)
-    connection.sendall(LENGTH.pack(len(data)) + data)
-
-
-def receive(connection: socket.socket) -> Any:
-    """The next message.
-
-    Raises:
-        EOFError: the other side has gone.
-        TimeoutError: none came within the connection's time-out.
-        UnreadableMessage: it cannot be loaded.
-    """
-    # Most messages come in one piece. Each side sends the next one only after a reply, so that no
-    # piece holds two, except where `receive_one` is used.
-    try:
-        data = connection.recv(FIRST_BYTES)
-    except ConnectionError as error:
-        raise EOFError(str(error)) from error
-    if not data:
-        raise EOFError("the connection was closed")
-    if len(data) < LENGTH.size:
-        data += _exactly(connection, LENGTH.size - len(data))
-    (length,) = LENGTH.unpack_from(data)
-    missing = length + LENGTH.size - len(data)
-    if missing:
-        data += _exactly(connection, missing)
-    try:
-        return pickle.loads(memoryview(data)[LENGTH.size :])  # noqa: S301  (same user, see above)
-    except Exception as error:
-        raise UnreadableMessage(error) from error
-
-
-def receive_one(connection: socket.socket) -> Any:
-    """The next message where several may have come at once: the greeting, and lines of the log.
-
-    Raises:
-        EOFError: the other side has gone.
-    """
-    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
-    return pickle.loads(_exactly(connection, length))  # noqa: S301
-
-
-def send_hello(connection: socket.socket, hello: Hello, fd: int) -> None:
-    """Send the first message, and a descriptor of the member's memory with it."""
-    data = pickle.dumps(hello, protocol=5)
-    socket.send_fds(connection, [LENGTH.pack(len(data))], [fd])
-    connection.sendall(data)
-
-
-def receive_hello(connection: socket.socket) -> tuple[Hello, int]:
-    """The first message and the descriptor, which the caller has to close.
-
-    Raises:
-        EOFError: the member has gone, or is none.
-    """
-    header, fds, _, _ = socket.recv_fds(connection, LENGTH.size, 1)
-    if len(header) < LENGTH.size or not fds:
-        raise EOFError("no member")
-    (length,) = LENGTH.unpack(header)
-    return pickle.loads(_exactly(connection, length)), fds[0]  # noqa: S301
-
-
-def check_peer(connection: socket.socket) -> None:
-    """Refuse a process of another user, where the system can tell.
-
-    Raises:
-        PermissionError: it is another user's.
-    """
-    if hasattr(socket, "SO_PEERCRED"):
-        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-        _, user, _ = CREDENTIALS.unpack(found)
-        if user != os.geteuid():
-            raise PermissionError(f"a process of user {user} asked for the model")
-
-
-def _exactly(connection: socket.socket, length: int) -> bytearray:
-    data = bytearray(length)
-    view = memoryview(data)
-    while view:
-        try:
-            count = connection.recv_into(view)
-        except ConnectionError as error:
-            raise EOFError(str(error)) from error
-        if not count:
-            raise EOFError("the connection was closed")
-        view = view[count:]
-    return data

@@ -97,7 +97,9 @@ class Recovery:
         lost = device_is_lost(error)
         if lost:
             self._streams.keep_all()
-        if lost or isinstance(error, SplitError) or not self._policy.isolate:
+        # A host may be lost by others' rows, for which nobody has to pay.
+        stops = not self._policy.isolate and (micro_batch.failed or not isinstance(error, HostLost))
+        if lost or isinstance(error, SplitError) or stops:
             batch.stop(call.stage, error, fatal=lost)
             return []
         if not self._policy.repeats(batch.tag, micro_batch.indices):

@@ -113,12 +113,12 @@ class Engine:
             stage: StageCall(handler, stage) for stage in STAGES
         }
         hosted: dict[Stage, StageFunction] = {}
-        self.hosted_handle = None if member is None else HostedHandle(member.client)
+        self.hosted_handle = None if member is None else HostedHandle(member.client, self._until_s)
         """The handler's own `handle`, where another process has the model; else None."""
         if member is not None:
             most_rows = 1 if self._splitting.one_row else batch_size
             hosted = member.functions(self._config, ops, self._readings, most_rows)
-        self._patience_s = patience_s(context) if hosted else None
+        self._patience_s = patience_s(context, self._config.stage_timeout) if hosted else None
         self._pipeline = Pipeline(
             {**functions, **hosted},
             lanes,

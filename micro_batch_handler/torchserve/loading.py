@@ -65,9 +65,14 @@ def load(handler: Any, ops: PayloadOps, context: Context) -> LoadedHandler:
     )
 
 
-def patience_s(context: Context) -> float:
-    """How long a batch may wait for the model host: a little less than TorchServe waits for it."""
-    return 0.9 * response_timeout_of(getattr(context, "model_yaml_config", None) or {})
+def patience_s(context: Context, stage_timeout_s: float | None) -> float:
+    """How long after its begin a batch may still begin to wait for a call of the model host.
+
+    The call may take its time then, and the batch is answered before TorchServe gives up on the
+    worker.
+    """
+    response_s = response_timeout_of(getattr(context, "model_yaml_config", None) or {})
+    return 0.9 * response_s - (stage_timeout_s or 0.0)
 
 
 def one_stage(handler: Any) -> str:

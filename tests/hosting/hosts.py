@@ -109,6 +109,9 @@ class _Listener:
         self.connections.append(connection)
         return connection, address
 
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
     def end(self) -> None:
         for each in (self.socket, *self.connections):
             with suppress(OSError):
@@ -185,13 +188,14 @@ class LocalHost:
         """End all threads too, which a process would take with it."""
         self.end()
         self.host.end("the test is over")
+        self.host.log.close()
         for lane in self.lanes:
             if isinstance(lane._function, Model):
                 lane._function.let_go(1000)
         if self.thread.ident is not None:
             self.thread.join(GATE_S)
         self.host._loaded.set()
-        for asked in tuple(self.host._asked):
+        for asked in tuple(self.host._service._asked if self.host._service else ()):
             asked.settle(Failed(b"", "inference", None))
 
 

@@ -334,7 +334,7 @@ def test_a_host_marks_the_call_that_the_model_gets(clock):
     one, two = arena.take(256, 0, clock), arena.take(256, 0, clock)
     with_host = SharedMemory.attach(os.dup(arena.shared.fd), arena.shared.size_bytes)
 
-    mark_running(with_host.view, two.ticket)
+    mark_running(with_host.view, two.ticket, runs=True)
 
     assert [arena.running(one), arena.running(two)] == [False, True]
     assert not any(arena.shared.view[HEADER_BYTES:])

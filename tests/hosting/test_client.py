@@ -298,7 +298,7 @@ def test_a_question_that_ends_hosts_before_the_model_gets_it_is_lost(town, monke
     with pytest.raises(HostLost):
         one.asking([Deadly()]).told()
 
-    assert 2 <= len(hosts) <= 5
+    assert len(hosts) <= 5
     assert one.ask(rows(2)).result.item() == 4
 
 

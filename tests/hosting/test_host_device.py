@@ -171,6 +171,7 @@ class Stand:
         for link in self.links:
             link.close()
         self.host.end("the test is over")
+        self.host.log.close()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

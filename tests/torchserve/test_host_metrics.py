@@ -65,9 +65,7 @@ def test_a_host_call_of_several_members_is_counted_once(caplog):
     """By the member that has its first part, over all members; each counts what it waited."""
     shared = HostCall(12, 3, True, 101.0, 102.0, 105.0)
     one, other = Member(), Member()
-    one.add(
-        hosted(0, 101.0, 105.0, shared), hosted(4, 101.5, 105.0, shared._replace(first=False))
-    )
+    one.add(hosted(0, 101.0, 105.0, shared), hosted(4, 101.5, 105.0, shared._replace(first=False)))
     other.add(hosted(0, 101.8, 105.0, shared._replace(first=False, came_s=101.8)))
 
     assert of_host(caplog, "calls") == 1
@@ -121,9 +119,11 @@ def test_two_hosted_stages_are_told_apart(caplog):
         hosted(0, 101.0, 106.0, HostCall(8, 2, False, 101.0, 104.0, 106.0, before=before)),
     )
 
-    assert of_host(caplog, "work_seconds", "preprocess") == of_stage(
-        caplog, "work_seconds", "preprocess"
-    ) == 2
+    assert (
+        of_host(caplog, "work_seconds", "preprocess")
+        == of_stage(caplog, "work_seconds", "preprocess")
+        == 2
+    )
     assert of_host(caplog, "calls", "inference") == 0
     assert of_host(caplog, "wait_seconds", "inference") == 0.5
     assert of_stage(caplog, "work_seconds") == 1

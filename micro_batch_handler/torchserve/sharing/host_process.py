@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import faulthandler
 import importlib
 import logging
 import os
@@ -25,7 +26,7 @@ from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.host import Host
 from micro_batch_handler.hosting.host_lane import HostLane
-from micro_batch_handler.hosting.meeting_place import MeetingPlace
+from micro_batch_handler.hosting.meeting_place import MeetingPlace, keep_from_forks
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.thread_state import ThreadState
@@ -43,6 +44,12 @@ from micro_batch_handler.torchserve.warm_up import CALLS
 
 logger = logging.getLogger("micro_batch_handler.torchserve.sharing.host_process")
 
+DEFAULT_STARTUP_TIMEOUT_S = 120
+"""TorchServe's own `startupTimeout`, after which it ends a worker that still loads."""
+
+LONGEST_LINE_BYTES = 64 * 1024
+"""Of what is written without a line end, such as a progress bar."""
+
 DRAIN_S = 0.1
 """For what was written last to reach a member."""
 
@@ -56,6 +63,7 @@ def main() -> None:
     lock, listener = (int(each) for each in sys.argv[-2:])
     for each in (lock, listener):
         os.set_inheritable(each, False)  # a handler's own processes must not keep the lock
+    keep_from_forks((lock, listener))
     job: HostJob = pickle.load(sys.stdin.buffer)  # noqa: S301  (from the member that starts it)
     sys.path[:] = job.search_path
     sys.setswitchinterval(SWITCH_S)
@@ -65,7 +73,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for a whole process group; the frontend decides
     signal.signal(signal.SIGTERM, lambda *_: host.end("it was told to"))
     host.start()
-    watch = threading.Thread(target=_watch, args=(host, job), name="mbh-watch", daemon=True)
+    watch = threading.Thread(target=_watch, args=(host, job, lock), name="mbh-watch", daemon=True)
     watch.start()
     try:
         _serve(host, job)
@@ -74,13 +82,22 @@ def main() -> None:
     watch.join()
 
 
-def _watch(host: Host, job: HostJob) -> None:
+def _watch(host: Host, job: HostJob, lock: int) -> None:
     """End the process when it is time to."""
+    place = MeetingPlace(job.key)
+
+    def why_not_live() -> str:
+        if not _lives(job.frontend):
+            return "the server has ended"
+        return "" if place.is_held_by(lock) else "its lock was removed, and members find it no more"
+
     try:
-        stage_timeout_s = MicroBatchingConfig.from_model_yaml(job.model_yaml).stage_timeout
-        host.watch(lambda: _lives(job.frontend), stage_timeout_s)
+        config = MicroBatchingConfig.from_model_yaml(job.model_yaml)
+        startup_s = job.model_yaml.get("startupTimeout", DEFAULT_STARTUP_TIMEOUT_S)
+        host.watch(why_not_live, config.stage_timeout, startup_s)
         logger.info("the process with the model ends: %s", host.why_over)
-        MeetingPlace(job.key).remove()
+        if place.is_held_by(lock):
+            place.remove()
     finally:
         sys.stdout.flush()
         threading.Event().wait(DRAIN_S)
@@ -90,6 +107,8 @@ def _watch(host: Host, job: HostJob) -> None:
 
 def say_output(host: Host) -> None:
     """Let a member log whatever this process writes, C++ code included."""
+    # What crashes it goes to the file that the first output goes to, which its members read.
+    faulthandler.enable(os.fdopen(os.dup(2), "w"))
     reading, writing = os.pipe()
     for fd in (1, 2):
         os.dup2(writing, fd)
@@ -99,8 +118,10 @@ def say_output(host: Host) -> None:
         rest = b""
         while data := os.read(reading, 65536):
             lines, _, rest = (rest + data).rpartition(b"\n")
+            if len(rest) > LONGEST_LINE_BYTES:
+                lines, rest = lines + rest, b""
             if lines:
-                host.say(f"{lines.decode('utf-8', 'replace')}\n")
+                host.log.say(f"{lines.decode('utf-8', 'replace')}\n")
 
     threading.Thread(target=forward, name="mbh-output", daemon=True).start()
 
@@ -221,6 +242,8 @@ def _lives(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
+    except OSError:  # no descriptors are left to look with
+        return True
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class HostedCall:
             payload,
             len(micro_batch),
             self._kind(call, payload),
-            self._may_merge() and not micro_batch.failed,
+            self._may_merge() and not micro_batch.failed and self._is_whole(call, payload),
             self._most_rows,
             _context_of(batch.context, micro_batch.indices),
         )
@@ -70,6 +70,10 @@ class HostedCall:
             return told.result, view.keep
         raise error  # here, where the first one is no context of it
 
+    def _is_whole(self, call: Call, payload: Payload) -> bool:
+        """Whether a payload has as many rows as the call, so that a result can be shared out."""
+        return self._ops.count(payload) in (None, len(call.micro_batch))
+
     def _kind(self, call: Call, payload: Payload) -> Hashable:
         keys = [part.keys[part.start] for part in call.parts if part.keys is not None]
         return (*keys[:1], kind_of(payload, self._ops))
@@ -80,10 +84,12 @@ class HostedHandle:
 
     Args:
         client: asks the host.
+        until_s: how long to wait for the host, from now on.
     """
 
-    def __init__(self, client: HostClient) -> None:
+    def __init__(self, client: HostClient, until_s: Callable[[], float | None]) -> None:
         self._client = client
+        self._until_s = until_s
 
     def __call__(self, data: list[Any], context: Context) -> list[Any]:
         """What it answers to these requests; statuses and headers are set in `context`.
@@ -102,7 +108,7 @@ class HostedHandle:
             handles=True,
         )
         try:
-            told = self._client.ask("handle", rows, None)
+            told = self._client.ask("handle", rows, self._until_s())
         except RemoteFault as found:
             error = found.error
         else:

@@ -28,7 +28,12 @@ from micro_batch_handler.pipeline.payloads.readings import Readings
 from micro_batch_handler.pipeline.stage import StageFunction
 from micro_batch_handler.torchserve.sharing.host_job import HostJob
 from micro_batch_handler.torchserve.sharing.hosted_call import HostedCall, pass_on
-from micro_batch_handler.torchserve.sharing.placeholder import on_cpu, without_model
+from micro_batch_handler.torchserve.sharing.placeholder import (
+    environment_with_gpus,
+    hide_gpus,
+    on_cpu,
+    without_model,
+)
 from micro_batch_handler.torchserve.sharing.refusals import refuse_unshareable
 
 __all__ = ["CALLS", "Member", "in_host", "leave_host", "member_of"]
@@ -36,6 +41,9 @@ __all__ = ["CALLS", "Member", "in_host", "leave_host", "member_of"]
 logger = logging.getLogger(__name__)
 
 LARGE_BYTES = 2**20
+
+STILL_S = 10.0
+"""How long the host may stand still on top of `stage_timeout`, by which it should have ended."""
 
 CALLS = 4
 """Host calls of one member at a time. Each is a thread that waits."""
@@ -95,12 +103,14 @@ class Member:
         self._handler = handler
         self._job = job
         self._environment = {
-            **os.environ,
+            **environment_with_gpus(),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
         arena = Arena(config.device.pinned_bytes)
-        self.link = HostLink(MeetingPlace(job.key), self._start, arena.shared)
-        self.client = HostClient(self.link, arena)
+        call_s = config.stage_timeout
+        still_s = None if call_s is None else call_s + STILL_S
+        self.link = HostLink(MeetingPlace(job.key), self._start, arena.shared, still_s=still_s)
+        self.client = HostClient(self.link, arena, call_s=call_s)
         self.link.begin()
 
     def initialize(self, initialize: Callable[[Context], None], context: Context) -> None:
@@ -116,7 +126,7 @@ class Member:
             MemoryError: likewise.
         """
         # The worker computes on the CPU. Nothing in it may take memory of the GPU, or find one.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        hide_gpus()
         try:
             with without_model(self._handler):
                 initialize(on_cpu(context))

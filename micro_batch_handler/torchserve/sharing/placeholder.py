@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +12,39 @@ import torch
 from ts.context import Context
 from ts.torch_handler import base_handler
 
-__all__ = ["ModelElsewhere", "on_cpu", "without_model"]
+__all__ = [
+    "ModelElsewhere",
+    "environment_with_gpus",
+    "hide_gpus",
+    "on_cpu",
+    "without_model",
+]
 
 LOADERS = ("_load_torchscript_model", "_load_pickled_model", "_load_torch_export_aot_compile")
 """The methods by which BaseHandler reads weights."""
+
+
+GPUS = "CUDA_VISIBLE_DEVICES"
+
+_gpus: dict[str, str] = {}
+"""What the variable was before it was set here."""
+
+
+def hide_gpus() -> None:
+    """Let nothing in this process find a GPU from now on, nor take memory there."""
+    if os.environ.get(GPUS) != "":
+        _gpus.update({GPUS: os.environ[GPUS]} if GPUS in os.environ else {})
+        os.environ[GPUS] = ""
+
+
+def environment_with_gpus() -> dict[str, str]:
+    """The environment of this process, as it was before `hide_gpus`."""
+    return {**{key: os.environ[key] for key in os.environ if key != GPUS}, **_found_gpus()}
+
+
+def _found_gpus() -> dict[str, str]:
+    found = os.environ.get(GPUS, "")
+    return {GPUS: found} if found else dict(_gpus)
 
 
 class ModelElsewhere(torch.nn.Module):
