@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import TraceError
 from micro_batch_handler.planning.sizes import INFERENCE
 from micro_batch_handler.tracing.batch_profile import BatchProfile
+from micro_batch_handler.tracing.host_use import HostUse, served_in_turn
 from micro_batch_handler.tracing.recording import Setup, TracedBatch
+from micro_batch_handler.tracing.wording import compiling, number, percent
 
 __all__ = ["Cause", "Diagnosis", "diagnose", "typical"]
 
-Cause = Literal["lanes", "size", "slow", "batch", "hand-over", "none"]
-"""Too few lanes of a stage; micro-batches too large for its lanes; calls that cost too much; too
-few micro-batches to overlap; calls so short that handing over takes longer; nothing stands out."""
+Cause = Literal["lanes", "size", "slow", "host", "batch", "hand-over", "none"]
+"""Too few lanes of a stage; micro-batches too large for its lanes; calls that cost too much; a
+model host with too much to do; too few micro-batches to overlap; calls so short that handing over
+takes longer; nothing stands out."""
 
 WORTH_TELLING = 0.05
 """A change that saves less is not proposed."""
@@ -25,6 +28,10 @@ WORTH_TELLING = 0.05
 UNEVEN = 0.2
 """The share of its time that a batch may lose by filling and draining its stages before it is
 called too small."""
+
+FULL = 0.8
+"""If the model host has rows of a batch for more than this share of its time, and computes mostly
+for others, it is never without work."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,17 @@ def diagnose(batches: Sequence[TracedBatch], setup: Setup) -> Diagnosis:
     Raises:
         TraceError: there are no batches with calls.
     """
-    profile = BatchProfile.of(typical(batches), setup.lanes)
+    judged, lanes = typical(batches), setup.lanes
+    host = HostUse.of(judged)
+    if host is not None:
+        judged = [served_in_turn(batch) for batch in judged]
+        lanes = replace(lanes, inference=1)
+    profile = BatchProfile.of(judged, lanes)
     stage = profile.bottleneck
     told: tuple[Cause, str, str]
-    if stage is not None:
+    if stage == INFERENCE and host is not None:
+        told = "host", *_slow_host(setup, host)
+    elif stage is not None:
         told = _slow_stage(profile, setup, stage)
     elif profile.rows == 1:
         told = "batch", *_one_request(profile, setup.batch_size)
@@ -82,12 +96,43 @@ def diagnose(batches: Sequence[TracedBatch], setup: Setup) -> Diagnosis:
         told = "none", *_nothing(profile)
     else:
         told = "batch", *_small_batch(profile, setup.batch_size)
-    return Diagnosis(None if stage is None else STAGES[stage], *told, profile)
+    cause, finding, advice = told
+    if host is not None and cause != "host" and host.others > WORTH_TELLING:
+        advice += (
+            f" For {percent(host.others)} of the batch its rows were in the model host while that "
+            "computed for other workers."
+        )
+    return Diagnosis(None if stage is None else STAGES[stage], cause, finding, advice, profile)
+
+
+def _slow_host(setup: Setup, host: HostUse) -> tuple[str, str]:
+    finding = (
+        f"The model host is the bottleneck: it had rows of the batch for {percent(host.asked)} of "
+        f"the time, and computed {percent(host.own)} for them"
+    )
+    if host.others > WORTH_TELLING:
+        finding += f" and {percent(host.others)} for those of other workers"
+    advice = (
+        "More workers do not help, since all of them wait for one model."
+        if host.asked > FULL and host.others > host.own
+        else "More workers help only while the host has time left, which "
+        "mbh_host_work_seconds_total tells."
+    )
+    tries = []
+    if host.rows < setup.batch_size:
+        tries.append(
+            "a larger micro_batch_size for inference, which limits the rows of a host call (they "
+            f"were {host.rows:.3g} on average)"
+        )
+    if not setup.pads:
+        tries.append(compiling(setup.batch_size))
+    tries.append("a smaller model, or a faster device")
+    return f"{finding}.", f"{advice} Make the model faster. To try: {'; '.join(tries)}."
 
 
 def _slow_stage(profile: BatchProfile, setup: Setup, stage: int) -> tuple[Cause, str, str]:
     name = STAGES[stage]
-    inference_idle = _percent(1 - profile.busy[INFERENCE])
+    inference_idle = percent(1 - profile.busy[INFERENCE])
     waited = f"{'it' if stage == INFERENCE else 'inference'} waited {inference_idle}"
     finding = f"{name} is the bottleneck: {_lanes_busy(profile, stage)}; {waited}."
     if stage == INFERENCE:
@@ -97,7 +142,7 @@ def _slow_stage(profile: BatchProfile, setup: Setup, stage: int) -> tuple[Cause,
     if saved > WORTH_TELLING:
         advice = (
             f"It has too few lanes. Add {name} lanes: with parallelism: {{{name}: {lanes}}} the "
-            f"batch would end {_percent(saved)} earlier, if its calls do not wait for Python's "
+            f"batch would end {percent(saved)} earlier, if its calls do not wait for Python's "
             "lock."
         )
         return "lanes", finding, advice
@@ -132,16 +177,12 @@ def _for_the_model(profile: BatchProfile, setup: Setup) -> list[str]:
             "intra_op_threads: 1, which `tune` measures"
         )
     if not setup.pads:
-        most = min(size, profile.rows)
-        sizes = ", ".join(str(1 << bits) for bits in range((most - 1).bit_length() + 1))
-        tries.append(
-            f"compiling it (pt2: {{compile: {{enable: true}}}}, with allowed_sizes: [{sizes}])"
-        )
+        tries.append(compiling(min(size, profile.rows)))
     return [*tries, "a smaller model, or a faster device"]
 
 
 def _one_request(profile: BatchProfile, batch_size: int) -> tuple[str, str]:
-    name, busy = STAGES[profile.busiest], _percent(profile.busy[profile.busiest])
+    name, busy = STAGES[profile.busiest], percent(profile.busy[profile.busiest])
     finding = (
         "Batches had one request each, which cannot be cut, so nothing overlapped: "
         f"{name}, the busiest, took {busy} of it."
@@ -158,12 +199,12 @@ def _one_request(profile: BatchProfile, batch_size: int) -> tuple[str, str]:
 
 
 def _small_batch(profile: BatchProfile, batch_size: int) -> tuple[str, str]:
-    name, idle = STAGES[profile.busiest], _percent(1 - profile.busy[profile.busiest])
-    rows = _number(profile.rows, "row")
+    name, idle = STAGES[profile.busiest], percent(1 - profile.busy[profile.busiest])
+    rows = number(profile.rows, "row")
     if profile.whole:
         finding = f"{rows} ran whole, so nothing overlapped: {name}, the busiest, waited {idle}."
     else:
-        calls = _number(profile.count(profile.busiest), "call")
+        calls = number(profile.count(profile.busiest), "call")
         finding = (
             f"The batch is too small for the pipeline: {rows} in {calls} of {name}, the busiest, "
             f"which waited {idle} of it while stages filled and drained."
@@ -183,7 +224,7 @@ def _small_batch(profile: BatchProfile, batch_size: int) -> tuple[str, str]:
 def _short_calls(profile: BatchProfile) -> tuple[str, str]:
     count = sum(map(profile.count, range(len(STAGES))))
     mean_ms = 1e3 * sum(profile.work_s) / count
-    outside = _percent(1 - profile.forecast_s / profile.batch_s)
+    outside = percent(1 - profile.forecast_s / profile.batch_s)
     return (
         f"Handing over is the bottleneck: calls take {mean_ms:.2g} ms on average, and {outside} of "
         "the batch passed outside them.",
@@ -194,22 +235,14 @@ def _short_calls(profile: BatchProfile) -> tuple[str, str]:
 def _nothing(profile: BatchProfile) -> tuple[str, str]:
     return (
         f"No stage stands out: {STAGES[profile.busiest]}, the busiest, worked "
-        f"{_percent(profile.busy[profile.busiest])} of the batch.",
+        f"{percent(profile.busy[profile.busiest])} of the batch.",
         "To be faster, all stages must be.",
     )
 
 
 def _lanes_busy(profile: BatchProfile, stage: int) -> str:
-    busy = _percent(profile.busy[stage])
+    busy = percent(profile.busy[stage])
     if profile.whole:
         return f"it took {busy} of the batch, which ran whole"
     lanes = profile.lanes[stage]
-    return f"its {_number(lanes, 'lane')} {'were' if lanes > 1 else 'was'} busy {busy} of the batch"
-
-
-def _percent(share: float) -> str:
-    return f"{round(100 * share)} %"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"its {number(lanes, 'lane')} {'were' if lanes > 1 else 'was'} busy {busy} of the batch"

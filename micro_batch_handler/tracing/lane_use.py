@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from operator import attrgetter
 from typing import NamedTuple
@@ -11,7 +11,15 @@ from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.call import INLINE, LANE, CallRecord
 from micro_batch_handler.tracing.recording import Trace, TracedBatch
 
-__all__ = ["Span", "critical_path", "idle_spans", "lane_names", "waiting", "with_sources"]
+__all__ = [
+    "Span",
+    "critical_path",
+    "how_many",
+    "idle_spans",
+    "lane_names",
+    "waiting",
+    "with_sources",
+]
 
 
 class Span(NamedTuple):
@@ -50,11 +58,16 @@ def idle_spans(batch: TracedBatch, thread: str) -> list[Span]:
 
 def waiting(batch: TracedBatch, stage: Stage) -> list[tuple[Span, int]]:
     """How many micro-batches were ready for a stage and not begun, as spans with their number."""
+    return how_many((call.ready_s, call.began_s) for call in batch.calls if call.stage == stage)
+
+
+def how_many(spans: Iterable[tuple[float, float]]) -> list[tuple[Span, int]]:
+    """How many of some spans there are at a time, as spans with their number."""
     steps: dict[float, int] = {}
-    for call in batch.calls:
-        if call.stage == stage and call.began_s > call.ready_s:
-            steps[call.ready_s] = steps.get(call.ready_s, 0) + 1
-            steps[call.began_s] = steps.get(call.began_s, 0) - 1
+    for began_s, ended_s in spans:
+        if ended_s > began_s:
+            steps[began_s] = steps.get(began_s, 0) + 1
+            steps[ended_s] = steps.get(ended_s, 0) - 1
     found = []
     number = 0
     for since_s, at_s in pairwise(sorted(steps)):

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from micro_batch_handler.config import PerStage
+from micro_batch_handler.errors import TraceError
+from micro_batch_handler.hosting.messages import HostCall
 from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.plan import Plan
 
-__all__ = ["Setup", "Trace", "TracedBatch", "call_s"]
+__all__ = ["Setup", "Trace", "TracedBatch", "call_s", "on_one_clock"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,52 @@ class Trace:
 
     setup: Setup
     batches: Sequence[TracedBatch]
+    clock_s: float | None = 0.0
+    """When its time 0 was, on the system's monotonic clock; None in older traces."""
+
+
+def on_one_clock(traces: Sequence[Trace]) -> list[Trace]:
+    """Traces of several workers of one machine, with times that can be compared.
+
+    Raises:
+        TraceError: a trace does not tell its clock.
+    """
+    if any(trace.clock_s is None for trace in traces):
+        raise TraceError("an older trace does not tell when it began, so it can only stand alone")
+    zero_s = min(trace.clock_s or 0.0 for trace in traces)
+    return [_later(trace, (trace.clock_s or 0.0) - zero_s, zero_s) for trace in traces]
+
+
+def _later(trace: Trace, by_s: float, zero_s: float) -> Trace:
+    batches = [
+        batch._replace(
+            began_s=batch.began_s + by_s,
+            ended_s=batch.ended_s + by_s,
+            calls=[_call_later(call, by_s) for call in batch.calls],
+        )
+        for batch in trace.batches
+    ]
+    return Trace(trace.setup, batches, zero_s)
+
+
+def _call_later(call: CallRecord, by_s: float) -> CallRecord:
+    return call._replace(
+        ready_s=call.ready_s + by_s,
+        began_s=call.began_s + by_s,
+        ended_s=call.ended_s + by_s,
+        host=_host_later(call.host, by_s),
+    )
+
+
+def _host_later(host: HostCall | None, by_s: float) -> HostCall | None:
+    if host is None:
+        return None
+    return host._replace(
+        came_s=host.came_s + by_s,
+        began_s=host.began_s + by_s,
+        ended_s=host.ended_s + by_s,
+        before=_host_later(host.before, by_s),
+    )
 
 
 def call_s(call: CallRecord) -> float:

@@ -2,6 +2,7 @@
 
     batches      one slice a batch, with its rows and its plan
     lanes        one thread each; a slice is a call, its args say rows and how long it waited
+    model host   a process with a thread for each hosted stage; a slice is a host call
     flows        arrows from a call to those of the next stage that took its rows
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
@@ -10,42 +11,52 @@ The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
+from micro_batch_handler.hosting.messages import HostCall
 from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.planning.cores import IntraOpThreads
 from micro_batch_handler.planning.plan import Plan
-from micro_batch_handler.tracing.lane_use import lane_names, with_sources
+from micro_batch_handler.tracing.host_use import host_bars
+from micro_batch_handler.tracing.lane_use import lane_names
 from micro_batch_handler.tracing.recording import Setup, Trace, TracedBatch
+from micro_batch_handler.tracing.trace_events import BATCHES, Process, batch_events, host_call
 
 __all__ = ["from_json", "to_json"]
 
-_BATCHES = "batches"
-_NS_PER_S = 1e9
 
+def to_json(trace: Trace, *others: Trace) -> str:
+    """The whole file.
 
-def to_json(trace: Trace) -> str:
-    """The whole file."""
-    setup = trace.setup
-    began_s = trace.batches[0].began_s if trace.batches else 0.0
-    names = [_BATCHES, *lane_names(trace)]
-    events = [
-        {"ph": "M", "name": "process_name", "pid": 1, "tid": 1, "args": {"name": setup.model}}
-    ]
-    # From 1, which is the process's own thread: Perfetto has another use for 0.
-    tids = {name: tid for tid, name in enumerate(names, 1)}
-    for name, tid in tids.items():
-        about = {"ph": "M", "pid": 1, "tid": tid}
-        events.append({**about, "name": "thread_name", "args": {"name": name}})
-        events.append({**about, "name": "thread_sort_index", "args": {"sort_index": tid}})
+    Args:
+        trace: of a worker.
+        others: of other workers of the model, on the same clock; the file can only be shown then.
+    """
+    setup, traces = trace.setup, (trace, *others)
+    origin_s = min((each.batches[0].began_s for each in traces if each.batches), default=0.0)
+    events: list[dict[str, Any]] = []
     arrows = count(1)
-    for number, batch in enumerate(trace.batches):
-        events += _events(batch, number, began_s, tids, arrows)
+    for pid, each in enumerate(traces, 1):
+        process = Process(pid, origin_s, [BATCHES, *lane_names(each)])
+        events += process.named(f"{setup.model}, worker {pid}" if others else setup.model)
+        for number, batch in enumerate(each.batches):
+            events += batch_events(batch, number, process, arrows)
+    bars = host_bars(
+        (number, call)
+        for number, each in enumerate(traces, 1)
+        for batch in each.batches
+        for call in batch.calls
+    )
+    if bars:
+        stages = [stage for stage in STAGES if any(bar.stage == stage for bar in bars)]
+        process = Process(len(traces) + 1, origin_s, stages)
+        events += process.named(f"{setup.model}, model host")
+        events += (host_call(bar, process) for bar in bars)
     other = {
         "micro_batch_handler": 1,  # the version of what follows
         "model": setup.model,
@@ -55,6 +66,10 @@ def to_json(trace: Trace) -> str:
         "onDevice": setup.on_device,
         "pads": setup.pads,
     }
+    if trace.clock_s is not None:
+        other["clock_s"] = trace.clock_s + origin_s
+    if others:
+        other["workers"] = len(traces)
     if setup.threads is not None:
         threads = setup.threads
         other["threads"] = {"lanes": asdict(threads.lanes), "whole": threads.whole}
@@ -66,7 +81,7 @@ def from_json(text: str | bytes) -> Trace:
     """The trace that `to_json` wrote, to the nanosecond.
 
     Raises:
-        TraceError: it is something else.
+        TraceError: it is something else, or of several workers.
     """
     try:
         whole = json.loads(text)
@@ -79,14 +94,18 @@ def from_json(text: str | bytes) -> Trace:
             on_device=bool(other.get("onDevice")),
             pads=bool(other.get("pads")),
         )
-        batches = _batches(events)
+        several = "workers" in other
+        batches = [] if several else _batches(events)
+        clock_s = other.get("clock_s")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TraceError(
             "this is no trace of this package; give one that the `trace` command or key wrote"
         ) from error
     if not known:
         raise TraceError("this trace is from another version of this package; trace again")
-    return Trace(setup, batches)
+    if several:
+        raise TraceError("this file is of several workers; give the files that they wrote")
+    return Trace(setup, batches, clock_s)
 
 
 def _threads(found: Any) -> IntraOpThreads | None:
@@ -97,49 +116,20 @@ def _threads(found: Any) -> IntraOpThreads | None:
     return IntraOpThreads(lanes, int(found.get("whole", found.get("unsplit"))))
 
 
-def _events(
-    batch: TracedBatch, number: int, origin_s: float, tids: dict[str, int], arrows: count[int]
-) -> Iterator[dict[str, Any]]:
-    def us(at_s: float) -> float:
-        return round((at_s - origin_s) * _NS_PER_S) / 1e3
-
-    def span(name: str, thread: str, began_s: float, ended_s: float, args: Any) -> dict[str, Any]:
-        dur = round(us(ended_s) - us(began_s), 3)
-        kind = "batch" if thread == _BATCHES else "call"
-        return {
-            "ph": "X", "name": name, "cat": kind, "pid": 1, "tid": tids[thread],
-            "ts": us(began_s), "dur": dur, "args": args,
-        }  # fmt: skip
-
-    args = {"batch": number, "rows": batch.rows, "sizes": list(batch.plan)}
-    yield span(f"batch {number}: {batch.rows} rows", _BATCHES, batch.began_s, batch.ended_s, args)
-    for call, sources in with_sources(batch.calls):
-        args = {
-            "batch": number,
-            "stage": call.stage,
-            "rows": list(call.indices),
-            "ready_us": us(call.ready_s),
-            "wait_ms": round((call.began_s - call.ready_s) * 1e3, 6),
-            "failed": call.failed,
-        }
-        name = f"{call.stage} {_shown(call)}"
-        yield span(name, call.thread, call.began_s, call.ended_s, args)
-        for source in sources:
-            arrow = {"name": "rows", "cat": "rows", "pid": 1, "id": next(arrows)}
-            # An arrow hangs on the slice that its time lies in, and a slice's end is outside.
-            leaves = max(us(source.began_s), us(source.ended_s) - 0.001)
-            yield {**arrow, "ph": "s", "tid": tids[source.thread], "ts": leaves}
-            yield {**arrow, "ph": "f", "bp": "e", "tid": tids[call.thread], "ts": us(call.began_s)}
-
-
-def _shown(call: CallRecord) -> str:
-    first, last = call.indices[0], call.indices[-1]
-    rows = f"row {first}" if first == last else f"rows {first}-{last}"
-    return f"{rows} (failed)" if call.failed else rows
+def _host(found: Sequence[Mapping[str, Any]]) -> HostCall | None:
+    """A host call as it was written, with those before it."""
+    host = None
+    for each in reversed(found):
+        came_s, began_s, ended_s = (each[f"{name}_us"] / 1e6 for name in ("came", "began", "ended"))
+        about = (int(each["rows"]), int(each["parts"]), bool(each["first"]))
+        host = HostCall(*about, came_s, began_s, ended_s, each["work_s"], host)
+    return host
 
 
 def _batches(events: list[dict[str, Any]]) -> list[TracedBatch]:
-    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    names = {
+        e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == 1
+    }
     spans = [event for event in events if event["ph"] == "X"]
     batches = []
     calls: dict[int, list[CallRecord]] = {}
@@ -150,7 +140,7 @@ def _batches(events: list[dict[str, Any]]) -> list[TracedBatch]:
             sizes = Plan(*map(int, args["sizes"]))
             of_batch = calls.setdefault(args["batch"], [])
             batches.append(TracedBatch(int(args["rows"]), sizes, began_s, ended_s, of_batch))
-        else:
+        elif span["cat"] == "call":
             if args["stage"] not in STAGES:
                 raise ValueError(args["stage"])
             calls[args["batch"]].append(
@@ -162,6 +152,7 @@ def _batches(events: list[dict[str, Any]]) -> list[TracedBatch]:
                     began_s,
                     ended_s,
                     bool(args["failed"]),
+                    _host(args.get("host", ())),
                 )
             )
     return batches

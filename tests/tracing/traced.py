@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.hosting.messages import HostCall
 from micro_batch_handler.pipeline.call import INLINE, CallRecord
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.watch import Clock
@@ -53,6 +54,51 @@ def scheduled(
                 done_s[row] = free_s[lane]
     calls.sort(key=lambda call: call.ended_s)
     return TracedBatch(rows, tuple(sizes), began_s, max(done_s), calls)
+
+
+def hosted(
+    rows: int = 8,
+    *,
+    size: int = 4,
+    began_s: float = 100.0,
+    prepare_s: float = 1.0,
+    wait_s: float = 0.5,
+    call_s: float = 2.0,
+    others: int = 0,
+    first: bool = True,
+) -> TracedBatch:
+    """What a member of a model host does: its micro-batches wait there, and are computed in turn.
+
+    Args:
+        rows: of the batch.
+        size: of all micro-batches.
+        began_s: when it was cut.
+        prepare_s: of a call of preprocess.
+        wait_s: before the first host call, while the host computes for others.
+        call_s: of a host call.
+        others: rows of other members in each host call.
+        first: whether the micro-batches are the first parts of their host calls.
+    """
+    calls = []
+    at_s = free_s = began_s
+    for number, start in enumerate(range(0, rows, size)):
+        group = tuple(range(start, min(start + size, rows)))
+        ready_s = at_s + prepare_s
+        times = (began_s, at_s, ready_s)
+        calls.append(CallRecord("preprocess", group, "mbh-preprocess-0", *times, failed=False))
+        begins_s = max(ready_s + wait_s, free_s)
+        free_s = begins_s + call_s
+        host = HostCall(len(group) + others, 1 + bool(others), first, ready_s, begins_s, free_s)
+        lane = f"mbh-inference-{number % 4}"
+        calls.append(CallRecord("inference", group, lane, ready_s, ready_s, free_s, False, host))
+        at_s = ready_s
+    done_s = free_s
+    for call in [call for call in calls if call.stage == "inference"]:
+        times = (call.ended_s, call.ended_s, call.ended_s + 0.25)
+        calls.append(CallRecord("postprocess", call.indices, "mbh-postprocess-0", *times, False))
+        done_s = call.ended_s + 0.25
+    calls.sort(key=lambda call: call.ended_s)
+    return TracedBatch(rows, plan(size), began_s, done_s, calls)
 
 
 class LedClock(Clock):
