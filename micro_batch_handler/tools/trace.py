@@ -41,7 +41,8 @@ the sample requests, and writes three files:
   trace.png    the picture alone
   trace.json   all batches, for https://ui.perfetto.dev or chrome://tracing
 
-Given a file that a worker wrote (`trace` in its micro_batching: section), it draws that file.
+Given a file that a worker wrote (`trace` in its micro_batching: section), it draws that file. With
+`share_model` it takes the files of several workers, and shows what they do around one model host.
 """
 
 _EXAMPLES = """\
@@ -49,6 +50,7 @@ examples:
   micro-batch-handler trace model_store/cats.mar --sample cat.jpg dog.jpg
   micro-batch-handler trace handler.py --config-file model-config.yaml --sample cat.jpg
   micro-batch-handler trace /tmp/worker.json
+  micro-batch-handler trace /tmp/worker-*.json --output trace
 
 How to read it: a lane that is hatched waits. If the lanes of one stage are never hatched and
 others often, that stage holds the batch up: more lanes (parallelism) or cheaper calls help. If all
@@ -64,14 +66,18 @@ def main(argv: Sequence[str]) -> int:
     from micro_batch_handler.tools.pages.trace_page import write
 
     refuse_unwritable(f"--output {options.output}", options.output)
+    others: list[Trace] = []
     if options.source.suffix == ".json":
         trace = _read(options.source)
+        others = _read_others(options.others, trace)
+    elif options.others:
+        raise TraceError("of an archive or a handler there can be only one")
     elif options.sample:
         trace = _run(options)
     else:
         raise TraceError("--sample is missing: give files with the body of one request each")
     try:
-        found, files = write(trace, options.output)
+        found, files = write(trace, options.output, others)
     except OSError as error:
         raise TraceError(f"--output {options.output} cannot be written: {error}") from error
     print(found)
@@ -87,6 +93,16 @@ def _read(path: Path) -> Trace:
         raise TraceError(f"{path} cannot be read: {error}") from error
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
+
+
+def _read_others(paths: Sequence[Path], first: Trace) -> list[Trace]:
+    others = [_read(path) for path in paths]
+    for path, trace in zip(paths, others, strict=True):
+        if trace.setup != first.setup:
+            raise TraceError(
+                f"{path} is of another model or other settings; give traces of workers of one model"
+            )
+    return others
 
 
 def _run(options: argparse.Namespace) -> Trace:
@@ -115,6 +131,14 @@ def _parser() -> argparse.ArgumentParser:
     source = "an archive, a handler file, or a trace (.json)"
     parser = workbench_parser(PROG, _DESCRIPTION, _EXAMPLES, source)
     add = parser.add_argument
+    add(
+        "others",
+        type=Path,
+        nargs="*",
+        metavar="TRACE",
+        help="traces of other workers of the model, written at the same time; they are drawn "
+        "together",
+    )
     add("--batches", type=count, default=20, metavar="N", help="batches to record (20)")
     add(
         "--warm-up",

@@ -35,7 +35,8 @@ const box = e => { const r = e.getBoundingClientRect();
 const boxes = what => [...document.querySelectorAll(what)].map(box);
 const found = {texts: boxes("svg text, h1, h2, p, figcaption, th, td").filter(b => b[0]),
                bars: boxes("[id^=call-]"), waits: boxes("[id^=wait-]"), idle: boxes("[id^=idle-]"),
-               path: boxes("#critical-path"), legend: boxes("#legend"),
+               path: boxes("#critical-path"), hosts: boxes("[id^=host-]"),
+               tips: boxes("svg [id] > title"), legend: boxes("#legend"),
                wide: [["", 0, 0, document.documentElement.scrollWidth, innerWidth]]};
 const out = document.createElement("pre");
 out.id = "found"; out.textContent = JSON.stringify(found); document.body.append(out);

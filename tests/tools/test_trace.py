@@ -16,7 +16,7 @@ from micro_batch_handler.__main__ import main
 from micro_batch_handler.tools.workbench import flags as workbench_flags
 from micro_batch_handler.tracing.recording import Trace
 from micro_batch_handler.tracing.trace_json import from_json, to_json
-from tests.tracing.traced import a_row, scheduled, setup
+from tests.tracing.traced import a_row, hosted, scheduled, setup
 
 HANDLER = """
 from micro_batch_handler import MicroBatchHandler
@@ -99,6 +99,37 @@ def test_the_file_of_a_worker_is_drawn(capsys):
     assert "preprocess is the bottleneck: its 1 lane was busy 96 % of the batch" in said
     assert "Add preprocess lanes" in said
     assert Path("trace/trace.html").exists()
+
+
+def test_files_of_several_workers_are_drawn_together(capsys):
+    """Workers of one model, around its host."""
+    for name, began_s in (("a", 100.0), ("b", 100.5)):
+        one = Trace(setup((1, 4, 1)), [hosted(began_s=began_s, others=4)])
+        Path(f"{name}.json").write_text(to_json(one))
+
+    assert main(["trace", "a.json", "b.json", "--output", "both"]) == 0
+
+    page = Path("both/trace.html").read_text()
+    assert "1: preprocess-0" in page
+    assert "2: preprocess-0" in page
+    assert page.count("model host: inference") == 1
+    assert main(["trace", "both/trace.json"]) == 1
+    assert "give the files that they wrote" in capsys.readouterr().err
+
+
+def test_files_that_do_not_belong_together_are_refused(capsys):
+    """Another model, older files without a clock, and files beside a handler."""
+    batch = hosted()
+    Path("a.json").write_text(to_json(Trace(setup((1, 4, 1)), [batch])))
+    Path("other.json").write_text(to_json(Trace(setup((2, 4, 1)), [batch])))
+    Path("old.json").write_text(to_json(Trace(setup((1, 4, 1)), [batch], None)))
+
+    assert main(["trace", "a.json", "other.json"]) == 1
+    assert "other.json is of another model or other settings" in capsys.readouterr().err
+    assert main(["trace", "a.json", "old.json"]) == 1
+    assert "it can only stand alone" in capsys.readouterr().err
+    assert main(["trace", "traced_handler.py", "a.json"]) == 1
+    assert "there can be only one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["figure", "heading", "inline_svg", "page", "paragraph", "preformatted", "table"]
@@ -74,13 +76,14 @@ def figure(svg: str, caption: str) -> str:
     return f'<figure tabindex="0">{svg}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
-def inline_svg(drawn: Any, label: str) -> str:
+def inline_svg(drawn: Any, label: str, tips: Mapping[str, str] = MappingProxyType({})) -> str:
     """A figure of matplotlib's as SVG for a page; its text stays text.
 
     Args:
         drawn: the `matplotlib.figure.Figure`.
         label: says what the picture shows, for screen readers; each picture of a page needs its
             own.
+        tips: the identifier (`gid`) of a part -> plain text, which is shown beside the pointer.
     """
     import matplotlib as mpl  # of an extra, which only those who draw have
 
@@ -88,7 +91,13 @@ def inline_svg(drawn: Any, label: str) -> str:
     # Identifiers are the same in every run, and differ between the pictures of a page.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "svg.id": None}):
         drawn.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
+    text = re.sub(
+        r'<g id="([^"]+)">',
+        lambda found: (
+            found[0] + (f"<title>{html.escape(tip)}</title>" if (tip := tips.get(found[1])) else "")
+        ),
+        out.getvalue(),
+    )
     named = f'<svg role="img" aria-label="{html.escape(label)}"'
     return text[text.index("<svg") :].replace("<svg", named, 1)
 

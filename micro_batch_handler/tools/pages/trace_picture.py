@@ -1,109 +1,122 @@
-"""A picture of one batch: lanes as rows, calls as bars, waits hatched, the critical path marked."""
+"""A picture of one batch: lanes as rows, calls as bars, waits hatched, the critical path marked.
+
+Of several workers of one model, it shows what the others did meanwhile; under the lanes is that of
+the model host, if there is one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.call import INLINE, LANE, CallRecord
-from micro_batch_handler.tracing.lane_use import critical_path, idle_spans, lane_names, waiting
+from micro_batch_handler.tools.pages.trace_looks import (
+    BAR,
+    CRITICAL,
+    FAILED,
+    IDLE,
+    OTHERS,
+    QUEUE,
+    WAITING,
+    Colour,
+    colour_of,
+    faint,
+    is_dark,
+    ms,
+    rows_text,
+)
+from micro_batch_handler.tools.pages.trace_rows import TraceRows, coarsest
+from micro_batch_handler.tracing.host_use import HostBar
+from micro_batch_handler.tracing.lane_use import Span, critical_path
 from micro_batch_handler.tracing.recording import Trace, TracedBatch
 
-__all__ = ["draw"]
+__all__ = ["Drawn", "draw"]
 
 WIDTH_IN = 11.0
 ROW_IN = 0.42
-BAR = 0.74
-"""Of a row's height."""
-QUEUE = 0.6
-"""Height of a stage's queue, in rows."""
-
-COLOURS = "viridis"
 MOST_IN_LEGEND = 6
+LINE_CHARS = 150
+"""Of the legend, with what stands beside its texts."""
 CHAR_IN = 0.085
 """More than the width of a character of a bar's text, in any usual font."""
 
 EDGES_IN = 0.05
 """A narrower bar is drawn without its white edge, which would hide it."""
 
-IDLE: dict[str, Any] = {
-    "facecolor": "#f4f4f4",
-    "edgecolor": "#c9c9c9",
-    "hatch": "////",
-    "linewidth": 0,
-}
-WAITING: dict[str, Any] = {
-    "facecolor": "#fff3e0",
-    "edgecolor": "#e69138",
-    "hatch": "\\\\\\\\",
-    "linewidth": 0,
-}
-CRITICAL = "#d62728"
+
+class Drawn(NamedTuple):
+    """A picture, and what it says of single bars."""
+
+    figure: Figure
+    tips: dict[str, str]
+    """The identifier of a bar -> a line of text."""
 
 
-def draw(trace: Trace, batch: TracedBatch) -> Figure:
-    """The picture of one batch of a trace, as a figure of matplotlib's."""
+def draw(traces: Sequence[Trace], shown: int, batch: TracedBatch) -> Drawn:
+    """The picture of one batch.
+
+    Args:
+        traces: of one worker or several, on one clock.
+        shown: whose batch it is, as a place in `traces`.
+        batch: that is shown.
+    """
     with mpl.rc_context({"font.family": "sans-serif", "font.size": 9, "hatch.linewidth": 0.6}):
-        return _Picture(trace, batch).drawn()
+        return _Picture(traces, shown, batch).drawn()
 
 
 class _Picture:
-    def __init__(self, trace: Trace, batch: TracedBatch) -> None:
+    def __init__(self, traces: Sequence[Trace], shown: int, batch: TracedBatch) -> None:
         self._batch = batch
-        used = {call.thread for call in batch.calls}
-        # In a whole batch the lanes did nothing, in one that was cut the caller.
-        names = [name for name in lane_names(trace) if (name == INLINE) == (INLINE in used)]
+        self._shown = shown
+        self._workers = len(traces)
+        self._rows = TraceRows(traces, shown, batch)
         self._idle = False
-        self._rows: dict[str, float] = {}
-        self._queues: dict[Stage, float] = {}
-        at = 0.0
-        for stage in STAGES:
-            own = [name for name in names if name.startswith(f"{LANE}{stage}-")]
-            if own:
-                self._queues[stage] = at
-                at += QUEUE
-            for name in own:
-                self._rows[name] = at
-                at += 1
-            at += 0.3 if own else 0
-        if not self._rows:
-            self._rows[INLINE] = at
-            at += 1
-        self._height = at
+        self._tips: dict[str, str] = {}
         self._ms_in = (WIDTH_IN - 2.2) / (batch.wall_s * 1e3 or 1)
-        figure_in = (WIDTH_IN, self._height * ROW_IN + 1.5)
+        figure_in = (WIDTH_IN, self._rows.height * ROW_IN + 1.5)
         self._figure = Figure(figsize=figure_in, layout="constrained")
         self._axes = self._figure.subplots()
 
-    def drawn(self) -> Figure:
-        for thread, at in self._rows.items():
-            for number, span in enumerate(idle_spans(self._batch, thread)):
+    def drawn(self) -> Drawn:
+        rows = self._rows
+        for (worker, thread), at in rows.lanes.items():
+            for number, span in enumerate(rows.idle(worker, thread)):
                 self._idle = True
-                self._bar(f"idle-{thread}-{number}", span.began_s, span.ended_s, at, BAR, IDLE)
-        for stage, at in self._queues.items():
-            self._queue(stage, at)
+                self._bar(f"idle-{worker}-{thread}-{number}", *span, at, BAR, IDLE)
+        for (worker, stage), at in rows.queues.items():
+            self._queue(f"{worker}-{stage}", at, rows.queue(worker, stage))
         critical = critical_path(self._batch)
         marked = {id(call) for call in critical}
-        for number, call in enumerate(self._batch.calls):
-            self._call(number, call, critical=id(call) in marked)
+        for number, (worker, call) in enumerate(rows.calls):
+            self._call(number, worker, call, critical=id(call) in marked)
         self._path(critical)
+        for stage, at in rows.hosts.items():
+            self._queue(f"host-{stage}", at - QUEUE, rows.host_queue(stage))
+        for number, bar in enumerate(rows.bars):
+            self._host_call(number, bar)
         self._legend()
-        axes = self._axes
+        self._set_up_axes()
+        return Drawn(self._figure, self._tips)
+
+    def _set_up_axes(self) -> None:
+        axes, rows = self._axes, self._rows
         axes.set_xlim(0, self._batch.wall_s * 1e3 or 1)
-        axes.set_ylim(self._height, 0)
+        axes.set_ylim(rows.height, 0)
         axes.set_xlabel("ms since the batch was cut")
-        labels = [(at + 0.5, name.removeprefix(LANE)) for name, at in self._rows.items()]
-        axes.set_yticks([at for at, _ in labels], [name for _, name in labels])
+        labels = {
+            at: (f"{worker + 1}: " if self._workers > 1 else "") + name.removeprefix(LANE)
+            for (worker, name), at in rows.lanes.items()
+        }
+        labels.update({at: f"model host: {stage}" for stage, at in rows.hosts.items()})
+        axes.set_yticks([at + 0.5 for at in labels], list(labels.values()))
         axes.tick_params(axis="y", length=0)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
-        return self._figure
 
     def _bar(
         self, name: str, began_s: float, ended_s: float, at: float, height: float, look: Any
@@ -111,37 +124,82 @@ class _Picture:
         left_ms = (began_s - self._batch.began_s) * 1e3
         self._axes.barh(at + 0.5, (ended_s - began_s) * 1e3, height, left_ms, gid=name, **look)
 
-    def _queue(self, stage: Stage, at: float) -> None:
-        """How many micro-batches wait for a lane of the stage, above its lanes."""
-        spans = waiting(self._batch, stage)
+    def _queue(self, name: str, at: float, spans: Sequence[tuple[Span, int]]) -> None:
+        """How many micro-batches wait, above the row of what they wait for."""
         most = max((number for _, number in spans), default=1)
         for place, (span, number) in enumerate(spans):
             height = (QUEUE - 0.1) * number / most
             top = at + QUEUE - height / 2 - 0.5
-            self._bar(f"wait-{stage}-{place}", *span, top, height, WAITING)
+            self._bar(f"wait-{name}-{place}", *span, top, height, WAITING)
 
-    def _call(self, number: int, call: CallRecord, *, critical: bool) -> None:
-        at = self._rows[call.thread]
-        colour = self._colour(call.indices)
-        wide_in = (call.ended_s - call.began_s) * 1e3 * self._ms_in
+    def _call(self, number: int, worker: int, call: CallRecord, *, critical: bool) -> None:
+        at = self._rows.lanes[worker, call.thread]
+        colour = self._colour(worker, call.indices)
+        began_s, ended_s = call.began_s, call.ended_s
+        wide_in = (ended_s - began_s) * 1e3 * self._ms_in
         narrow = wide_in < EDGES_IN
+        waits = faint(colour) if call.host is not None else colour
         look = {
-            "facecolor": "none" if call.failed else colour,
+            "facecolor": "none" if call.failed else waits,
             "edgecolor": CRITICAL if critical else colour if call.failed or narrow else "white",
             "linewidth": 1.8 if critical and not narrow else 0.6,
-            "hatch": "xxx" if call.failed else None,
+            "hatch": FAILED if call.failed else None,
             "zorder": 3 if critical else 2,
         }
-        self._bar(f"call-{number}", call.began_s, call.ended_s, at, BAR, look)
+        self._bar(f"call-{number}", began_s, ended_s, at, BAR, look)
+        tip = f"{call.stage}, rows {rows_text(call.indices)}: {ms(ended_s - began_s)}"
+        if call.host is not None and not call.failed:
+            # Its text goes where the host computes.
+            began_s, ended_s = call.host.began_s, call.host.ended_s
+            look = {"facecolor": colour, "linewidth": 0, "zorder": 3.2}
+            self._bar(f"part-{number}", began_s, ended_s, at, BAR * 0.8, look)
+            tip += f", of which {ms(call.host.waited_s)} waiting in the model host, then computed"
+            tip += f" in {ms(call.host.worked_s)} with {call.host.rows} rows"
+            self._tips[f"part-{number}"] = tip
+        self._tips[f"call-{number}"] = tip
         # A lane belongs to one stage; the caller's row shows calls of all three.
-        text = f"{call.stage} " if call.thread == INLINE else ""
-        text += _rows(call.indices)
+        text = f"{call.stage} " * (call.thread == INLINE) + rows_text(call.indices)
+        light = call.failed or not is_dark(colour)
+        self._text(text, began_s, ended_s, at, "black" if light else "white")
+
+    def _host_call(self, number: int, bar: HostBar) -> None:
+        """A host call: the rows of each traced worker in their colours, those of others grey."""
+        host, base = bar.host, self._rows.hosts[bar.stage] + (1 + BAR) / 2
+        tip = (
+            f"host call of {host.rows} rows in {ms(host.worked_s)}, {bar.own_rows} of them of "
+            f"{'these workers' if self._workers > 1 else 'this worker'}"
+        )
+        whole = {"facecolor": OTHERS, "edgecolor": "white", "linewidth": 0.6, "zorder": 2}
+        middle = self._rows.hosts[bar.stage]
+        self._bar(f"host-{number}", host.began_s, host.ended_s, middle, BAR, whole)
+        self._tips[f"host-{number}"] = tip
+        for place, (worker, call) in enumerate(bar.parts):
+            high = BAR * len(call.indices) / host.rows
+            base -= high
+            colour = self._colour(worker, call.indices)
+            look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.3, "zorder": 3}
+            name = f"own-{number}-{place}"
+            self._bar(name, host.began_s, host.ended_s, base + high / 2 - 0.5, high, look)
+            self._tips[name] = f"{tip}: rows {rows_text(call.indices)}"
+        worker, call = bar.parts[len(bar.parts) // 2]
+        dark = bar.own_rows * 2 > host.rows and is_dark(self._colour(worker, call.indices))
+        self._text(
+            f"{bar.own_rows} of {host.rows}",
+            host.began_s,
+            host.ended_s,
+            middle,
+            "white" if dark else "black",
+        )
+
+    def _text(self, text: str, began_s: float, ended_s: float, at: float, colour: str) -> None:
+        """The text of a bar, if it is wide enough."""
+        began_s, ended_s = max(began_s, self._batch.began_s), min(ended_s, self._batch.ended_s)
+        wide_in = (ended_s - began_s) * 1e3 * self._ms_in
         if wide_in > CHAR_IN * (len(text) + 1):
-            middle_ms = ((call.began_s + call.ended_s) / 2 - self._batch.began_s) * 1e3
-            dark = sum(colour[:3]) < 1.5  # noqa: PLR2004 - half of what white has
+            middle_ms = ((began_s + ended_s) / 2 - self._batch.began_s) * 1e3
             self._axes.text(
                 middle_ms, at + 0.5, text, ha="center", va="center", zorder=4, clip_on=True,
-                fontsize=8, color="black" if call.failed or not dark else "white",
+                fontsize=8, color=colour,
             )  # fmt: skip
 
     def _path(self, calls: Sequence[CallRecord]) -> None:
@@ -150,48 +208,42 @@ class _Picture:
         for call in calls:
             for at_s in (call.began_s, call.ended_s):
                 xs.append((at_s - self._batch.began_s) * 1e3)
-                ys.append(self._rows[call.thread] + 0.5 + BAR / 2)
+                ys.append(self._rows.lanes[self._shown, call.thread] + 0.5 + BAR / 2)
         self._axes.plot(xs, ys, color=CRITICAL, linewidth=1.4, zorder=3.5, gid="critical-path")
 
     def _legend(self) -> None:
-        groups = self._coarsest()
+        groups = coarsest(self._batch)
         shown = groups
         if len(groups) > MOST_IN_LEGEND:
             shown = [groups[0], groups[len(groups) // 2], groups[-1]]
         entries: list[Any] = [
-            Patch(facecolor=self._colour(rows), label=f"rows {_rows(rows)}") for rows in shown
+            Patch(facecolor=self._colour(self._shown, rows), label=f"rows {rows_text(rows)}")
+            for rows in shown
         ]
         if len(shown) < len(groups):
             entries.insert(1, Line2D([], [], linestyle="none", label="…"))
             entries.insert(3, Line2D([], [], linestyle="none", label="…"))
-        if self._queues:
-            entries.append(Patch(**WAITING, label="micro-batches wait for a lane"))
+        others = sorted({worker for worker, _ in self._rows.batches} - {self._shown})
+        entries += [Patch(facecolor=self._colour(n, [0]), label=f"worker {n + 1}") for n in others]
+        of = ["a lane"] * bool(self._rows.queues) + ["the model host"] * bool(self._rows.bars)
+        if of:
+            entries.append(Patch(**WAITING, label=f"micro-batches wait for {' or '.join(of)}"))
         if self._idle:
             entries.append(Patch(**IDLE, label="a lane waits"))
+        if self._rows.bars:
+            waits = faint(self._colour(self._shown, [0]))
+            entries.append(Patch(facecolor=waits, label="a call waits for the model host"))
+            entries.append(Patch(facecolor=OTHERS, label="rows of other workers"))
         entries.append(Line2D([], [], color=CRITICAL, linewidth=1.8, label="critical path"))
-        if any(call.failed for call in self._batch.calls):
-            entries.append(Patch(facecolor="none", edgecolor="0.4", hatch="xxx", label="failed"))
+        if any(call.failed for _, call in self._rows.calls):
+            entries.append(Patch(facecolor="none", edgecolor="0.4", hatch=FAILED, label="failed"))
+        lines = -(-sum(len(entry.get_label()) + 6 for entry in entries) // LINE_CHARS)
         legend = self._figure.legend(
-            handles=entries, loc="outside lower left", ncols=len(entries), frameon=False,
-            fontsize=8, handlelength=1.6, columnspacing=1.2,
+            handles=entries, loc="outside lower left", ncols=-(-len(entries) // lines),
+            frameon=False, fontsize=8, handlelength=1.6, columnspacing=1.2,
         )  # fmt: skip
         legend.set_gid("legend")
 
-    def _coarsest(self) -> list[Sequence[int]]:
-        """The micro-batches of the stage with the largest, in order."""
-        largest = max(self._batch.calls, key=lambda call: len(call.indices))
-        groups = {call.indices[0]: call.indices for call in self._batch.calls
-                  if call.stage == largest.stage and not call.failed}  # fmt: skip
-        return [groups[first] for first in sorted(groups)]
-
-    def _colour(self, rows: Sequence[int]) -> tuple[float, float, float, float]:
-        """The colour of some rows, by their middle: the same in every stage."""
-        share = (rows[0] + rows[-1]) / 2 / max(1, self._batch.rows - 1)
-        # Without the darkest and lightest colours, on which text and which on paper cannot be seen.
-        red, green, blue, opaque = mpl.colormaps[COLOURS](0.12 + 0.83 * share)
-        return red, green, blue, opaque
-
-
-def _rows(indices: Sequence[int]) -> str:
-    first, last = indices[0], indices[-1]
-    return str(first) if first == last else f"{first}-{last}"
+    def _colour(self, worker: int, rows: Sequence[int]) -> Colour:
+        most = max((each.rows for of, each in self._rows.batches if of == worker), default=1)
+        return colour_of(rows, most, worker, self._workers)
