@@ -125,8 +125,12 @@ class BatchMetrics:
         calls, work_s, wait_s = self._totals(record)
         asked_s = 0.0
         if self._host is not None:
-            asked_s = self._host.asked_s(outcomes.calls)
-            yield from self._host.samples(outcomes.calls)
+            host = self._host.totals(outcomes.calls)
+            asked_s = host.asked_s
+            for stage in self._hosted:
+                work_s[stage] += host.work_s[stage]
+                wait_s[stage] += host.rest_s[stage]
+            yield from host.samples
         for stage in STAGES:
             yield SIZE, min(plan.size(stage), record.rows), (stage,)
             yield CALLS, calls[stage], (stage,)
@@ -156,12 +160,8 @@ class BatchMetrics:
         for call in record.outcomes.calls:
             calls[call.stage] += 1
             wait_s[call.stage] += max(0.0, call.began_s - call.ready_s)
-            if self._host is not None and call.stage in self._hosted:
-                parts_s, rest_s = self._host.times_of(call)
-                wait_s[call.stage] += rest_s
-                for stage, part_s in parts_s.items():
-                    work_s[stage] += part_s
-            elif call.failed:  # only the good ones are observed
+            # Of the others, only the good ones are observed.
+            if call.failed and call.stage not in self._hosted:
                 work_s[call.stage] += call.ended_s - call.began_s
         for _ in range(len(self._observed)):
             stage, seconds = self._observed.popleft()

@@ -6,8 +6,9 @@ by the one whose question was the first in it, so that sums over all workers are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from typing import NamedTuple
 
 from micro_batch_handler.config import Stage
 from micro_batch_handler.hosting.host_link import HostLink
@@ -15,7 +16,7 @@ from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.torchserve.metrics.lines import Metric, Sample
 from micro_batch_handler.tracing.host_use import covered_s, host_calls_of, own_work_s
 
-__all__ = ["HOST_METRICS", "HostMetrics"]
+__all__ = ["HOST_METRICS", "HostMetrics", "HostTotals"]
 
 CALLS = Metric("mbh_host_calls_total", "counter", "Count", ("Stage", "DeviceId"))
 ROWS = Metric("mbh_host_rows_total", "counter", "Count", ("Stage", "DeviceId"))
@@ -26,6 +27,19 @@ WAIT = Metric("mbh_host_wait_seconds_total", "counter", "Seconds", ("Stage", "De
 RESTARTS = Metric("mbh_host_restarts_total", "counter", "Count", ("DeviceId",))
 
 HOST_METRICS = (RESTARTS, CALLS, ROWS, WORK, WAIT)
+
+
+class HostTotals(NamedTuple):
+    """What the calls of a batch have had of the host."""
+
+    work_s: Mapping[Stage, float]
+    """Seconds that it computed for rows of the batch, by hosted stage."""
+    rest_s: Mapping[Stage, float]
+    """The rest of the calls: waiting for a host, for the rows of other members, for copies."""
+    asked_s: float
+    """Seconds of the batch in which there was such a call."""
+    samples: Sequence[Sample]
+    """Of the host's own metrics."""
 
 
 class HostMetrics:
@@ -44,33 +58,36 @@ class HostMetrics:
         self._restarts = 0
 
     def counters(self) -> Iterator[tuple[Metric, tuple[str, ...]]]:
-        """Each counter that `samples` may add to, with its dimensions."""
+        """Each counter of the host, with its dimensions."""
         yield RESTARTS, (self._device,)
         for metric, stage in product((CALLS, ROWS, WORK, WAIT), sorted(self.stages)):
             yield metric, (stage, self._device)
 
-    def samples(self, calls: Iterable[CallRecord]) -> Iterator[Sample]:
-        """What the calls of a batch add."""
+    def totals(self, calls: Iterable[CallRecord]) -> HostTotals:
+        """What the calls of a batch add, those of other stages aside."""
+        asked = [call for call in calls if call.stage in self.stages]
+        work_s, rest_s = dict.fromkeys(self.stages, 0.0), dict.fromkeys(self.stages, 0.0)
+        of_host = {stage: [0, 0, 0.0, 0.0] for stage in self.stages}
+        for call in asked:
+            left_s = call.ended_s - call.began_s
+            for stage, host in host_calls_of(call):
+                own_s = own_work_s(call, host)
+                work_s[stage] += own_s
+                left_s -= own_s
+                sums = of_host[stage]
+                if host.first:
+                    sums[0] += 1
+                    sums[1] += host.rows
+                    sums[2] += host.worked_s
+                sums[3] += host.waited_s
+            rest_s[call.stage] += max(0.0, left_s)
+        samples: list[Sample] = [
+            (metric, value, (stage, self._device))
+            for stage, sums in of_host.items()
+            for metric, value in zip((CALLS, ROWS, WORK, WAIT), sums, strict=True)
+        ]
         if self._link.restarts > self._restarts:
             before, self._restarts = self._restarts, self._link.restarts
-            yield RESTARTS, self._restarts - before, (self._device,)
-        for call in calls:
-            for stage, host in host_calls_of(call):
-                at = (stage, self._device)
-                yield WAIT, host.waited_s, at
-                if host.first:
-                    yield CALLS, 1, at
-                    yield ROWS, host.rows, at
-                    yield WORK, host.worked_s, at
-
-    def times_of(self, call: CallRecord) -> tuple[dict[Stage, float], float]:
-        """The seconds that the host worked for a call's rows, by stage, and the rest of the call.
-
-        The rest is waiting: for a host, for the rows of other members, for copies.
-        """
-        work_s = {stage: own_work_s(call, host) for stage, host in host_calls_of(call)}
-        return work_s, max(0.0, call.ended_s - call.began_s - sum(work_s.values()))
-
-    def asked_s(self, calls: Iterable[CallRecord]) -> float:
-        """Seconds of a batch in which the host had something of it to do, or was waited for."""
-        return covered_s((c.began_s, c.ended_s) for c in calls if c.stage in self.stages)
+            samples.append((RESTARTS, self._restarts - before, (self._device,)))
+        asked_s = covered_s((call.began_s, call.ended_s) for call in asked)
+        return HostTotals(work_s, rest_s, asked_s, samples)
