@@ -96,7 +96,10 @@ class Question(NamedTuple):
 
 
 class HostCall(NamedTuple):
-    """The host call that a question was a part of. Times are on the system's monotonic clock."""
+    """The host call that a question was a part of. Times are on the system's monotonic clock.
+
+    On a device they are to be the device's: its work begins and ends later than Python asks for it.
+    """
 
     rows: int
     parts: int
@@ -106,15 +109,13 @@ class HostCall(NamedTuple):
     came_s: float
     began_s: float
     ended_s: float
-    work_s: float | None = None
-    """Seconds of the device, where these are not the time from `began_s` to `ended_s`."""
     before: HostCall | None = None
     """The call of the hosted stage before, which these rows have passed, too."""
 
     @property
     def worked_s(self) -> float:
         """Seconds that the model took for all rows of the call."""
-        return self.ended_s - self.began_s if self.work_s is None else self.work_s
+        return self.ended_s - self.began_s
 
     @property
     def waited_s(self) -> float:

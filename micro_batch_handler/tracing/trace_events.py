@@ -101,7 +101,6 @@ def host_call(bar: HostBar, process: Process) -> dict[str, Any]:
             str(worker): sum(len(call.indices) for of, call in bar.parts if of == worker)
             for worker, _ in bar.parts
         },
-        "work_ms": round(host.worked_s * 1e3, 6),
     }
     name = f"{bar.own_rows} of {host.rows} rows"
     return process.span(name, "host", bar.stage, host.began_s, host.ended_s, args)
@@ -111,7 +110,7 @@ def _host_args(host: HostCall, us: Callable[[float], float]) -> dict[str, Any]:
     times = {"came_us": host.came_s, "began_us": host.began_s, "ended_us": host.ended_s}
     return {
         **{name: us(at_s) for name, at_s in times.items()},
-        "rows": host.rows, "parts": host.parts, "first": host.first, "work_s": host.work_s,
+        "rows": host.rows, "parts": host.parts, "first": host.first,
     }  # fmt: skip
 
 

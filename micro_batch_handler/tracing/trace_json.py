@@ -122,7 +122,7 @@ def _host(found: Sequence[Mapping[str, Any]]) -> HostCall | None:
     for each in reversed(found):
         came_s, began_s, ended_s = (each[f"{name}_us"] / 1e6 for name in ("came", "began", "ended"))
         about = (int(each["rows"]), int(each["parts"]), bool(each["first"]))
-        host = HostCall(*about, came_s, began_s, ended_s, each["work_s"], host)
+        host = HostCall(*about, came_s, began_s, ended_s, host)
     return host
 
 

@@ -101,15 +101,6 @@ def test_a_hosted_stage_is_idle_when_none_of_its_lanes_asks(caplog):
     assert of_stage(caplog, "idle_seconds") == 10 - 6
 
 
-def test_work_on_a_device_is_the_devices_time(caplog):
-    """Python left the host call after 0.1 s, and the device did it in 2 s."""
-    member = Member()
-    member.add(hosted(0, 101.0, 104.0, HostCall(8, 2, True, 101.0, 101.0, 101.1, work_s=2.0)))
-
-    assert of_host(caplog, "work_seconds") == 2
-    assert of_stage(caplog, "work_seconds") == 1
-
-
 def test_two_hosted_stages_are_told_apart(caplog):
     """Rows have passed a host call of preprocess, and with other neighbours that of inference."""
     member = Member(("preprocess", "inference"))

@@ -140,7 +140,7 @@ def test_the_host_is_in_a_trace_that_is_read_again():
     before = HostCall(9, 3, False, 100.25, 100.5, 100.75)
     batch = hosted(others=4)
     calls = [
-        c if c.host is None else c._replace(host=c.host._replace(work_s=0.5, before=before))
+        c if c.host is None else c._replace(host=c.host._replace(before=before))
         for c in batch.calls
     ]
     text = to_json(Trace(SETUP, [batch._replace(calls=calls)]))
@@ -150,7 +150,7 @@ def test_the_host_is_in_a_trace_that_is_read_again():
     assert to_json(again) == text
     assert again.clock_s == 100
     [found, *_] = [call.host for call in again.batches[0].calls if call.host is not None]
-    assert found == HostCall(8, 2, True, 1.0, 1.5, 3.5, 0.5, before._replace(
+    assert found == HostCall(8, 2, True, 1.0, 1.5, 3.5, before._replace(
         came_s=0.25, began_s=0.5, ended_s=0.75
     ))  # fmt: skip
 
