@@ -31,7 +31,7 @@ from micro_batch_handler.tools.pages.trace_looks import (
     rows_text,
 )
 from micro_batch_handler.tools.pages.trace_rows import TraceRows, coarsest
-from micro_batch_handler.tracing.host_use import HostBar
+from micro_batch_handler.tracing.host_use import HostBar, host_calls_of
 from micro_batch_handler.tracing.lane_use import Span, critical_path
 from micro_batch_handler.tracing.recording import Trace, TracedBatch
 
@@ -136,8 +136,7 @@ class _Picture:
         at = self._rows.lanes[worker, call.thread]
         colour = self._colour(worker, call.indices)
         began_s, ended_s = call.began_s, call.ended_s
-        wide_in = (ended_s - began_s) * 1e3 * self._ms_in
-        narrow = wide_in < EDGES_IN
+        narrow = (ended_s - began_s) * 1e3 * self._ms_in < EDGES_IN
         waits = faint(colour) if call.host is not None else colour
         look = {
             "facecolor": "none" if call.failed else waits,
@@ -150,34 +149,36 @@ class _Picture:
         tip = f"{call.stage}, rows {rows_text(call.indices)}: {ms(ended_s - began_s)}"
         if call.host is not None and not call.failed:
             # Its text goes where the host computes.
-            began_s, ended_s = call.host.began_s, call.host.ended_s
+            host, began_s, ended_s = call.host, call.host.began_s, call.host.ended_s
+            tip += f", of which {ms(host.waited_s)} waiting in the model host, then computed in "
+            tip += f"{ms(host.worked_s)} with {host.rows} rows"
             look = {"facecolor": colour, "linewidth": 0, "zorder": 3.2}
-            self._bar(f"part-{number}", began_s, ended_s, at, BAR * 0.8, look)
-            tip += f", of which {ms(call.host.waited_s)} waiting in the model host, then computed"
-            tip += f" in {ms(call.host.worked_s)} with {call.host.rows} rows"
-            self._tips[f"part-{number}"] = tip
+            for stage, host in host_calls_of(call):
+                name = f"part-{number}-{stage}"
+                self._bar(name, host.began_s, host.ended_s, at, BAR * 0.8, look)
+                self._tips[name] = tip
         self._tips[f"call-{number}"] = tip
         # A lane belongs to one stage; the caller's row shows calls of all three.
         text = f"{call.stage} " * (call.thread == INLINE) + rows_text(call.indices)
-        light = call.failed or not is_dark(colour)
-        self._text(text, began_s, ended_s, at, "black" if light else "white")
+        dark = is_dark(colour) and not call.failed
+        self._text(text, began_s, ended_s, at, "white" if dark else "black")
 
     def _host_call(self, number: int, bar: HostBar) -> None:
         """A host call: the rows of each traced worker in their colours, those of others grey."""
-        host, base = bar.host, self._rows.hosts[bar.stage] + (1 + BAR) / 2
+        host, middle = bar.host, self._rows.hosts[bar.stage]
+        base = middle + (1 + BAR) / 2
         tip = (
             f"host call of {host.rows} rows in {ms(host.worked_s)}, {bar.own_rows} of them of "
             f"{'these workers' if self._workers > 1 else 'this worker'}"
         )
-        whole = {"facecolor": OTHERS, "edgecolor": "white", "linewidth": 0.6, "zorder": 2}
-        middle = self._rows.hosts[bar.stage]
-        self._bar(f"host-{number}", host.began_s, host.ended_s, middle, BAR, whole)
+        look = {"facecolor": OTHERS, "edgecolor": "white", "linewidth": 0.6, "zorder": 2}
+        self._bar(f"host-{number}", host.began_s, host.ended_s, middle, BAR, look)
         self._tips[f"host-{number}"] = tip
         for place, (worker, call) in enumerate(bar.parts):
             high = BAR * len(call.indices) / host.rows
             base -= high
             colour = self._colour(worker, call.indices)
-            look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.3, "zorder": 3}
+            look.update(facecolor=colour, linewidth=0.3, zorder=3)
             name = f"own-{number}-{place}"
             self._bar(name, host.began_s, host.ended_s, base + high / 2 - 0.5, high, look)
             self._tips[name] = f"{tip}: rows {rows_text(call.indices)}"
