@@ -41,6 +41,7 @@ from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.loading import load, patience_s, report_settings
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
+from micro_batch_handler.torchserve.metrics.host_metrics import HostMetrics
 from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
 from micro_batch_handler.torchserve.sharing.hosted_call import HostedHandle
@@ -88,7 +89,12 @@ class Engine:
         if member is not None:
             lanes = replace(lanes, inference=CALLS)
         planner = Planner(self._config, batch_size, lanes)
-        metrics = batch_metrics(self._config.metrics, context, lanes, batch_size)
+        self._link = None if member is None else member.link
+        host = None
+        if member is not None:
+            gpu = context.system_properties.get("gpu_id")
+            host = HostMetrics(self._config.hosted_stages, gpu, member.link)
+        metrics = batch_metrics(self._config.metrics, context, lanes, batch_size, host)
         self._clock = Clock()
         self.fault_log = FaultLog(self._clock.now_s)
         self.listeners: list[Listener] = [] if metrics is None else [metrics.add]
@@ -251,6 +257,10 @@ class Engine:
         decode = decoder(context, len(data)) if self._config.decode_input_request else None
         requests = Requests(data, decode)
         return partial(self._pipeline.run, requests, deadlines_s=deadlines, until_s=until_s)
+
+    def __repr__(self) -> str:
+        host = "" if self._link is None else f", {self._link}"
+        return f"<Engine {self._pipeline}{host}>"
 
     def _is_spoiled(self, outcomes: Outcomes) -> bool:
         """Whether a batch that was cut must not have been."""
