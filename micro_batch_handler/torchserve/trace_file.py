@@ -20,7 +20,8 @@ class TraceFile:
     """Listens to some batches, writes them, and leaves.
 
     Args:
-        path: of the file, which is replaced. If several workers write it, the last one's stays.
+        path: of the file, which is replaced. `%p` in its name stands for the worker's process; if
+            several workers write the same file, the last one's stays.
         batches: how many to wait for.
         setup: the lanes, threads and sizes that they run with.
         leave: is called with this listener when it has heard enough.
@@ -29,7 +30,7 @@ class TraceFile:
     def __init__(
         self, path: Path, batches: int, setup: Setup, leave: Callable[[Listener], None]
     ) -> None:
-        self._path = path
+        self._path = path.with_name(path.name.replace("%p", str(os.getpid())))
         self._left = batches
         self._setup = setup
         self._leave = leave

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 
@@ -50,6 +51,17 @@ def test_so_many_batches_are_written_and_then_nobody_listens(tmp_path):
     assert not traces(engine)
     assert list(tmp_path.iterdir()) == [path]
     assert len(from_json(path.read_bytes()).batches) == 2
+
+
+def test_each_worker_can_have_a_file_of_its_own(tmp_path):
+    """`%p` in the name is the worker's process; `trace` draws the files of several together."""
+    trace = {"file": str(tmp_path / "trace-%p.json"), "batches": 1}
+    handler, _ = started(micro_batch_size=2, trace=trace)
+
+    answer(handler)
+    handler.close()
+
+    assert [path.name for path in tmp_path.iterdir()] == [f"trace-{os.getpid()}.json"]
 
 
 def test_only_with_a_trace_file_somebody_listens(tmp_path):
