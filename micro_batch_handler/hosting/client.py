@@ -57,7 +57,7 @@ class Told(NamedTuple):
     result: Payload
     effects: Sequence[Sequence[Any]] | None
     """See `Answer`."""
-    call: HostCall
+    call: HostCall | None
 
 
 class HostClient:
@@ -213,7 +213,10 @@ class HostClient:
                 group = reply.group
                 continue
             if isinstance(reply, Failed):
-                raise RemoteFault(unpacked(reply.error), reply.stage, reply.call)
+                error = unpacked(reply.error)
+                if isinstance(error, HostMissing):
+                    raise error
+                raise RemoteFault(error, reply.stage, reply.call)
             return self._read(reply, rows.number)
 
     def _read(self, answer: Answer, rows: int) -> Told:

@@ -12,29 +12,26 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from micro_batch_handler.config import Stage
-from micro_batch_handler.errors import HostMissing, LengthError
+from micro_batch_handler.errors import HostMissing
+from micro_batch_handler.hosting.hosted_function import HostedFunction, HostFunction
 from micro_batch_handler.hosting.kinds import kind_of
-from micro_batch_handler.hosting.merging import Asked, Item, Returned, WaitingItems
+from micro_batch_handler.hosting.merging import Asked, Item, Made, Returned, WaitingItems
 from micro_batch_handler.hosting.messages import Again, Failed, HostCall
 from micro_batch_handler.hosting.remote_errors import packed
 from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.work import NoStreams
 from micro_batch_handler.pipeline.memory import Ceiling, free_memory
-from micro_batch_handler.pipeline.micro_batch import Part, gather
-from micro_batch_handler.pipeline.payloads.operations import Payload, PayloadOps, own, pad
+from micro_batch_handler.pipeline.micro_batch import Part
+from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.watch import Clock
-from micro_batch_handler.planning.sizes import padded
 
-__all__ = ["HostFunction", "HostLane", "Running"]
+__all__ = ["HostLane", "Running"]
 
 logger = logging.getLogger(__name__)
-
-HostFunction: TypeAlias = Callable[[Payload, Sequence[Any]], "tuple[Payload, Sequence[Any] | None]"]
-"""(payload, context of each row) -> (result, effects of each row; None if there are none)"""
 
 MOST_UNFINISHED = 2
 """Calls that the device may have at a time: one computes, and the next is there when it ends."""
@@ -82,18 +79,15 @@ class HostLane:
         self.stage = stage
         self.waiting = WaitingItems()
         self.calls = self.rows = 0
-        self.busy_s = 0.0
-        self._function = function
+        self._function = HostedFunction(stage, function, ops, streams, allowed_sizes)
+        self._handle = HostedFunction("handle", handle, ops, streams) if handle else None
         self._ops = ops
         self._streams = streams
         self._clock = clock
-        self._allowed_sizes = allowed_sizes
         self._then = then
-        self._handle = handle
         self._lost = lost
         self._setup = setup
         self._ceiling = Ceiling()
-        self._cuts = True
         self._running: Running | None = None
         self._unfinished: deque[tuple[Any, Running]] = deque()
         """Calls that Python has made and the device has not ended, each with its event."""
@@ -133,42 +127,56 @@ class HostLane:
 
     def _take_and_call(self) -> bool:
         # A function of its own, so that nothing holds the items while the lane waits for others.
-        items = self.waiting.take(lambda: self._ceiling.limit if self._cuts else 0)
+        taken = self.waiting.take(self._most_rows)
+        items = [item for item in taken if not self._is_late(item)]
         if not items:
-            return False
-        items = [item for item in items if not self._is_late(item)]
-        asked = [each for item in items for each in item.asked]
-        if not asked:
-            return True
-        rows = sum(item.rows for item in items)
-        alone = not asked[0].question.merges
-        if alone:  # what it does to the device must not be blamed on the call beside it
+            return bool(taken)
+        alone = not items[0].asked[0].question.merges
+        if alone:  # what it does to the device must not be blamed on a call beside it
             self._let_device_catch_up(0)
+        asked = [each for item in items for each in item.asked]
+        rows = sum(item.rows for item in items)
         for each in asked:
             each.runs(True)
         began_s = self._clock.now_s()
-        self._running = running = Running(began_s, asked)
+        self._running = Running(began_s, asked)
         try:
-            part, effects = self._call(items, asked, rows)
-            if part.done is not None:
-                self._unfinished.append((part.done, running))
+            part = self._call(items, asked, rows)
         except BaseException as error:
             self._failed(asked, rows, error, began_s)
             return True
         finally:
             self._running = None
             self.calls, self.rows = self.calls + 1, self.rows + rows
-            self.busy_s += self._clock.now_s() - began_s
         self._ceiling.worked(rows)
-        if effects is not None:
-            _share_effects(asked, effects)
         if alone:
             self._let_device_catch_up(0)
         if self._then is not None:
             self._hand_on(self._then, asked, part)
         else:
-            self._share_out(asked, part, began_s)
+            self._share_out(asked, part)
         return True
+
+    def _most_rows(self) -> int:
+        """How many rows of several members may share a call now."""
+        return self._ceiling.limit if self._function.cuts else 0
+
+    def _call(self, items: Sequence[Item], asked: Sequence[Asked], rows: int) -> Part:
+        handles = asked[0].question.handles and self._handle is not None
+        function = self._handle if handles and self._handle else self._function
+        running = self._running
+        requests = [request for each in asked for request in each.question.context]
+        began_s = self._clock.now_s()
+        parts = [item.part for item in items]
+        part, effects, device_s = function.call(parts, rows, requests, merged=len(asked) > 1)
+        if part.done is not None and running is not None:
+            self._unfinished.append((part.done, running))
+        made = Made(rows, len(asked), (began_s, self._clock.now_s()), device_s, self._clock)
+        for at, each in enumerate(asked):
+            each.passed.append((made, not at))
+        if effects is not None:
+            _share_effects(asked, effects)
+        return part
 
     def _is_late(self, item: Item) -> bool:
         """Settle an item that nobody waits for any more."""
@@ -190,60 +198,11 @@ class HostLane:
                 each.runs(False)
         then.waiting.add(Item(asked, part, kind_of(part.payload, self._ops)))
 
-    def _call(
-        self, items: Sequence[Item], asked: Sequence[Asked], rows: int
-    ) -> tuple[Part, Sequence[Any] | None]:
-        parts = [item.part for item in items]
-        contexts = [request for each in asked for request in each.question.context]
-        handles = asked[0].question.handles and self._handle is not None
-        allowed_sizes = () if handles else self._allowed_sizes
-        function = self._handle if handles and self._handle else self._function
-        size = padded(rows, allowed_sizes) if allowed_sizes else rows
-        with self._streams.work(self.stage, parts, rows) as work:
-            payload = gather(parts, self._ops)
-            if size != rows:
-                payload = pad(payload, rows, size, self._ops)
-            result, effects = function(payload, contexts)
-            if size != rows or len(asked) > 1:
-                self._check(result, size)
-            if allowed_sizes:
-                # It may be a graph's, which the next call overwrites.
-                result = own(result if size == rows else self._ops.cut(result, 0, rows))
-            result = work.hand_over(result)
-        if isinstance(self._streams, NoStreams):
-            # No event tells how far the device is, and calls would not wait to be merged.
-            self._streams.finish()
-        return Part(result, rows, 0, rows, work.done), effects
-
-    def _check(self, result: Payload, rows: int) -> None:
-        """Refuse a result that cannot be shared out.
-
-        Raises:
-            LengthError: it has another number of rows.
-            Uncuttable: it is not made of rows.
-        """
-        found = self._ops.count(result)
-        if found is None:
-            try:
-                self._ops.rows_of(result)  # silent if the handler has hooks for it
-            except Exception:
-                self._cuts = False
-                logger.warning(
-                    "%s returns what cannot be cut into the rows of several workers, so each "
-                    "worker's rows are called apart. Return rows, or override "
-                    "cut_payload(payload, start, stop) and join_payloads(payloads)",
-                    self.stage,
-                )
-                raise
-        elif found != rows:
-            raise LengthError(self.stage, rows, found)
-
-    def _share_out(self, asked: Sequence[Asked], part: Part, began_s: float) -> None:
-        ended_s, start = self._clock.now_s(), 0
-        for at, each in enumerate(asked):
+    def _share_out(self, asked: Sequence[Asked], part: Part) -> None:
+        start = 0
+        for each in asked:
             stop = start + each.question.rows
-            call = HostCall(part.rows, len(asked), not at, each.came_s, began_s, ended_s)
-            each.settle(Returned(part.only(start, stop), each.effects or None, call))
+            each.settle(Returned(part.only(start, stop), each.effects or None))
             start = stop
 
     def _failed(
@@ -259,7 +218,8 @@ class HostLane:
             self._note_lack(asked, rows)
         if len(asked) == 1:
             (only,) = asked
-            call = HostCall(rows, 1, True, only.came_s, began_s, self._clock.now_s())
+            before, ended_s = only.host_call(), self._clock.now_s()
+            call = HostCall(rows, 1, True, only.came_s, began_s, ended_s, before)
             only.settle(Failed(packed(error), self.stage, call))
             return
         traceback.clear_frames(error.__traceback__)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from micro_batch_handler.hosting.messages import Again, Failed, HostCall, Question
 from micro_batch_handler.pipeline.micro_batch import Part
+from micro_batch_handler.pipeline.watch import Clock
 
-__all__ = ["Asked", "Item", "Returned", "WaitingItems"]
+__all__ = ["Asked", "Item", "Made", "Returned", "WaitingItems"]
 
 
 class Returned(NamedTuple):
@@ -23,7 +24,46 @@ class Returned(NamedTuple):
 
     part: Part
     effects: Any
-    call: HostCall
+
+
+class Made:
+    """A host call that Python has made. On a device it has the times of its work there.
+
+    Args:
+        rows: of the call.
+        parts: questions that it was merged from.
+        times_s: when Python began and ended it.
+        device_s: waits for the device, and gives its seconds; None if they are Python's own.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        parts: int,
+        times_s: tuple[float, float],
+        device_s: Callable[[], float | None],
+        clock: Clock,
+    ) -> None:
+        self._rows = rows
+        self._parts = parts
+        self._times_s = times_s
+        self._device_s: Callable[[], float | None] | None = device_s
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def told(self, came_s: float, before: HostCall | None, *, first: bool) -> HostCall:
+        """The call as one of its questions is told of it, once the device has ended it.
+
+        All are told the same times, by which members know that it is the same call.
+        """
+        with self._lock:
+            if self._device_s is not None:
+                seconds, self._device_s = self._device_s(), None
+                if seconds is not None:
+                    ended_s = self._clock.now_s()
+                    self._times_s = max(self._times_s[0], ended_s - seconds), ended_s
+        return HostCall(self._rows, self._parts, first, came_s, *self._times_s, before)
 
 
 class Asked:
@@ -41,6 +81,7 @@ class Asked:
         "came_s",
         "effects",
         "outcome",
+        "passed",
         "question",
         "runs",
         "sent",
@@ -52,7 +93,9 @@ class Asked:
         self.runs = runs
         """Called with True when the model gets it: if the host ends then, it may be why."""
         self.effects: list[Sequence[Any]] = []
-        """Of each stage that has had any, in order."""
+        """What else the stages' functions did, one entry a row from each that did something."""
+        self.passed: list[tuple[Made, bool]] = []
+        """The host calls that it was a part of, and whether it was the first part."""
         self.outcome: Returned | Failed | Again | None = None
         self.sent = False
         """Whether the member has been told."""
@@ -60,6 +103,13 @@ class Asked:
         self._settling = threading.Lock()
         self._settled = threading.Lock()
         self._settled.acquire()
+
+    def host_call(self) -> HostCall | None:
+        """The last host call that it was a part of, which knows those of the stages before."""
+        call = None
+        for made, first in self.passed:
+            call = made.told(self.came_s, call, first=first)
+        return call
 
     def settle(self, outcome: Returned | Failed | Again) -> None:
         """It has ended; the first time counts. What is still on the device runs on."""

@@ -98,7 +98,7 @@ class Question(NamedTuple):
 class HostCall(NamedTuple):
     """The host call that a question was a part of. Times are on the system's monotonic clock.
 
-    On a device they are to be the device's: its work begins and ends later than Python asks for it.
+    On a device they are the device's: its work begins and ends later than Python asks for it.
     """
 
     rows: int
@@ -132,7 +132,7 @@ class Answer(NamedTuple):
     effects: Sequence[Sequence[Any]] | None
     """What else the stages' functions did, one entry a row from each that did something, in the
     order of the stages; None for nothing."""
-    call: HostCall
+    call: HostCall | None
 
 
 class Failed(NamedTuple):

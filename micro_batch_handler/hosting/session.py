@@ -121,9 +121,11 @@ class Service:
         outcome = asked.wait()
         if not isinstance(outcome, Returned):
             return outcome
-        part, effects, call = outcome
+        part, effects = outcome
+        call = None
         try:
             data, places = self._hand_out(member, question, part)
+            call = asked.host_call()
         except Exception as error:
             self._look_at(error)
             return Failed(packed(error), self.lanes[-1].stage, call)

@@ -20,7 +20,9 @@ from tests.hosting.hosts import passed, rows
 
 
 def item(name="", *, number=1, kind="a", group=0, merges=True, most_rows=64) -> Item:
-    question = Question(number, kind, group, merges, False, most_rows, b"", [], 0, (0, 0), None, name)
+    question = Question(
+        number, kind, group, merges, False, most_rows, b"", [], 0, (0, 0), None, name
+    )
     asked = Asked(question, 0.0, lambda _runs: None)
     return Item([asked], Part(name, number, 0, number), kind)
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from micro_batch_handler.config import Stage
@@ -183,6 +183,16 @@ class _DeviceWork(Work):
         if self._stage == "postprocess":
             self.done.synchronize()  # rule 3
         return result
+
+    def device_timer(self) -> Callable[[], float | None]:
+        """Gives the device's seconds, once it has come to the end of this call's work."""
+        began, done = self._began, self.done
+
+        def seconds() -> float:
+            done.synchronize()
+            return float(began.elapsed_time(done)) / 1000
+
+        return seconds
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:  # noqa: PYI036
         try:

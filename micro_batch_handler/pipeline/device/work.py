@@ -54,6 +54,13 @@ class Work:
         """What the next stage gets."""
         return result
 
+    def device_timer(self) -> Callable[[], float | None]:
+        """Waits for the device, and gives its seconds; None where they are Python's own.
+
+        It keeps nothing of what the call works on.
+        """
+        return lambda: None
+
     def __enter__(self) -> Work:  # noqa: PYI034  (typing.Self needs Python 3.11)
         self._started_s = time.perf_counter()
         return self
