@@ -10,13 +10,14 @@ import logging
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from micro_batch_handler.errors import HostMissing
+from micro_batch_handler.errors import ConfigError, HostMissing
 from micro_batch_handler.hosting.host_connection import HostConnection, Pulse
 from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
 from micro_batch_handler.hosting.messages import Hello, LoadFailed, Ready
@@ -218,7 +219,13 @@ class HostLink:
             if until_s is not None and self._clock.now_s() >= until_s:
                 raise HostMissing(stage, why)
             connection = None
-            if not self._start_one():
+            try:
+                started = self._start_one()
+            except ConfigError as error:
+                if raises:
+                    raise
+                started, why = False, str(error)
+            if not started:
                 time.sleep(TRY_EVERY_S)
         raise HostMissing(stage, "the handler was closed")
 
@@ -236,8 +243,14 @@ class HostLink:
         return True
 
     def _last_words(self) -> str:
-        words = self._started.last_words() if self._started is not None else ""
-        if words:
+        """How the host that was started here has ended; empty if it runs, or another has."""
+        started = self._started
+        if started is None:
+            return ""
+        with suppress(subprocess.TimeoutExpired):  # its connections close before it has ended
+            started.process.wait(TRY_EVERY_S)
+        words = started.last_words()
+        if words and self._started is started:
             self._started = None
         return words
 

@@ -118,7 +118,7 @@ class MeetingPlace:
             environment: of the host.
 
         Raises:
-            ConfigError: the folder cannot be written to.
+            ConfigError: the folder cannot be written to, or the system starts no process.
         """
         lock = self._take_lock()
         if lock is None:
