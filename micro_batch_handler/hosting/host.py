@@ -11,6 +11,7 @@ the thread that watches          calls that take too long, members that have gon
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import struct
 import threading
@@ -71,10 +72,27 @@ class Host:
         self._over = threading.Event()
         self._idle_since_s: float | None = self._began_s
         self._beats = 0
+        self._connections: set[socket.socket] = set()
 
     def start(self) -> None:
         """Accept members from now on, in a thread."""
         threading.Thread(target=self._accept, name="mbh-accept", daemon=True).start()
+
+    def let_go_in_children(self, lock: int) -> None:
+        """Let processes that the handler forks close what has to end with this one.
+
+        Members wait for the end of their connections, and the next host for that of the lock.
+
+        Args:
+            lock: the descriptor of the meeting place's lock.
+        """
+
+        def let_go() -> None:
+            os.close(lock)
+            for each in (self._listener, *self._connections):
+                each.close()
+
+        os.register_at_fork(after_in_child=let_go)
 
     def fail(self, error: BaseException) -> None:
         """The model cannot be loaded: members are told, for a second, and the host is over."""
@@ -203,6 +221,7 @@ class Host:
 
     def _session(self, connection: socket.socket) -> None:
         member = None
+        self._connections.add(connection)
         try:
             with connection:
                 # Sending is bounded by the system, since Python's time-out would poll each time.
@@ -221,6 +240,7 @@ class Host:
         except Exception:
             logger.exception("a connection to a worker ends")
         finally:
+            self._connections.discard(connection)
             if member is not None:
                 self._leave(member)
 

@@ -14,14 +14,14 @@ import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from micro_batch_handler.errors import ConfigError
 
-__all__ = ["MeetingPlace", "StartedHost", "keep_from_forks"]
+__all__ = ["MeetingPlace", "StartedHost"]
 
 LONGEST_SOCKET_PATH = 107 if os.uname().sysname == "Linux" else 103
 """Characters of sockaddr_un.sun_path, without its closing zero."""
@@ -29,16 +29,21 @@ LONGEST_SOCKET_PATH = 107 if os.uname().sysname == "Linux" else 103
 BACKLOG = 1024
 
 _held: set[int] = set()
-"""Descriptors of locks and listening sockets of this process."""
+"""Descriptors of locks and sockets of this process."""
 
 
-def keep_from_forks(fds: Iterable[int]) -> None:
-    """Let no process that is forked from this one keep a lock or a listening socket.
+@contextmanager
+def _kept_from_forks(*fds: int) -> Iterator[None]:
+    """In the body, let no process that is forked from this one keep these descriptors.
 
-    It would keep the place of a host that has ended. What executes a program lets go of them in any
-    case.
+    It would keep the place of a host that has ended, and its members waiting. What executes a
+    program lets go of them in any case.
     """
     _held.update(fds)
+    try:
+        yield
+    finally:
+        _held.difference_update(fds)
 
 
 def _close_held() -> None:
@@ -123,10 +128,10 @@ class MeetingPlace:
         lock = self._take_lock()
         if lock is None:
             return None
-        _held.add(lock)
         try:
             self._sweep()
-            process, output = self._launch(command, lock, environment)
+            with _kept_from_forks(lock):
+                process, output = self._launch(command, lock, environment)
         except OSError as error:
             raise ConfigError(
                 f"the process with the model cannot be started: {error}. Set TMPDIR to a folder "
@@ -134,7 +139,6 @@ class MeetingPlace:
                 f"processes and open files (ulimit -u, ulimit -n)"
             ) from error
         finally:
-            _held.discard(lock)
             os.close(lock)  # the host has its own
         assert process.stdin is not None  # noqa: S101  (it is a pipe)
         with suppress(BrokenPipeError), process.stdin:

@@ -26,7 +26,7 @@ from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.host import Host
 from micro_batch_handler.hosting.host_lane import HostLane
-from micro_batch_handler.hosting.meeting_place import MeetingPlace, keep_from_forks
+from micro_batch_handler.hosting.meeting_place import MeetingPlace
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.thread_state import ThreadState
@@ -63,11 +63,11 @@ def main() -> None:
     lock, listener = (int(each) for each in sys.argv[-2:])
     for each in (lock, listener):
         os.set_inheritable(each, False)  # a handler's own processes must not keep the lock
-    keep_from_forks((lock, listener))
     job: HostJob = pickle.load(sys.stdin.buffer)  # noqa: S301  (from the member that starts it)
     sys.path[:] = job.search_path
     sys.setswitchinterval(SWITCH_S)
     host = Host(socket.socket(fileno=listener))
+    host.let_go_in_children(lock)
     say_output(host)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for a whole process group; the frontend decides
