@@ -186,10 +186,12 @@ class Member:
         modules = [
             value for value in vars(self._handler).values() if isinstance(value, torch.nn.Module)
         ]
-        tensors = [
-            tensor for module in modules for tensor in (*module.parameters(), *module.buffers())
-        ]
-        size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        tensors = {
+            id(tensor): tensor  # the same module may have several names
+            for module in modules
+            for tensor in (*module.parameters(), *module.buffers())
+        }
+        size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if size_bytes >= LARGE_BYTES:
             logger.warning(
                 "%s.initialize has loaded %.0f MB of weights into this worker, and the process "
