@@ -44,7 +44,7 @@ class Town:
 
 
 @pytest.fixture
-def short_tmp(monkeypatch):
+def short_tmp(monkeypatch, tmp_path):  # pytest's own is made elsewhere, before
     """A temporary folder whose path leaves space for that of a socket."""
     with tempfile.TemporaryDirectory(prefix="mbh", dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
