@@ -11,8 +11,13 @@ import torch
 from ts.context import Context
 
 from micro_batch_handler import MicroBatchHandler
+from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.hosting.meeting_place import MeetingPlace
+from micro_batch_handler.torchserve.sharing import member
+from micro_batch_handler.torchserve.sharing.member import HIDES_GPUS, Member
 from micro_batch_handler.torchserve.sharing.placeholder import ModelElsewhere
+from tests.fakes import fake_context
 from tests.torchserve.sharing.shared_handlers import FailsToLoad, Heavy, Loaded, Odd
 
 ALONE = {"micro_batching": {"share_model": False}}
@@ -140,3 +145,24 @@ def test_a_worker_that_fails_by_itself_leaves_the_host(shared, monkeypatch):
         shared(handler).load()
 
     assert handler._micro_batch_member.link._closed
+
+
+def test_every_host_finds_the_gpus_that_a_worker_hides_from_itself(shared, monkeypatch):
+    """Also one that is started when the handler is initialized again."""
+    found: list = []
+
+    def start_host(self, command, job, environment):
+        found.append(environment.get(HIDES_GPUS))
+
+    monkeypatch.setattr(MeetingPlace, "start_host", start_host)
+    monkeypatch.setattr(member, "GPUS", {HIDES_GPUS: "3"})
+    monkeypatch.setenv(HIDES_GPUS, "3")
+    context = fake_context(1)
+    config = MicroBatchingConfig(share_model=True)
+    Member(Odd(), context, config).close()
+    monkeypatch.setenv(HIDES_GPUS, "")
+    Member(Odd(), context, config).close()
+    monkeypatch.setattr(member, "GPUS", {})
+    Member(Odd(), context, config).close()
+
+    assert found == ["3", "3", None]
