@@ -119,6 +119,10 @@ class Streams:
         self._all.append(stream)
         return stream
 
+    def finish(self) -> None:
+        """Wait for the device."""
+        self.device.synchronize()
+
     def drop_what_is_done(self) -> None:
         """Let go of what ended work needed, on idle streams too."""
         for stream in self._all:
