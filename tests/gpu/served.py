@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,18 @@ from tests.gpu.photos import photo
 from tests.gpu.report import ENTRIES, SECONDS, Entries
 from tests.gpu.throughput import wrong
 
-__all__ = ["main", "worker_counts"]
+__all__ = [
+    "CORES",
+    "NO_JAVA",
+    "OURS",
+    "Row",
+    "Stand",
+    "failed",
+    "main",
+    "note",
+    "serving",
+    "worker_counts",
+]
 
 OK = 200
 PHOTOS = 64
@@ -58,6 +69,7 @@ class Turns:
     """A handler that is loaded in some workers and has been checked, and what its clients saw."""
 
     name: str
+    workers: int
     model: Served
     memory_gib: float
     wrong: int
@@ -67,6 +79,8 @@ class Turns:
         """Its figures: the medians of its turns."""
         rates = [sample.rate for sample in self.samples]
         return {
+            "workers": self.workers,
+            "clients": self.model.load.clients,
             "handler": self.name,
             "photos per second": round(median(rates), 1),
             "least to most": f"{min(rates):,.0f} to {max(rates):,.0f}",
@@ -79,30 +93,24 @@ class Turns:
 
 
 def worker_counts(cores: int) -> list[int]:
-    """1, 4, and one for each core but four, which frontend and clients get; fewer on few cores."""
-    return sorted({1, min(4, cores), max(1, cores - 4)})
+    """1 and 4, fewer on few cores; shared.py has as many as there are cores for."""
+    return sorted({1, min(4, cores)})
 
 
 @dataclass
 class Stand:
-    """A server, and how many workers and clients each handler gets on it."""
+    """A server, what clients send, and what the answers must be."""
 
     server: TorchServe
     network: Network
     load: Load
-    workers: int
     options: argparse.Namespace
 
-    def play(self, end_s: float) -> Iterator[Row]:
-        """All handlers' figures, round by round; after `end_s` no second round begins."""
-        turns: list[Turns] = []
-        for rival in contestants(max(1, min(self.options.lanes, CORES // self.workers))):
-            if rival.name not in ON_SERVER:
-                continue
-            try:
-                turns.append(self._loaded(rival))
-            except Exception as error:  # the others have their turns all the same
-                yield _failed(rival.name, error)
+    def play(self, rivals: Sequence[tuple[Contestant, int]], end_s: float) -> Iterator[Row]:
+        """The figures of handlers in so many workers; after `end_s` no second round begins."""
+        tried = [self._try(rival, workers) for rival, workers in rivals]
+        turns = [each for each in tried if isinstance(each, Turns)]
+        yield from (each for each in tried if not isinstance(each, Turns))
         for number in range(self.options.rounds):
             if number and time.monotonic() > end_s:
                 break
@@ -110,7 +118,13 @@ class Stand:
                 turn.samples.append(turn.model.press(self.options.seconds))
         yield from (turn.row(self.network) for turn in turns)
 
-    def _loaded(self, rival: Contestant) -> Turns:
+    def _try(self, rival: Contestant, workers: int) -> Turns | Row:
+        try:
+            return self._loaded(rival, workers)
+        except Exception as error:  # the others have their turns all the same
+            return {"workers": workers, **failed(rival.name, error)}
+
+    def _loaded(self, rival: Contestant, workers: int) -> Turns:
         config: dict[str, Any] = {
             "batchSize": self.options.batch,
             "maxBatchDelay": 20,
@@ -121,7 +135,12 @@ class Stand:
         bodies, answers = [path.read_bytes() for path in self.load.bodies], self.network.answers
         before_gib = _used_gib(self.options.device)
         # Not in a `with` statement: it ends with the server.
-        model = self.server.model(rival.module, config, initial_workers=self.workers)
+        model = self.server.model(
+            rival.folder / f"{rival.module}.py",
+            config,
+            helpers=rival.helpers,
+            initial_workers=workers,
+        )
         answer = model.register()
         if not answer.ok:
             raise RuntimeError(answer.text)
@@ -132,18 +151,22 @@ class Stand:
             return answer.status_code == OK and not wrong([answer.json()], [answers[which]])
 
         # As many at once as in the rounds: kernels are loaded and memory is taken by then.
-        right = crowd(self.server, self.load.clients, turn, turns=2)
+        # Each worker has a batch under way, and the next one is complete.
+        load = replace(self.load, clients=self.options.batch * (workers + 1))
+        right = crowd(self.server, load.clients, turn, turns=2)
         memory_gib = _used_gib(self.options.device) - before_gib
-        served = Served(self.server, model.name, self.load)
-        return Turns(rival.name, served, memory_gib, right.count(False))
+        served = Served(self.server, model.name, load)
+        return Turns(rival.name, workers, served, memory_gib, right.count(False))
 
 
 @contextmanager
-def _server(properties: dict[str, str]) -> Iterator[TorchServe]:
-    """Ended at once: TorchServe may forget one of several workers when it ends or unregisters them.
+def serving(device: str) -> Iterator[TorchServe]:
+    """A server with one GPU, or none on a CPU.
 
+    Ended at once: TorchServe may forget one of several workers when it ends or unregisters them.
     (A ConcurrentModificationException of the frontend; waiting for the worker would cost minutes.)
     """
+    properties = {**PROPERTIES, "number_of_gpu": "1" if device == "cuda" else "0"}
     server = TorchServe(properties).__enter__()
     try:
         yield server
@@ -152,7 +175,8 @@ def _server(properties: dict[str, str]) -> Iterator[TorchServe]:
         server.close()
 
 
-def _failed(name: str, error: Exception) -> Row:
+def failed(name: str, error: Exception) -> Row:
+    """The row of a handler that could not be measured."""
     return {"handler": name, "failed": f"{type(error).__name__}: {error}"}
 
 
@@ -170,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     end_on_sigterm()
     title = f"On TorchServe, batches of {options.batch}, medians of {options.rounds} rounds"
     if java_home() is None:
-        _note(title, {"handler": f"none: {NO_JAVA}"})
+        note(title, {"handler": f"none: {NO_JAVA}"})
         return 1
     started_s = time.monotonic()
     bodies = [photo(number) for number in range(PHOTOS)]
@@ -183,28 +207,27 @@ def main(arguments: list[str] | None = None) -> int:
     )
     title += f", {network.dtype}, load by {generator()}"
     alone = {"handler": "the network alone", "photos per second": round(network.per_second, 1)}
-    _note(title, {"workers": "", "clients": "", **alone})
+    note(title, {"workers": "", "clients": "", **alone})
     good = True
-    properties = {**PROPERTIES, "number_of_gpu": "1" if options.device == "cuda" else "0"}
     with load_of(bodies, "image/jpeg", 0) as load:
         for place, workers in enumerate(options.workers, 1):
             end_s = started_s + options.budget * place / len(options.workers)
-            # Each worker has a batch under way, and the next one is complete.
-            crowded = replace(load, clients=options.batch * (workers + 1))
-            about: Row = {"workers": workers, "clients": crowded.clients}
+            lanes = max(1, min(options.lanes, CORES // workers))
+            rivals = [(each, workers) for each in contestants(lanes) if each.name in ON_SERVER]
             try:
-                with _server(properties) as server:
-                    for row in Stand(server, network, crowded, workers, options).play(end_s):
-                        _note(title, about | row)
+                with serving(options.device) as server:
+                    for row in Stand(server, network, load, options).play(rivals, end_s):
+                        note(title, row)
                         good = good and "failed" not in row
                         good = good and not (row["handler"] == OURS and row["not right"])
             except Exception as error:  # other numbers of workers have their turns all the same
-                _note(title, about | _failed("", error))
+                note(title, {"workers": workers, **failed("", error)})
                 good = False
     return int(not good)
 
 
-def _note(title: str, row: Row) -> None:
+def note(title: str, row: Row) -> None:
+    """Print a row, and put it into the report's table of this title."""
     sys.stdout.write(f"{row}\n")
     sys.stdout.flush()
     if ENTRIES in os.environ:

@@ -171,7 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, note; gives back 1 if an answer of ours was wrong."""
     options = _parser().parse_args(arguments)
     found = 0
-    for name in options.workloads:
+    usual = [name for name in WORKLOADS if not options.few or name.endswith("float32")]
+    for name in options.workloads or usual:
         found += _measure_one(name, WORKLOADS[name], options)
     return int(bool(found))
 
@@ -180,7 +181,7 @@ def _measure_one(name: str, workload: Workload, options: argparse.Namespace) -> 
     rows = options.batch or workload.rows
     gpu = 0 if options.device == "cuda" else None
     rivals = defaults(options.lanes)
-    if workload.all_settings:
+    if workload.all_settings and not options.few:
         rivals += contestants(options.lanes)[1:]
     turns = measure(
         rivals,
@@ -220,7 +221,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where")
-    parser.add_argument("--workloads", choices=list(WORKLOADS), nargs="+", default=list(WORKLOADS))
+    parser.add_argument(
+        "--workloads",
+        choices=list(WORKLOADS),
+        nargs="+",
+        help="all, or with --few those in float32",
+    )
+    parser.add_argument("--few", action="store_true", help="compare no settings but the defaults")
     parser.add_argument("--seconds", type=float, default=0.7, help="of a turn")
     parser.add_argument("--warm", type=float, default=1.2, help="seconds before the first turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each handler")
