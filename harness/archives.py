@@ -32,6 +32,7 @@ def pack(
     into: Path,
     archive_format: Format = "zip-store",
     helpers: Mapping[str, Path] | None = None,
+    version: str = "1.0",
 ) -> Path:
     """Make an archive; gives back the .mar file, or the folder for `no-archive`.
 
@@ -44,6 +45,7 @@ def pack(
         archive_format: the archiver's.
         helpers: files that the handler imports, by their name in the archive; the stages in
             handlers/ if there are none.
+        version: of the model.
     """
     with tempfile.TemporaryDirectory(prefix="ts-pack-") as folder:
         # The archiver puts a folder's content at the root: the package goes one level down.
@@ -64,6 +66,7 @@ def pack(
             into,
             extra_files=str(extra),
             archive_format=archive_format,
+            version=version,
         )
 
 
@@ -107,10 +110,9 @@ def _archive(
             ModelArchiverConfig(
                 model_name=name,
                 handler=handler,
-                version="1.0",
                 config_file=None if config is None else str(config_file),
                 export_path=str(into),
-                **more,
+                **{"version": "1.0", **more},
             )
         )
     return into / (name if more.get("archive_format") == "no-archive" else f"{name}.mar")

@@ -102,6 +102,11 @@ class TorchServe:
         """Everything that runs for this server: launcher, frontend, workers, orphans too."""
         return group(self._launcher.pid) if self._launcher else []
 
+    @property
+    def tmp(self) -> Path:
+        """The temporary folder of the frontend and its workers."""
+        return self._tmp
+
     def socket_files(self) -> list[Path]:
         """The Unix sockets of the workers."""
         return sorted(self._tmp.glob(".ts.sock.*"))
@@ -154,7 +159,7 @@ class TorchServe:
             self._launcher.wait()
             ports = vars(self.ports).values()
             left += [f"port {port}" for port in ports if not is_free(port)]
-            left += [str(path) for path in self.socket_files()]
+            left += [str(path) for path in (*self.socket_files(), *self._tmp.glob("mbh-*"))]
             self._launcher = None
         shutil.rmtree(self.folder, ignore_errors=True)
         return left

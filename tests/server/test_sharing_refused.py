@@ -1,0 +1,170 @@
+"""What cannot work with `share_model` is refused when the model loads, and says what to change."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import zipfile
+
+import pytest
+import yaml
+
+from harness.archives import pack_plain
+from harness.kinds import HANDLERS_OF_KINDS
+from harness.processes import kill
+from harness.service import FakeMetrics, predict, service_of
+from harness.sharing import hosts_of_this_process
+from harness.wire import Request
+from micro_batch_handler import MicroBatchHandler
+from micro_batch_handler.__main__ import main
+from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.tools.checking.worker import load
+from micro_batch_handler.tools.workbench.model_folder import importable, working_in
+
+pytestmark = pytest.mark.usefixtures("as_before")
+
+BOTH = ("preprocess", "inference")
+
+
+def load_kind(name, tmp_path, **section):
+    """Load a handler of harness/handlers/kinds, wrapped, with `share_model`."""
+    settings = {"micro_batching": {"share_model": True, **section}}
+    archive = pack_plain(name, str(HANDLERS_OF_KINDS / f"{name}.py"), settings, tmp_path, {})
+    assert main(["wrap", str(archive)]) == 0
+    folder = tmp_path / "model"
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    with importable(folder), working_in(folder):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "hosted", "message"),
+    [
+        ("state_lengths", None, r"preprocess stores self.prompt_lengths .* inference reads it"),
+        ("state_list", BOTH, r"preprocess stores self.is_dogs .* postprocess reads it"),
+        ("state_global", BOTH, r"preprocess stores LANGUAGES .* postprocess reads it"),
+        ("state_lengths", BOTH, r"calls them at the same time, for different requests"),
+        ("shape_generator", None, r"SoundHandler.preprocess returns a generator.* Return a list"),
+        ("stream_words", None, r"StreamHandler.inference sends parts of its answers \(line 16\)"),
+        ("handle_bare", None, r"ModelHandler.handle answers requests by itself"),
+    ],
+)
+def test_a_handler_that_cannot_share_is_refused(name, hosted, message, tmp_path):
+    """State between two processes, generators, parts of answers, and handlers without stages."""
+    section = {"hosted_stages": list(hosted)} if hosted else {}
+
+    with pytest.raises(ConfigError, match=message) as refused:
+        load_kind(name, tmp_path, **section)
+
+    assert "share_model" in str(refused.value)
+
+
+class Buffer(MicroBatchHandler):
+    """Computes into a tensor that it keeps."""
+
+    def inference(self, batch):
+        self.out[: len(batch)] = batch
+        return self.out[: len(batch)]
+
+
+class Lazy(MicroBatchHandler):
+    """Loads in preprocess what inference needs."""
+
+    def preprocess(self, data):
+        if self.words is None:
+            self.words = {}
+        return data
+
+    def inference(self, batch):
+        return [self.words.get(each) for each in batch]
+
+
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        (Buffer, r"self.out, written in place in inference .* Return a copy"),
+        (Lazy, r"preprocess stores self.words .* load what is the same .* in initialize"),
+    ],
+)
+def test_what_a_class_keeps_is_refused(handler, message):
+    """A buffer of a hosted stage, and what another process loads at its first request."""
+    with pytest.raises(ConfigError, match=message):
+        service_of(handler(), {"micro_batching": {"share_model": True}}, FakeMetrics())
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"device": {"pinned_bytes": 1000}}, r"pinned_bytes must be at least \d+ with share_model"),
+        ({"hosted_stages": ["postprocess"]}, r"hosted_stages must be .*, found \['postprocess'\]"),
+        ({"hosted_stages": "inference"}, r"hosted_stages must be .*, found 'inference'"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(section, message):
+    """Memory that is too small, and stages that cannot be hosted."""
+    with pytest.raises(ConfigError, match=message):
+        service_of(
+            MicroBatchHandler(), {"micro_batching": {"share_model": True, **section}}, FakeMetrics()
+        )
+
+
+def test_a_temporary_folder_with_a_long_path_is_refused(tmp_path, monkeypatch):
+    """A Unix socket has at most some hundred characters."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    with pytest.raises(ConfigError, match=r"at most. Set TMPDIR to a shorter path"):
+        service_of(MicroBatchHandler(), {"micro_batching": {"share_model": True}}, FakeMetrics())
+
+
+CHANGING = """
+from micro_batch_handler import MicroBatchHandler
+
+
+class Changing(MicroBatchHandler):
+    def initialize(self, context):
+        self.last = 0
+        self.initialized = True
+
+    def preprocess(self, data):
+        return [int(row["body"]) for row in data]
+
+    def inference(self, batch):
+        for name in ("la" + "st",):
+            setattr(self, name, batch[-1])
+        return batch
+
+    def postprocess(self, outputs):
+        return [self.last for _ in outputs]
+"""
+
+
+@pytest.fixture
+def short_temporary_folder(monkeypatch):
+    """A folder in which a host that was killed may leave its socket."""
+    with tempfile.TemporaryDirectory(prefix="mbh-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.mark.usefixtures("short_temporary_folder")
+def test_a_hosted_stage_that_changes_the_handler_answers_with_an_error(tmp_path, caplog):
+    """What reading the class does not show is seen in the host, and no answer is wrong."""
+    name = f"changing_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(CHANGING, encoding="utf-8")
+    (tmp_path / "model-config.yaml").write_text(yaml.safe_dump({}), encoding="utf-8")
+    with importable(tmp_path), working_in(tmp_path), caplog.at_level(logging.ERROR):
+        handler = __import__(name).Changing()
+        service = service_of(
+            handler, {"micro_batching": {"share_model": True}}, FakeMetrics(), batch_size=4
+        )
+        try:
+            _, _, answers = predict(service, [Request(str(n), str(n).encode()) for n in (1, 2, 3)])
+        finally:
+            handler.close()
+            kill(hosts_of_this_process())
+
+    assert [answer.code for answer in answers] == [500] * 3
+    assert "ConfigError: inference changes self.last in the process with the model" in caplog.text
