@@ -1,0 +1,76 @@
+"""What members and host hold, with a model of 400 MB of weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from statistics import mean
+
+import psutil
+import torch
+
+import micro_batch_handler
+from benchmarks.sharing.part import HOSTED, Found, say, shared, table
+from harness.archives import pack_plain
+from harness.model import Packed
+from harness.sharing import hosts
+from harness.torchserve import TorchServe
+
+__all__ = ["memory"]
+
+WEIGHTS_MB = 400.0
+REQUESTS = 20
+MIB = 2**20
+
+
+def memory(members: list[int]) -> Found:
+    """The memory of so many members and their host, and of as many workers that do not share."""
+    rows = []
+    figures = {}
+    wrong = []
+    with tempfile.TemporaryDirectory(prefix="heavy-") as folder, TorchServe() as server:
+        weights = Path(folder, "weights.pt")
+        _save(weights)
+        for shares in (True, False):
+            settings = shared(1, 8, share_model=shares)
+            archive = pack_plain(
+                f"heavy-{'shared' if shares else 'each'}",
+                str(HOSTED / "heavy.py"),
+                settings,
+                server.model_store,
+                {"micro_batch_handler": Path(micro_batch_handler.__file__).parent},
+                model_file=str(HOSTED / "heavy_net.py"),
+                serialized_file=str(weights),
+            )
+            for number in members:
+                with Packed(server, archive, initial_workers=number, batch_size=8) as model:
+                    for at in range(REQUESTS * number):
+                        answer = model.predict(json={"number": at})
+                        answer.raise_for_status()
+                    workers = [_mb(pid) for pid in model.worker_pids()]
+                    host = sum(map(_mb, hosts(server, model.name)))
+                total = sum(workers) + host
+                say(f"memory: {number} workers, shared {shares}: {total:.0f} MB")
+                what = "share_model" if shares else "a model each"
+                each = f"{mean(workers):.0f}"
+                rows.append((what, number, each, f"{host:.0f}" if shares else "", f"{total:.0f}"))
+                figures[f"{what}, {number}"] = {"workers": workers, "host": host}
+                if shares and (host < WEIGHTS_MB or max(workers) > WEIGHTS_MB):
+                    wrong.append(f"{number} members hold {workers} MB, the host {host:.0f} MB")
+    head = ("", "workers", "each worker (MB)", "process with the model (MB)", "together (MB)")
+    return Found("memory", table(head, rows), figures, wrong)
+
+
+def _save(weights: Path) -> None:
+    spec = importlib.util.spec_from_file_location("heavy_net", HOSTED / "heavy_net.py")
+    if spec is None or spec.loader is None:
+        raise ImportError("heavy_net.py cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.save(module.HeavyNet().state_dict(), weights)
+
+
+def _mb(pid: int) -> float:
+    """Shared pages count in equal parts for all processes that have them (PSS)."""
+    return float(psutil.Process(pid).memory_full_info().pss) / MIB
