@@ -6,11 +6,15 @@ import contextlib
 import io
 import re
 import tempfile
+import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from benchmarks.sharing.part import Found, say, table
 from harness.alone import answers_alone, folder_of
@@ -21,6 +25,7 @@ from harness.kinds import KINDS, OK, Kind, Told, alike, body_of, told, verdict
 from harness.model import Model, Packed
 from harness.torchserve import TorchServe
 from micro_batch_handler.__main__ import main as command
+from tests.server.test_brought import CASES, HEADERS, Case, archive_of
 
 __all__ = ["answers"]
 
@@ -55,16 +60,18 @@ class Row:
 
 
 def answers(names: list[str]) -> Found:
-    """All kinds of harness/handlers/kinds, or those that are named."""
+    """All handlers of harness/handlers/kinds and of tests/server/test_brought.py, or some."""
     rows = []
+    todo: dict[str, Callable[[TorchServe, Row, Path], None]] = {
+        **{kind.name: partial(_compare, kind) for kind in KINDS},
+        **{case.handler: partial(_compare_brought, case) for case in CASES},
+    }
     with TorchServe() as server:
-        for kind in KINDS:
-            if names and kind.name not in names:
-                continue
-            row = Row(kind.name)
+        for name in names or todo:
+            row = Row(name)
             try:
                 with tempfile.TemporaryDirectory(prefix="sharing-") as folder:
-                    _compare(server, kind, row, Path(folder))
+                    todo[name](server, row, Path(folder))
             except Exception as error:
                 row.trouble = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             rows.append(row)
@@ -91,7 +98,7 @@ def answers(names: list[str]) -> Found:
     return Found("answers", text, {row.handler: vars(row) for row in rows}, wrong)
 
 
-def _compare(server: TorchServe, kind: Kind, row: Row, folder: Path) -> None:
+def _compare(kind: Kind, server: TorchServe, row: Row, folder: Path) -> None:
     asked = {n: kind.ask(n, bad=n % BAD_EVERY == BAD_EVERY - 1) for n in range(DISTINCT)}
     expected = answers_alone(folder_of(kind, folder, kind.file.name), asked, kind.headers)
     section = {**kind.section, "share_model": True}
@@ -102,14 +109,50 @@ def _compare(server: TorchServe, kind: Kind, row: Row, folder: Path) -> None:
         server.model_store,
         kind.extra_files,
     )
+    _serve(server, archive, kind, asked, expected, row)
+
+
+def _compare_brought(case: Case, server: TorchServe, row: Row, folder: Path) -> None:
+    kind = Kind(case.handler, case.ask, headers=HEADERS)
+    asked = {number: case.ask(number) for number in range(CLIENTS)}
+    archive = archive_of(case, server.model_store, folder)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder / "plain")
+    expected = answers_alone(folder / "plain", asked, kind.headers)
+    _share(archive)
+    _serve(server, archive, kind, asked, expected, row)
+
+
+def _share(archive: Path) -> None:
+    """Set share_model in the model-config.yaml of an archive."""
+    with zipfile.ZipFile(archive) as packed:
+        files = {name: packed.read(name) for name in packed.namelist()}
+    (name,) = (each for each in files if each.endswith("model-config.yaml"))
+    config = yaml.safe_load(files[name])
+    config["micro_batching"]["share_model"] = True
+    files[name] = yaml.safe_dump(config).encode()
+    with zipfile.ZipFile(archive, "w") as packed:
+        for each, content in files.items():
+            packed.writestr(each, content)
+
+
+def _serve(
+    server: TorchServe,
+    archive: Path,
+    kind: Kind,
+    asked: Mapping[int, dict[str, Any]],
+    expected: Mapping[int, Told],
+    row: Row,
+) -> None:
+    """Wrap, register, ask and compare."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         failed = command(["wrap", str(archive)])
     if failed:
         message = " ".join(said.getvalue().split())
-        if not (kind.refused and re.search(kind.refused, message)):
+        if "share_model" not in message and not (kind.refused and re.search(kind.refused, message)):
             raise RuntimeError(f"it cannot be wrapped: {message}")
-        row.refused = message
+        row.refused = message.partition(f"{archive.name}: ")[2] or message
         return
     start = server.log_sizes()["model_log.log"]
     try:

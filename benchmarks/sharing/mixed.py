@@ -29,7 +29,7 @@ EXPECTED = {
 
 SHARES = {"good": 0.97, "poison": 0.02, "memory": 0.01}
 FATAL = ("hang", "device")
-FATAL_EVERY_S = 10.0
+FATAL_EVERY_S = 20.0
 """Between two requests that cost a host: one of them costs up to three, each of which loads."""
 
 

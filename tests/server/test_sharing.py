@@ -163,7 +163,7 @@ def test_64_grpc_clients_get_their_own_answers(echo):
         together(CLIENTS, several)
 
 
-def test_predictions_and_descriptions_are_those_of_base_handler(server, gone):
+def test_predictions_descriptions_and_explanations_are_those_of_base_handler(server, gone):
     """The same requests get byte for byte what TorchServe gives by itself."""
     settings = {"handler": {"scale": 2}, **shared()}
     registration = {"batch_size": 4, "max_batch_delay": 20}
@@ -171,7 +171,7 @@ def test_predictions_and_descriptions_are_those_of_base_handler(server, gone):
         server.model("plain", settings, initial_workers=2, **registration) as ours,
         server.model("plain_stock", settings, **registration) as stock,
     ):
-        answers, described = [], []
+        answers, described, explained = [], [], []
         for model in (ours, stock):
             answers.append(
                 crowd(
@@ -184,12 +184,15 @@ def test_predictions_and_descriptions_are_those_of_base_handler(server, gone):
                 )
             )
             with server.rest() as client:
-                told = client.describe(model.name, customized=True).json()
-            described.append(told[0]["customizedMetadata"])
+                told_of = client.describe(model.name, customized=True).json()
+                explained.append(client.explain(model.name, json=[1, 2, 3]).content)
+            described.append(told_of[0]["customizedMetadata"])
 
     gone.append(ours.name)
     assert answers[0] == answers[1]
     assert described[0] == described[1]
+    assert b"gradient" in explained[0]
+    assert explained[0] == explained[1]
 
 
 @pytest.mark.parametrize(

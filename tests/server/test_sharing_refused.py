@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import zipfile
+from dataclasses import replace
 
 import pytest
 import yaml
 
-from harness.archives import pack_plain
-from harness.kinds import HANDLERS_OF_KINDS
+from harness.alone import folder_of
+from harness.kinds import KINDS
 from harness.processes import kill
 from harness.service import FakeMetrics, predict, service_of
 from harness.sharing import hosts_of_this_process
 from harness.wire import Request
 from micro_batch_handler import MicroBatchHandler
-from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.tools.checking.worker import load
+from micro_batch_handler.tools.packing.front import front_of
+from micro_batch_handler.tools.packing.handler_class import read_handler
 from micro_batch_handler.tools.workbench.model_folder import importable, working_in
 
 pytestmark = pytest.mark.usefixtures("as_before")
@@ -27,13 +28,12 @@ BOTH = ("preprocess", "inference")
 
 
 def load_kind(name, tmp_path, **section):
-    """Load a handler of harness/handlers/kinds, wrapped, with `share_model`."""
-    settings = {"micro_batching": {"share_model": True, **section}}
-    archive = pack_plain(name, str(HANDLERS_OF_KINDS / f"{name}.py"), settings, tmp_path, {})
-    assert main(["wrap", str(archive)]) == 0
-    folder = tmp_path / "model"
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(folder)
+    """Load a handler of harness/handlers/kinds with `share_model`, as a packed archive does."""
+    (kind,) = (each for each in KINDS if each.name == name)
+    front = front_of(read_handler(str(kind.file)))
+    kind = replace(kind, section={"share_model": True, **section})
+    folder = folder_of(kind, tmp_path / "model", front.name)
+    (folder / front.name).write_text(front.text, encoding="utf-8")
     with importable(folder), working_in(folder):
         load(folder)
 
