@@ -34,7 +34,9 @@ def main() -> int:
     run: dict[str, Callable[[], Found]] = {
         "answers": lambda: answers(options.kinds),
         "kill": lambda: kill(options.kills, options.clients, options.seconds),
-        "mixed": lambda: mixed(options.seconds, options.clients, options.seed),
+        "mixed": lambda: mixed(
+            options.seconds, options.clients, options.seed, options.hosted_stages
+        ),
         "memory": lambda: memory(options.members),
         "long": lambda: long(options.batches),
     }
@@ -74,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4], help="of memory")
     parser.add_argument("--batches", type=int, default=10_000, help="of long")
     parser.add_argument("--kinds", nargs="+", default=[], metavar="NAME", help="of answers")
+    parser.add_argument(
+        "--hosted-stages", nargs="+", default=["inference"], metavar="STAGE", help="of mixed"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of mixed")
     return parser
 

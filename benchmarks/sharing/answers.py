@@ -23,6 +23,7 @@ from harness.crowd import together
 from harness.grpc_client import GrpcClient
 from harness.kinds import KINDS, OK, Kind, Told, alike, body_of, told, verdict
 from harness.model import Model, Packed
+from harness.service import quiet
 from harness.torchserve import TorchServe
 from micro_batch_handler.__main__ import main as command
 from tests.server.test_brought import CASES, HEADERS, Case, archive_of
@@ -70,7 +71,7 @@ def answers(names: list[str]) -> Found:
         for name in names or todo:
             row = Row(name)
             try:
-                with tempfile.TemporaryDirectory(prefix="sharing-") as folder:
+                with tempfile.TemporaryDirectory(prefix="sharing-") as folder, quiet():
                     todo[name](server, row, Path(folder))
             except Exception as error:
                 row.trouble = " ".join(f"{type(error).__name__}: {error}".split())[:300]

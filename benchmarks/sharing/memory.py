@@ -34,16 +34,16 @@ def memory(members: list[int]) -> Found:
         _save(weights)
         for shares in (True, False):
             settings = shared(1, 8, share_model=shares)
-            archive = pack_plain(
-                f"heavy-{'shared' if shares else 'each'}",
-                str(HOSTED / "heavy.py"),
-                settings,
-                server.model_store,
-                {"micro_batch_handler": Path(micro_batch_handler.__file__).parent},
-                model_file=str(HOSTED / "heavy_net.py"),
-                serialized_file=str(weights),
-            )
             for number in members:
+                archive = pack_plain(
+                    f"heavy-{'shared' if shares else 'each'}",
+                    str(HOSTED / "heavy.py"),
+                    settings,
+                    server.model_store,
+                    {"micro_batch_handler": Path(micro_batch_handler.__file__).parent},
+                    model_file=str(HOSTED / "heavy_net.py"),
+                    serialized_file=str(weights),
+                )
                 with Packed(server, archive, initial_workers=number, batch_size=8) as model:
                     for at in range(REQUESTS * number):
                         answer = model.predict(json={"number": at})

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.sharing.part import HOSTED, Found, say, shared, table
@@ -80,11 +81,12 @@ class MixedLoad:
             return self._number, self._random.choices(kinds, list(SHARES.values()))[0]
 
 
-def mixed(seconds: float, clients: int, seed: int) -> Found:
-    """So many clients for so long."""
+def mixed(seconds: float, clients: int, seed: int, hosted: Sequence[str]) -> Found:
+    """So many clients for so long, with these stages in the process with the model."""
     settings = shared(
         MEMBERS,
         16,
+        hosted_stages=list(hosted),
         stage_timeout=STAGE_TIMEOUT_S,
         micro_batch_size={"preprocess": 4, "inference": 8, "postprocess": 8},
     )
