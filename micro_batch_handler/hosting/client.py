@@ -49,6 +49,8 @@ class Rows(NamedTuple):
     context: Sequence[Any]
     handles: bool = False
     """Whether they are requests for the handler's own `handle`; they share no call then."""
+    alone: bool = False
+    """Whether the host does nothing else meanwhile."""
 
 
 class Told(NamedTuple):
@@ -193,6 +195,7 @@ class HostClient:
                 (slot.start, slot.size_bytes),
                 until_s,
                 rows.context,
+                rows.alone,
             )
             try:
                 reply = connection.ask(stage, question, late_s)

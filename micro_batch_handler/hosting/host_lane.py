@@ -112,16 +112,16 @@ class HostLane:
         """Call the stage on what waits, in this thread, until `waiting` is closed."""
         try:
             while self._take_and_call():
-                self._let_device_catch_up(MOST_UNFINISHED - 1)
+                self._let_device_catch_up()
         except BaseException as error:  # nobody else would answer what waits
             logger.exception("the thread of %s ends", self.stage)
             if device_is_lost(error):
                 self._streams.keep_all()
             self._lost()
 
-    def _let_device_catch_up(self, unfinished: int) -> None:
-        """Wait until the device has so many calls left; what comes meanwhile joins the next one."""
-        while len(self._unfinished) > unfinished:
+    def _let_device_catch_up(self) -> None:
+        """Wait until the device has little left to do; what comes meanwhile joins the next call."""
+        while len(self._unfinished) >= MOST_UNFINISHED:
             self._unfinished[0][0].synchronize()
             self._unfinished.popleft()
 
@@ -131,9 +131,6 @@ class HostLane:
         items = [item for item in taken if not self._is_late(item)]
         if not items:
             return bool(taken)
-        alone = not items[0].asked[0].question.merges
-        if alone:  # what it does to the device must not be blamed on a call beside it
-            self._let_device_catch_up(0)
         asked = [each for item in items for each in item.asked]
         rows = sum(item.rows for item in items)
         for each in asked:
@@ -149,8 +146,6 @@ class HostLane:
             self._running = None
             self.calls, self.rows = self.calls + 1, self.rows + rows
         self._ceiling.worked(rows)
-        if alone:
-            self._let_device_catch_up(0)
         if self._then is not None:
             self._hand_on(self._then, asked, part)
         else:

@@ -93,6 +93,8 @@ class Question(NamedTuple):
     """When nobody waits for it any more, on the system's monotonic clock; None for never."""
     context: Sequence[Any]
     """For the function in the host, one entry for each request."""
+    alone: bool = False
+    """Whether the host does nothing else meanwhile: it may end a host, and must be known for it."""
 
 
 class HostCall(NamedTuple):

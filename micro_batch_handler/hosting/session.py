@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from micro_batch_handler.hosting.gate import Gate
 from micro_batch_handler.hosting.host_lane import HostLane
 from micro_batch_handler.hosting.member_memory import MemberMemory
 from micro_batch_handler.hosting.merging import Asked, Item, Returned
@@ -67,6 +68,7 @@ class Service:
         self._lost = lost
         self._copy_in = copy_in and device is not None
         self._asked: set[Asked] = set()
+        self._gate = Gate()
 
     @property
     def has_last_words(self) -> bool:
@@ -95,7 +97,9 @@ class Service:
         )
         self._asked.add(asked)
         try:
-            send(connection, self._reply(member, asked))
+            with self._gate.passing(alone=question.alone):
+                reply = self._reply(member, asked)
+            send(connection, reply)
         finally:
             self._asked.discard(asked)
             asked.sent = True

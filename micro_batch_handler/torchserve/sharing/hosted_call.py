@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from ts.context import Context
 
+from micro_batch_handler.errors import HostLost
 from micro_batch_handler.hosting.client import HostClient, RemoteFault, Rows
 from micro_batch_handler.hosting.kinds import kind_of
 from micro_batch_handler.pipeline.call import Call
@@ -41,6 +43,8 @@ class HostedCall:
         self._ops = ops
         self._most_rows = most_rows
         self._may_merge = may_merge
+        self._lost: WeakSet[ServedBatch] = WeakSet()
+        """Batches of which a call has lost its host."""
 
     def __call__(self, batch: ServedBatch, call: Call, payload: Payload) -> tuple[Payload, Keep]:
         """What the hosted stages return for these requests, and what makes their effects visible.
@@ -58,9 +62,14 @@ class HostedCall:
             self._may_merge() and not micro_batch.failed and self._is_whole(call, payload),
             self._most_rows,
             _context_of(batch.context, micro_batch.indices),
+            alone=batch in self._lost,
         )
         try:
             told = self._client.ask(call.stage, rows, batch.until_s)
+        except HostLost:
+            # Its neighbours must not be taken for the row that ends the next host.
+            self._lost.add(batch)
+            raise
         except RemoteFault as found:
             call.host, call.stage, error = found.call, found.stage, found.error
         else:
