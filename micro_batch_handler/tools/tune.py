@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0, or an error is raised."""
     flags = tune_parser().parse_args(argv)
     _refuse_early(flags)
-    with _errors_only():
+    with _errors_only(), redirect_stdout(sys.stderr):  # where handlers may print
         tuning = tune_handler(flags)
     print(report(tuning))
     if flags.page is not None:

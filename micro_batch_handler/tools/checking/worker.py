@@ -39,8 +39,12 @@ FRONTEND = "MICRO_BATCH_FRONTEND"
 with a shared model ends with it."""
 
 
-def load(model: Path) -> Any:
+def load(model: Path, device: int = 0) -> Any:
     """Load the model in a folder, as `TorchModelServiceWorker.load_model` does; return its service.
+
+    Args:
+        model: the folder.
+        device: the number of the GPU, where there are any.
 
     Raises:
         Exception: whatever the handler raises.
@@ -63,7 +67,7 @@ def load(model: Path) -> Any:
         described["modelName"],
         str(model),
         described["handler"],
-        None if on_cpu else 0,
+        None if on_cpu else device,
         settings.get("batchSize", 1),
         None,
         True,  # limit_max_image_pixels, the frontend's default

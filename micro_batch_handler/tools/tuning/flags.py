@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from micro_batch_handler.tools.workbench.flags import count, workbench_parser
@@ -12,12 +13,12 @@ __all__ = ["PROG", "tune_parser"]
 PROG = "micro-batch-handler tune"
 
 _DESCRIPTION = """\
-Find batchSize, maxBatchDelay, micro_batch_size, parallelism, intra_op_threads and workers for a
-handler on this machine. It measures each stage alone, computes what a batch would take in hundreds
-of settings, and runs the best few for real, in turns with the current settings. It prints
-model-config.yaml for the most throughput and, if asked, for a latency and a memory limit, with
-predicted and measured figures side by side. It says what holds each setting up, and whether the
-machine was quiet enough.
+Find batchSize, maxBatchDelay, micro_batch_size, parallelism, intra_op_threads, workers and whether
+they share the model, for a handler on this machine. It measures each stage alone, computes what a
+batch would take in hundreds of settings, and runs the best few for real, in turns with the current
+settings. It prints model-config.yaml for the most throughput and, if asked, for a latency and a
+memory limit, with predicted and measured figures side by side. It says what holds each setting up,
+what one copy of the model for all workers costs or saves, and whether the machine was quiet enough.
 """
 
 _EPILOG = """\
@@ -28,6 +29,10 @@ what is measured
   less load requests wait less; with more (--clients) a queue grows.
   Where model-config.yaml has no minWorkers and maxWorkers, TorchServe starts a worker for each
   GPU, or core, and so does this command; --max-workers 1 keeps to one.
+  Workers with a copy of the model each are compared with workers around one copy, in a process of
+  its own (share_model). While it tunes, both kinds are loaded. Where model-config.yaml says
+  share_model: true, only one more copy is loaded to compare with, unless --max-workers says more.
+  Memory is that of the machine, with the process of the model, but not that of a device.
   Run it where the handler will run, with nothing beside it, and with samples like real requests.
 
 examples
@@ -102,7 +107,15 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         type=count,
         metavar="N",
         help="worker processes, each of which loads the model (default: as many as TorchServe "
-        "would start, at least 2 where there is a second core)",
+        "would start, at least 2 where there is a second core; 1 if the file says share_model)",
+    )
+    space.add_argument(
+        "--max-members",
+        type=partial(count, least=0),
+        metavar="N",
+        help="worker processes that share one copy of the model (default: as many as TorchServe "
+        "would start, at least 2 where there is a second core; none with --max-workers 1, unless "
+        "the file says share_model); 0 for none",
     )
     space.add_argument(
         "--clients",

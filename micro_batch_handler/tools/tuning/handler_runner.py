@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
+import psutil
+
 from micro_batch_handler.config import AUTO, STAGES
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.planning.constants import SETTLED_BATCHES
@@ -47,22 +49,30 @@ class HandlerRunner:
     """Files with the body of one request each; batches take them in turn."""
     others: OtherWorkers | None = None
     """The other workers, for settings with several; None for one worker."""
+    rivals: OtherWorkers | None = None
+    """All workers for settings that share the model, if this one does not, or the reverse."""
 
     def __post_init__(self) -> None:
         self._next_samples = cycle(self.samples)
         self._memory = PeakMemory()
+        self._host: psutil.Process | None = None
+        self._host_memory = PeakMemory()
+        self._shares = self.workbench.config.share_model
         self._in_force: Setting | None = None
 
     def run(self, setting: Setting, times: int = 1) -> Trial:
         """Run full batches as a `BatchRunner`; those that other workers run meanwhile count too."""
+        times = max(times, -(-len(self.samples) // setting.batch_size))
+        if self.rivals is not None and bool(setting.shares) != self._shares:
+            return self.rivals.run(setting, times)
         if setting != self._in_force:
             self._in_force = None
             rows = setting.batch_size
             self.workbench.configure(batch_size=rows, micro_batching=setting.section)
             self._memory.trim()
             self._batch()
+            self._find_host()
             self._in_force = setting
-        times = max(times, -(-len(self.samples) // setting.batch_size))
         if self.others is None:
             return Trial([self._batch() for _ in range(times)])
         with self.others.beside(setting) as batches:
@@ -86,7 +96,8 @@ class HandlerRunner:
         fixed = [int(size) for size in config.micro_batch_size if size != AUTO]
         plan = Plan(*fixed) if len(fixed) == len(STAGES) else self._learned(budget)
         lanes = ONE_LANE if plan.fits(rows) else lanes_for(config.parallelism, usable_cores())
-        return Setting(rows, plan, lanes, config.intra_op_threads, workers)
+        shares = True if config.share_model else None
+        return Setting(rows, plan, lanes, config.intra_op_threads, workers, shares)
 
     def _learned(self, budget: TimeBudget) -> Plan:
         """The plan that `auto` settles on."""
@@ -99,6 +110,8 @@ class HandlerRunner:
     def _batch(self) -> MeasuredBatch:
         samples = list(islice(self._next_samples, self.workbench.batch_size))
         self._memory.begin()
+        self._host_memory.begin()
+        began_host_s = self._host_cpu_s()
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
         ran = self.workbench.run(samples)
         cpu_s, around_s = time.process_time() - began_cpu_s, time.perf_counter() - began_s
@@ -107,7 +120,22 @@ class HandlerRunner:
         batch = TracedBatch.of(*ran.records)
         # Around the pipeline this thread alone makes requests of files and reads the answers.
         cpu_s = max(0.0, cpu_s - max(0.0, around_s - batch.wall_s))
-        return MeasuredBatch(batch, cpu_s, self._memory.peak_bytes())
+        host = (self._host_cpu_s() - began_host_s, self._host_memory.peak_bytes())
+        return MeasuredBatch(batch, cpu_s, self._memory.peak_bytes(), *(host if self._host else ()))
+
+    def _find_host(self) -> None:
+        """Look which process has the model; another one, if the last has ended."""
+        pid = self.workbench.host
+        if pid is not None and (self._host is None or self._host.pid != pid):
+            self._host = psutil.Process(pid)
+            self._host_memory = PeakMemory(Path(f"/proc/{pid}"))
+
+    def _host_cpu_s(self) -> float:
+        """Processor time of the process with the model so far."""
+        try:
+            return sum(self._host.cpu_times()[:2]) if self._host is not None else 0.0
+        except psutil.Error:
+            return 0.0  # it has ended, and requests will tell
 
 
 @dataclass

@@ -120,6 +120,7 @@ class Load:
         batches = [batch for trial in trials for batch in trial.batches]
         taken_s = [trial.seconds for trial in trials]
         held_bytes = setting.workers * max(batch.peak_bytes for batch in batches)
+        held_bytes += max(batch.host_bytes for batch in batches)
         p50_s, p99_s = self._percentiles_s(setting, [batch.seconds for batch in batches])
         even = self.predicted(setting, median(taken_s), held_bytes)
         made, apart = len(batches), spread(taken_s)

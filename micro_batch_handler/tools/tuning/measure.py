@@ -54,14 +54,17 @@ def measure(runner: BatchRunner, space: Space, budget: TimeBudget, share: float)
     """
     options = space.size_options()
     found = Collector(options.padded, space.most_lanes, space.cores)
-    every = [Setting(rows, options.whole(rows)) for rows in space.batch_sizes]
+    every = [Setting(rows, options.whole(rows), shares=space.given) for rows in space.batch_sizes]
     wholes = _measure_whole(runner, found, every, budget)
     # Inference may not take a whole batch at once, if `allowed_sizes` end below it.
     sizes = [setting.batch_size for setting in wholes if not setting.splits]
     probes = [
-        *_with_threads(sizes[-1], space),
-        *_in_a_lane(sizes, options),
-        *_with_neighbours(sizes[-1], space.most_lanes),
+        replace(each, shares=space.given)
+        for each in (
+            *_with_threads(sizes[-1], space),
+            *_in_a_lane(sizes, options),
+            *_with_neighbours(sizes[-1], space.most_lanes),
+        )
     ]
     rounds = 0
     while rounds == 0 or (budget.lasts(share) and rounds < MOST_ROUNDS):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from micro_batch_handler.config import STAGES, PerStage
+from micro_batch_handler.pipeline.call import CallRecord
 from micro_batch_handler.planning.call_costs import CallCosts
 from micro_batch_handler.planning.cost_curve import Curve, Line, curve, fit
 from micro_batch_handler.planning.sizes import INFERENCE
@@ -59,6 +60,9 @@ class Measurements:
     spread: float
     """How far batches of the same setting lie apart, relatively."""
     rounds: int
+    host_bytes: int | None = None
+    """The most that the process with the model held, if these are costs of workers that share it;
+    None if they have a model each."""
 
 
 @dataclass
@@ -82,6 +86,7 @@ class Collector:
         """Of calls in whole batches by their threads, and under None in a lane."""
         self._memory = CallCosts()
         self._seconds: defaultdict[Setting, list[float]] = defaultdict(list)
+        self._host_bytes: int | None = None
 
     def failed(self, setting: Setting, failure: SettingFails) -> None:
         """Learn what not to choose; raise the failure if requests would fail in any setting."""
@@ -112,14 +117,16 @@ class Collector:
                     if call.stage == stage:
                         rows = len(call.indices)
                         rows = self.padded(rows) if at == INFERENCE else rows
-                        taken_s[rows].append(call_s(call))
+                        taken_s[rows].append(_cost_s(call))
             # Means, since requests differ; of several trials the median counts.
             means = [(rows, fmean(seconds)) for rows, seconds in taken_s.items()]
             self._costs_of(setting, at, threads).extend(means)
         for batch in trial.batches:
-            work_s = sum(map(call_s, batch.traced.calls))
+            work_s = sum(map(_cost_s, batch.traced.calls))
             if work_s and (threads is not None or setting.lanes == ONE_LANE):
-                self._cores_used[threads].append(batch.cpu_s / work_s)
+                self._cores_used[threads].append((batch.cpu_s + batch.host_cpu_s) / work_s)
+            if setting.shares:
+                self._host_bytes = max(self._host_bytes or 0, batch.host_bytes)
             if threads is not None and batch.peak_bytes:
                 self._memory.observe(setting.batch_size, batch.peak_bytes)
 
@@ -159,7 +166,13 @@ class Collector:
             self.regroups,
             median(map(spread, self._seconds.values())),
             rounds,
+            self._host_bytes,
         )
+
+
+def _cost_s(call: CallRecord) -> float:
+    """What a call took, without waiting for other calls of a model that is shared."""
+    return call_s(call) - (call.host.began_s - call.host.came_s if call.host else 0.0)
 
 
 def _costs() -> list[CallCosts]:

@@ -44,10 +44,13 @@ class BatchModel:
     def memory_bytes(self, setting: Setting) -> float:
         """Bytes that all workers hold at most; 0 if that could not be measured.
 
-        As of whole batches. A batch that is cut has fewer rows between the stages at once.
+        As of whole batches. A batch that is cut has fewer rows between the stages at once. Workers
+        that share a model, and those that do not, tell nothing of each other.
         """
-        memory = self.measured.memory
-        return setting.workers * memory.at(setting.batch_size) if memory else 0.0
+        memory, host_bytes = self.measured.memory, self.measured.host_bytes
+        if memory is None or bool(setting.shares) != (host_bytes is not None):
+            return 0.0
+        return setting.workers * memory.at(setting.batch_size) + (host_bytes or 0)
 
     def proposals(self, batch_size: int, lanes: PerStage[int]) -> list[Setting]:
         """What may be best for such batches and lanes: whole, the fastest plan, and coarser ones.
@@ -71,6 +74,9 @@ class BatchModel:
         alone = self._forecast(setting, alone=True)
         work_s = sum(alone.work_s(at, size) for at, size in enumerate(setting.plan))
         share = self.cores / setting.workers
+        if setting.shares:  # the model works on one call at a time, whichever worker's
+            model_s = alone.work_s(INFERENCE, setting.plan.inference)
+            finish_s = max(finish_s, setting.workers * model_s)
         return max(finish_s, work_s * min(self._cores_used(setting), self.cores) / share)
 
     def _forecast(self, setting: Setting, *, alone: bool = False) -> Forecast:
@@ -127,5 +133,5 @@ class Corrections:
 
 def _kinds(setting: Setting) -> list[object]:
     """The kinds of settings that a setting belongs to, the narrowest first."""
-    splits, workers = setting.splits, setting.workers
+    splits, workers = setting.splits, (bool(setting.shares), setting.workers)
     return [(splits, setting.lanes, setting.threads, workers), (splits, workers), splits]

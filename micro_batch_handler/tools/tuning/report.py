@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES
+from micro_batch_handler.tools.tuning.counts_compared import about_one_model, about_workers
 from micro_batch_handler.tools.tuning.load import Figures
-from micro_batch_handler.tools.tuning.result import MIB, NOISY, Recommendation, Tuning
+from micro_batch_handler.tools.tuning.result import NOISY, Recommendation, Tuning
+from micro_batch_handler.tools.tuning.units import mib, ms
 from micro_batch_handler.tools.tuning.yaml_file import as_yaml
 
 __all__ = [
@@ -25,9 +27,6 @@ ALREADY = ", the setting is already best as it is"
 
 MISSED = 0.2
 """The relative error above which a prediction is reported."""
-
-UNBROKEN = "\N{NO-BREAK SPACE}"
-"""Between a number and its unit, so that a page keeps them on one line."""
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """A head and its rows."""
@@ -56,7 +55,7 @@ def costs_table(tuning: Tuning) -> Table:
     for at, stage in enumerate(STAGES):
         cells: list[str] = [stage]
         for known in (measured.lanes[at].line, measured.whole[at].line):
-            cells += [_ms(known.fixed_s), _ms(known.row_s) if known.slope_known else "unknown"]
+            cells += [ms(known.fixed_s), ms(known.row_s) if known.slope_known else "unknown"]
         for count in counts:
             factor = measured.contention.get((at, count))
             cells.append("" if factor is None else f"x {factor:.2f}")
@@ -138,8 +137,8 @@ def _missed(tuning: Tuning) -> list[str]:
         predicted = tuning.predicted[figures.setting]
         pairs = [
             ("requests/s", "{:,.0f}".format, predicted.rate, figures.rate),
-            ("p99", _ms, predicted.p99_s, figures.p99_s),
-            ("memory", _mib, predicted.memory_bytes, figures.memory_bytes),
+            ("p99", ms, predicted.p99_s, figures.p99_s),
+            ("memory", mib, predicted.memory_bytes, figures.memory_bytes),
         ]
         missed = [
             f"{what} {shown(before)}, measured {shown(after)}"
@@ -168,20 +167,9 @@ def _recommended(tuning: Tuning, goals: str, each: Recommendation) -> str:
 
 def reasons(tuning: Tuning, each: Recommendation) -> list[str]:
     """What holds this setting up, and what other numbers of workers gave."""
-    told = ["" if each.utilization is None else str(each.utilization), _about_workers(tuning, each)]
+    told = ["" if each.utilization is None else str(each.utilization)]
+    told += [about_workers(tuning, each), about_one_model(tuning, each)]
     return list(filter(None, told))
-
-
-def _about_workers(tuning: Tuning, each: Recommendation) -> str:
-    """The best that each number of workers gave within a goal; empty if one number was tried."""
-    best: dict[int, float] = {}
-    for figures in filter(each.goal.admits, tuning.tried):
-        workers = figures.setting.workers
-        best[workers] = max(figures.rate, best.get(workers, 0.0))
-    if len(best) < 2:  # noqa: PLR2004  (one number has nothing to be compared with)
-        return ""
-    told = ", ".join(f"{count}: {best[count]:,.0f} requests/s" for count in sorted(best))
-    return f"The best of each number of workers that was run: {told}."
 
 
 def _cells(title: str, measured: Figures, predicted: Figures) -> list[str]:
@@ -189,21 +177,12 @@ def _cells(title: str, measured: Figures, predicted: Figures) -> list[str]:
         title,
         f"{measured.rate:,.0f}",
         f"{predicted.rate:,.0f}",
-        _ms(measured.p50_s),
-        _ms(measured.p99_s),
-        _ms(predicted.p99_s),
-        _mib(measured.memory_bytes),
-        _mib(predicted.memory_bytes),
+        ms(measured.p50_s),
+        ms(measured.p99_s),
+        ms(predicted.p99_s),
+        mib(measured.memory_bytes),
+        mib(predicted.memory_bytes),
     ]
-
-
-def _ms(seconds: float) -> str:
-    ms = seconds * 1000
-    return f"{ms:,.0f}{UNBROKEN}ms" if ms >= 100 else f"{ms:.3g}{UNBROKEN}ms"  # noqa: PLR2004
-
-
-def _mib(size_bytes: float) -> str:
-    return f"{size_bytes / MIB:,.0f}{UNBROKEN}MiB" if size_bytes else "unknown"
 
 
 def _columns(table: Table) -> str:

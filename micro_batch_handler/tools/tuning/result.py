@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, replace
+from statistics import fmean, median
 
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.tools.tuning.load import Figures, Load
@@ -102,12 +102,18 @@ class Utilization:
     def of(cls, setting: Setting, trials: Sequence[Trial], load: Load, cores: int) -> Utilization:
         """The utilization in at least one trial of a setting."""
         batches = [batch for trial in trials for batch in trial.batches]
-        setup = Setup("", setting.lanes, setting.batch_size, cores)
+        # Here, since it loads TorchServe, which --help does not need.
+        from micro_batch_handler.torchserve.sharing.member import CALLS
+
+        # The lanes of a worker's inference only wait for the model that it shares.
+        waiting = {"inference": CALLS} if setting.shares else {}
+        setup = Setup("", replace(setting.lanes, **waiting), setting.batch_size, cores)
         diagnosis = diagnose([batch.traced for batch in batches], setup)
         profile = diagnosis.profile
         faster = profile.faster(profile.busiest, FACTOR)
         gain = load.rate(setting, faster.batch_s) / load.rate(setting, profile.batch_s) - 1
         used = setting.workers * median(batch.cores_used for batch in batches)
+        used += fmean(batch.host_cores_used for batch in batches)
         return cls(diagnosis, used, cores, gain)
 
     def __str__(self) -> str:

@@ -82,13 +82,18 @@ class Search:
     def explore(self, settings: Sequence[Setting], share: float) -> None:
         """Run what looks best, until the few that look best for each goal have been run.
 
-        Then what looks best for each number of workers and for each batch size, for the curve,
-        until the share of the budget is used.
+        First what looks best of workers with a model each, and of those around one model, of each
+        at least once. Last what looks best for each number of workers and for each batch size, for
+        the curve, until the share of the budget is used.
         """
+        for each in _fastest_of_each(self.known(settings), _shares):
+            if not any(_shares(ran) == _shares(each.setting) for ran in self.trials):
+                self.run(each.setting)
         while self.budget.lasts(share):
             known = self.known(settings)
-            likely = [each for goal in self.goals for each in goal.ranked(known)[:FEW]]
-            likely += _fastest_of_each(known, lambda setting: setting.workers)
+            likely = _fastest_of_each(known, _shares)
+            likely += [each for goal in self.goals for each in goal.ranked(known)[:FEW]]
+            likely += _fastest_of_each(known, lambda each: (_shares(each), each.workers))
             likely += _fastest_of_each(known, lambda setting: setting.batch_size)
             wanted = [each.setting for each in likely if not self._was_run(each.setting)]
             if not wanted:
@@ -139,8 +144,14 @@ def candidates(model: BatchModel, space: Space) -> list[Setting]:
     return space.in_workers(found)
 
 
-def _fastest_of_each(figures: Sequence[Figures], kind: Callable[[Setting], int]) -> list[Figures]:
-    fastest: dict[int, Figures] = {}
+def _shares(setting: Setting) -> bool:
+    return bool(setting.shares)
+
+
+def _fastest_of_each(
+    figures: Sequence[Figures], kind: Callable[[Setting], object]
+) -> list[Figures]:
+    fastest: dict[object, Figures] = {}
     for each in figures:
         count = kind(each.setting)
         if count not in fastest or each.rate > fastest[count].rate:

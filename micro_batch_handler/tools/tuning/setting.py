@@ -34,6 +34,8 @@ class Setting:
     threads: PerStage[Threads] = AUTO_THREADS
     """Those that PyTorch may use inside a call."""
     workers: int = 1
+    shares: bool | None = None
+    """Whether the workers share one model (`share_model`); None for no, and not in the file."""
 
     @classmethod
     def whole(cls, batch_size: int, workers: int = 1) -> Setting:
@@ -53,6 +55,7 @@ class Setting:
             "micro_batch_size": dict(zip(STAGES, self.plan, strict=True)),
             "parallelism": dict(zip(STAGES, self.lanes, strict=True)),
             "intra_op_threads": AUTO if auto else dict(zip(STAGES, self.threads, strict=True)),
+            **({} if self.shares is None else {"share_model": self.shares}),
         }
 
     def keys(self, max_batch_delay_ms: int) -> Mapping[str, Any]:
@@ -80,7 +83,9 @@ class Setting:
             told = [f"{self.batch_size} in {sizes}", f"lanes {lanes}"]
         if self.threads != AUTO_THREADS:
             told.append(f"threads {'/'.join(map(str, self.threads))}")
-        if self.workers > 1:
+        if self.shares:
+            told.append(f"{self.workers} around one model")
+        elif self.workers > 1:
             told.append(f"{self.workers} workers")
         return ", ".join(told)
 
@@ -94,7 +99,8 @@ class Space:
         batch_sizes: ascending.
         most_lanes: of each stage.
         cores: that all workers may use.
-        workers: ascending.
+        workers: ascending, with a model each.
+        members: ascending, around one model.
     """
 
     config: MicroBatchingConfig
@@ -102,10 +108,26 @@ class Space:
     most_lanes: PerStage[int]
     cores: int
     workers: Sequence[int] = (1,)
+    members: Sequence[int] = ()
+
+    @property
+    def alone(self) -> bool | None:
+        """`Setting.shares` of workers with a model each."""
+        return False if self.config.share_model else None
+
+    @property
+    def given(self) -> bool | None:
+        """`Setting.shares` of the setting in force."""
+        return True if self.config.share_model else None
 
     @property
     def threads(self) -> list[PerStage[Threads]]:
-        """The threads inside calls to try, over all numbers of workers."""
+        """The threads inside calls to try, over all numbers of workers.
+
+        A model that is shared has the threads with which it was loaded.
+        """
+        if self.config.share_model:
+            return []
         return [each for count in self.workers for each in self._threads_beside(count)]
 
     @property
@@ -121,12 +143,24 @@ class Space:
     def in_workers(self, settings: Iterable[Setting]) -> list[Setting]:
         """Each setting in every number of workers, with the threads to try in each."""
         found = list(settings)
-        return [
-            replace(setting, threads=threads, workers=count)
+        apart = [
+            replace(setting, threads=threads, workers=count, shares=self.alone)
             for count in self.workers
             for setting in found
             for threads in self._threads_for(setting, count)
         ]
+        own = self.config.intra_op_threads
+        return apart + [
+            replace(setting, threads=own, workers=count, shares=True)
+            for count in self.members
+            for setting in found
+            if not self._crowds(setting, count)
+        ]
+
+    def _crowds(self, setting: Setting, members: int) -> bool:
+        """Whether the lanes of so many members are too many, the model's not counted."""
+        lanes = setting.lanes.preprocess + setting.lanes.postprocess if setting.splits else 1
+        return members > 1 and members * lanes > CROWDED * self.cores
 
     def _threads_for(self, setting: Setting, workers: int) -> Iterator[PerStage[Threads]]:
         """The threads to try, without those that come to the same or crowd the cores."""

@@ -32,6 +32,10 @@ class MeasuredBatch(NamedTuple):
     """Processor time of the process meanwhile."""
     peak_bytes: int
     """The most memory that the process held meanwhile; 0 if the system does not tell."""
+    host_cpu_s: float = 0.0
+    """As `cpu_s`, of the process with the model that workers share; for all of them."""
+    host_bytes: int = 0
+    """As `peak_bytes`, of that process."""
 
     @property
     def seconds(self) -> float:
@@ -42,6 +46,11 @@ class MeasuredBatch(NamedTuple):
     def cores_used(self) -> float:
         """Cores that the process kept busy, on average."""
         return self.cpu_s / self.seconds
+
+    @property
+    def host_cores_used(self) -> float:
+        """Cores that the process with the shared model kept busy, on average."""
+        return self.host_cpu_s / self.seconds
 
 
 class Trial(NamedTuple):

@@ -5,23 +5,35 @@ TorchServe makes the same folder of an archive when it registers the model.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from model_archiver.model_archiver_config import ModelArchiverConfig
 
+from micro_batch_handler.config import SECTION
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.packing.content import MANIFEST, archive_content
 from micro_batch_handler.tools.packing.formats import FOLDER, source_date, unpack, write_folder
 from micro_batch_handler.tools.packing.inputs import ArchiveInputs
+from micro_batch_handler.tools.packing.model_config import read_model_config
 
-__all__ = ["ModelFiles", "importable", "model_folder", "working_in"]
+__all__ = [
+    "ModelFiles",
+    "environment",
+    "importable",
+    "model_folder",
+    "set_share_model",
+    "working_in",
+]
 
 _FORMATS = {".mar": "default", ".tar.gz": "tgz", ".tgz": "tgz"}
 
@@ -73,6 +85,19 @@ def model_folder(source: Path, files: ModelFiles | None, private: Path) -> Path:
     return model
 
 
+def set_share_model(folder: Path, *, shares: bool) -> None:
+    """Let the folder's model-config.yaml say whether the model is shared."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    name = manifest["model"].setdefault("configFile", "model-config.yaml")
+    config: dict[str, Any] = {}
+    if (folder / name).exists():
+        config = dict(read_model_config(folder / name))
+    config[SECTION] = {**(config.get(SECTION) or {}), "share_model": shares}
+    for path, text in ((MANIFEST, json.dumps(manifest)), (name, yaml.safe_dump(config))):
+        (folder / path).unlink(missing_ok=True)  # it may be a link to the file of another folder
+        (folder / path).write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
     """Put the folder first on the import path; afterwards forget what was imported from it."""
@@ -96,6 +121,20 @@ def working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+@contextmanager
+def environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """In the body, variables that are missing have these values; afterwards all are as before."""
+    before = dict(os.environ)
+    os.environ.update({**defaults, **before})
+    try:
+        yield
+    finally:
+        # A worker that shares its model hides the GPU from itself.
+        for name in {*defaults, "CUDA_VISIBLE_DEVICES"}:
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})
 
 
 def _format_of(source: Path) -> str | None:

@@ -27,14 +27,23 @@ from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.outcomes import BatchRecord
 from micro_batch_handler.tools.checking.answers import Answer, cause
 from micro_batch_handler.tools.checking.ways import TRACE_KEYS
-from micro_batch_handler.tools.checking.worker import DECODES, WorkerLog, load, predict, request
+from micro_batch_handler.tools.checking.worker import (
+    DECODES,
+    FRONTEND,
+    WorkerLog,
+    load,
+    predict,
+    request,
+)
 from micro_batch_handler.tools.workbench.model_folder import (
     ModelFiles,
+    environment,
     importable,
     model_folder,
     working_in,
 )
 from micro_batch_handler.torchserve.handler import MicroBatchMixin, engine_of
+from micro_batch_handler.torchserve.sharing.member import MEMBER, member_of
 from micro_batch_handler.tracing.recording import Setup
 
 __all__ = ["Ran", "Workbench"]
@@ -63,6 +72,9 @@ class Workbench:
         source: an archive (.mar, .tar.gz, .tgz, or its folder), or a handler file.
         files: a handler file's other files; None for an archive, which has its own.
         batch_size: replaces the archive's `batchSize`.
+        in_place: whether the source is the folder of another workbench, to be worked in; with
+            `share_model` both then ask the same process with the model.
+        device: the number of the GPU, where there are any.
 
     Raises:
         ArchiveError: the source cannot be found, unpacked or loaded, or does not micro-batch.
@@ -70,22 +82,29 @@ class Workbench:
     """
 
     def __init__(
-        self, source: Path, files: ModelFiles | None = None, *, batch_size: int | None = None
+        self,
+        source: Path,
+        files: ModelFiles | None = None,
+        *,
+        batch_size: int | None = None,
+        in_place: bool = False,
+        device: int = 0,
     ) -> None:
         self._records: list[BatchRecord] = []
         self._log = WorkerLog()
         with ExitStack() as stack:
-            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micro-batch-")))
-            self._folder = model_folder(source.resolve(), files, private)
-            stack.enter_context(importable(self._folder))
+            self.folder = source
+            """That it is loaded from."""
+            if not in_place:
+                private = stack.enter_context(tempfile.TemporaryDirectory(prefix="micro-batch-"))
+                self.folder = model_folder(source.resolve(), files, Path(private))
+            stack.enter_context(importable(self.folder))
             logging.getLogger().addHandler(self._log)
             stack.callback(logging.getLogger().removeHandler, self._log)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
-            if DECODES not in os.environ:
-                # As config.properties has it: decoding is work of the preprocess lanes.
-                os.environ[DECODES] = "false"
-                stack.callback(os.environ.pop, DECODES)
-            self._service, self._handler = self._load(source)
+            # As config.properties has it: decoding is work of the preprocess lanes.
+            stack.enter_context(environment({DECODES: "false", FRONTEND: str(os.getpid())}))
+            self._service, self._handler = self._load(source, device)
             stack.callback(MicroBatchMixin.close, self._handler)
             self._given = dict(self._service.context.model_yaml_config or {})
             self.configure(batch_size=batch_size)
@@ -111,6 +130,23 @@ class Workbench:
         """The settings in force."""
         return MicroBatchingConfig.from_model_yaml(self._service.context.model_yaml_config)
 
+    @property
+    def host(self) -> int | None:
+        """The process with the model, if it is shared; None if it is in this process."""
+        member = member_of(self._handler, self._service.context)
+        ready = None if member is None else member.link.ready
+        return None if ready is None else ready.pid
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What this package has warned of, the first of each kind."""
+        return self._log.warnings
+
+    @property
+    def handler_class(self) -> type:
+        """The handler's."""
+        return type(self._handler)
+
     def configure(
         self,
         *,
@@ -135,9 +171,12 @@ class Workbench:
         context = self._service.context
         context.model_yaml_config = settings
         context.system_properties["batch_size"] = batch_size or given.get("batchSize") or 1
+        member = vars(self._handler).pop(MEMBER, None)
         MicroBatchMixin.close(self._handler)
+        if member is not None:  # which keeps its way to the model
+            vars(self._handler)[MEMBER] = member
         torch.set_num_threads(self._threads)
-        with working_in(self._folder):
+        with working_in(self.folder):
             engine = engine_of(self._handler, context)
         engine.listeners.append(self._records.append)
 
@@ -159,7 +198,7 @@ class Workbench:
         except OSError as error:
             raise ArchiveError(f"a sample cannot be read: {error}") from error
         self._records.clear()
-        with working_in(self._folder):
+        with working_in(self.folder):
             answers = predict(self._service, batch, self._log)
         records = tuple(self._records)
         ran = Ran(answers, records, _failures(answers, named, records))
@@ -178,11 +217,11 @@ class Workbench:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, source: Path) -> tuple[Any, MicroBatchMixin]:
+    def _load(self, source: Path, device: int) -> tuple[Any, MicroBatchMixin]:
         before = torch.get_num_threads()
         try:
-            with working_in(self._folder):
-                service = load(self._folder)
+            with working_in(self.folder):
+                service = load(self.folder, device)
         except Exception as error:
             raise ArchiveError(f"TorchServe cannot load {source}: {cause(error)}") from error
         handler = getattr(service._entry_point, "__self__", None)  # noqa: SLF001 - no other way to it
