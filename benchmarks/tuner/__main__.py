@@ -30,6 +30,8 @@ def main() -> int:
     told["simulated"] = _simulated(options)
     if options.cases:
         told["known"] = _known(options)
+    if options.members_seconds:
+        told["members"] = _members(options)
     if options.rounds:
         told["served"] = _served(options)
     RESULT.parent.mkdir(exist_ok=True)
@@ -97,6 +99,28 @@ def _known(options: argparse.Namespace) -> list[dict[str, Any]]:
     return told
 
 
+def _members(options: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.tuner.members import play
+    from micro_batch_handler.tools.tuning.counts_compared import about_one_model, about_workers
+
+    found = play(options.members_seconds)
+    overall = found.tuning.recommendations[0]
+    for told in (about_workers, about_one_model):
+        sys.stdout.write(f"{told(found.tuning, overall)}\n")
+    for setting, rate in found.rates.items():
+        sys.stdout.write(f"{setting}: {rate:,.0f} requests/s\n")
+    sys.stdout.write(
+        f"recommended of members: {found.recommended.setting}, {found.against_best:.3f} of the "
+        f"best of all numbers, {found.best}\n"
+    )
+    sys.stdout.flush()
+    return {
+        "recommended": str(found.recommended.setting),
+        "against_best": found.against_best,
+        "rates": {str(setting): rate for setting, rate in found.rates.items()},
+    }
+
+
 def _served(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.tuner.served import play
     from micro_batch_handler.tools.tune import main as tune
@@ -150,6 +174,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--machines", type=int, default=20, help="simulated machines to draw")
     parser.add_argument("--cases", type=int, default=5, help="emulated handlers to draw")
     parser.add_argument("--seconds", type=float, default=60.0, help="to tune each emulated handler")
+    parser.add_argument(
+        "--members-seconds",
+        type=float,
+        default=60.0,
+        help="to tune emulated workers around one model; 0 for none",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--rounds", type=int, default=5, help="rounds of load on TorchServe; 0 for none"

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from micro_batch_handler import MicroBatchHandler
 
 
 class Handler(MicroBatchHandler):
-    """A call on k rows sleeps for `fixed_ms + row_ms * k`, both from `handler.costs_ms`."""
+    """A call on k rows sleeps for `fixed_ms + row_ms * k`, both from `handler.costs_ms`.
+
+    With `handler.accelerator`, a file, inference sleeps while it holds that file's lock: all
+    processes share an accelerator, which works on one call at a time. With `handler.model_mib` it
+    holds so much memory, which workers that share the model do not.
+    """
 
     def initialize(self, context: Any) -> None:
-        """Read the costs; there is no model."""
+        """Read the costs, and make a model of so many bytes."""
+        self.initialize_member(context)
+        self.model = bytearray(b"1") * (int(self.settings.get("model_mib", 0)) * 2**20)
+
+    def initialize_member(self, context: Any) -> None:
+        """Read the costs."""
         self.context = context
-        self.costs_ms = context.model_yaml_config["handler"]["costs_ms"]
+        self.settings = context.model_yaml_config["handler"]
+        self.costs_ms = self.settings["costs_ms"]
 
     def preprocess(self, data: list[Any]) -> list[int]:
         """The length of each body."""
@@ -23,7 +36,11 @@ class Handler(MicroBatchHandler):
 
     def inference(self, batch: list[int]) -> list[int]:
         """The same lengths."""
-        self._take("inference", len(batch))
+        with ExitStack() as stack:
+            if "accelerator" in self.settings:
+                lock = stack.enter_context(open(self.settings["accelerator"]))  # noqa: PTH123
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self._take("inference", len(batch))
         return batch
 
     def postprocess(self, outputs: list[int]) -> list[int]:
