@@ -33,7 +33,7 @@ COSTS_MS = {"preprocess": [1.0, 1.0], "inference": [5.0, 0.4], "postprocess": [1
 
 MODEL_MIB = 400
 BATCH_SIZES = (4, 8, 16)
-COUNTS = (1, 2, 3, 4, 6)
+COUNTS = (1, 2, 3, 4)
 ROUNDS = 5
 BATCHES = 4
 
