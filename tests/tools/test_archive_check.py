@@ -454,7 +454,8 @@ def test_answers_are_shown_in_a_few_words():
 def settings(section=None, batching=None):
     closed = []
     context = SimpleNamespace(model_yaml_config={"a": 1, "micro_batching": section})
-    made = Settings(SimpleNamespace(close=closed.append), "handler", context, batching)
+    mixin = SimpleNamespace(close=lambda handler: closed.append({**vars(handler)}))
+    made = Settings(mixin, SimpleNamespace(name="handler"), context, batching)
     return made, context, closed
 
 
@@ -484,7 +485,19 @@ def test_ways_keep_the_other_settings_and_are_valid(section, names):
         assert vars(config.parallelism) == way.lanes
         kept = {**context.model_yaml_config["micro_batching"], **(section or {})}
         assert kept.keys() >= context.model_yaml_config["micro_batching"].keys()
-    assert closed == ["handler"] * (len(ways) + 1)
+    assert closed == [{"name": "handler"}] * (len(ways) + 1)
+
+
+def test_a_shared_model_is_kept_from_way_to_way():
+    """Closing the handler does not see by what it asks the model; afterwards that is there."""
+    made, _, closed = settings()
+    made.handler._micro_batch_member = "asks"
+
+    made.apply(made.whole(6))
+
+    assert closed == [{"name": "handler"}]
+    assert made.shares_model
+    assert made.handler._micro_batch_member == "asks"
 
 
 def test_lanes_of_a_micro_batching_are_asked_for():
