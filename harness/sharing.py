@@ -23,7 +23,7 @@ __all__ = [
     "one_host",
 ]
 
-HOST_MODULE = "micro_batch_handler.torchserve.sharing.host_process"
+HOST_MODULE = "micro_batch_handler.torchserve.host.process"
 
 
 def hosts(server: TorchServe, model: str = "") -> list[int]:

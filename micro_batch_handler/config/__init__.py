@@ -3,7 +3,7 @@
 Imports neither torch nor TorchServe, so that the packing tools can check a section anywhere.
 """
 
-from micro_batch_handler.config.keys import MicroBatchingConfig
+from micro_batch_handler.config.keys import MicroBatchingConfig, TraceSettings
 from micro_batch_handler.config.limits import SECTION
 from micro_batch_handler.config.stages import (
     AUTO,
@@ -27,4 +27,5 @@ __all__ = [
     "Size",
     "Stage",
     "Threads",
+    "TraceSettings",
 ]

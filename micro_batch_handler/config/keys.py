@@ -28,6 +28,7 @@ from micro_batch_handler.config.rules import (
     COUNT,
     COUNT_OR_AUTO,
     FLAG,
+    HOSTED,
     EachStage,
     Rule,
     Section,
@@ -133,13 +134,7 @@ class MicroBatchingConfig:
     )
     hosted_stages: tuple[Stage, ...] = key(
         ("inference",),
-        Rule(
-            "[inference] or [preprocess, inference]",
-            lambda value: (
-                isinstance(value, (list, tuple))
-                and tuple(value) in (("inference",), ("preprocess", "inference"))
-            ),
-        ),
+        HOSTED,
         "the stages that run in that process, with `share_model`. Preprocess belongs there if it "
         "works on the GPU",
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union, cast
 
-from micro_batch_handler.config.stages import AUTO, STAGES, PerStage
+from micro_batch_handler.config.stages import AUTO, STAGES, PerStage, Stage
 from micro_batch_handler.errors import ConfigError
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "COUNT",
     "COUNT_OR_AUTO",
     "FLAG",
+    "HOSTED",
     "EachStage",
     "Rule",
     "Section",
@@ -182,4 +183,11 @@ COUNT_OR_AUTO = Rule[Union[int, Literal["auto"]]](
 ASCENDING = Rule[Union[tuple[int, ...], None]](
     "a list of whole numbers >= 1, each above the one before, or null",
     lambda value: value is None or _is_ascending(value),
+)
+HOSTED = Rule[tuple[Stage, ...]](
+    "[inference] or [preprocess, inference]",
+    lambda value: (
+        isinstance(value, (list, tuple))
+        and tuple(value) in (("inference",), ("preprocess", "inference"))
+    ),
 )

@@ -16,13 +16,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ts.context import Context
 from ts.utils.util import PredictionException
 
-from micro_batch_handler.config import STAGES, Stage
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import SplitError
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Listener, Outcomes
@@ -30,7 +29,6 @@ from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
 from micro_batch_handler.pipeline.requests import Requests
-from micro_batch_handler.pipeline.stage import StageFunction
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.plan import Plan
@@ -41,14 +39,12 @@ from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.loading import load, patience_s, report_settings
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
-from micro_batch_handler.torchserve.metrics.host_metrics import HostMetrics
 from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
-from micro_batch_handler.torchserve.sharing.hosted_call import HostedHandle
-from micro_batch_handler.torchserve.sharing.member import CALLS, member_of
+from micro_batch_handler.torchserve.sharing import member_of
 from micro_batch_handler.torchserve.sizing import Sizing, by_length
 from micro_batch_handler.torchserve.stage_call import StageCall
-from micro_batch_handler.torchserve.trace_file import TraceFile
+from micro_batch_handler.torchserve.trace_file import trace_to_file
 from micro_batch_handler.torchserve.warm_up import warm_up
 from micro_batch_handler.torchserve.wire.decode import decode_rows, decoder
 from micro_batch_handler.torchserve.wire.reader import read_buffered
@@ -87,13 +83,9 @@ class Engine:
         cores = usable_cores()
         lanes = self._splitting.lanes(lanes_of(self._config, cores))
         if member is not None:
-            lanes = replace(lanes, inference=CALLS)
+            lanes = member.lanes(lanes)
         planner = Planner(self._config, batch_size, lanes)
-        self._link = None if member is None else member.link
-        host = None
-        if member is not None:
-            gpu = context.system_properties.get("gpu_id")
-            host = HostMetrics(self._config.hosted_stages, gpu, member.link)
+        host = None if member is None else member.metrics(context)
         metrics = batch_metrics(self._config.metrics, context, lanes, batch_size, host)
         self._clock = Clock()
         self.fault_log = FaultLog(self._clock.now_s)
@@ -115,18 +107,13 @@ class Engine:
             self._config, planner, self._splitting, ops, known, trusted=loaded.first_row
         )
         self._readings = self._sizing.readings
-        functions: dict[Stage, StageFunction] = {
-            stage: StageCall(handler, stage) for stage in STAGES
-        }
-        hosted: dict[Stage, StageFunction] = {}
-        self.hosted_handle = None if member is None else HostedHandle(member.client, self._until_s)
+        self._member = member
+        self.hosted_handle = None if member is None else member.handle(self._until_s)
         """The handler's own `handle`, where another process has the model; else None."""
-        if member is not None:
-            most_rows = 1 if self._splitting.one_row else batch_size
-            hosted = member.functions(self._config, ops, self._readings, most_rows)
-        self._patience_s = patience_s(context, self._config.stage_timeout) if hosted else None
+        hosted = {} if member is None else member.functions(loaded, ops, self._readings)
+        self._patience_s = patience_s(context, self._config.stage_timeout)
         self._pipeline = Pipeline(
-            {**functions, **hosted},
+            {**{stage: StageCall(handler, stage) for stage in STAGES}, **hosted},
             lanes,
             ops=ops,
             lane_setup=lane_setup(threads, device),
@@ -142,13 +129,13 @@ class Engine:
             allowed_sizes=() if hosted else self._config.allowed_sizes or (),
             readings=self._readings,
         )
-        if not hosted:
+        if member is None:
             self._warm_up(example_row, context)
         if metrics is not None:
             metrics.start()
         if self._config.buffered_reads:
             read_buffered()
-        self._trace_to_file()
+        trace_to_file(self._config.trace, self.setup, self.listeners)
         report_settings(loaded, lanes)
 
     def _warm_up(self, example_row: Callable[[], Any] | None, context: Context) -> None:
@@ -159,12 +146,6 @@ class Engine:
         except BaseException:
             self.close()
             raise
-
-    def _trace_to_file(self) -> None:
-        trace = self._config.trace
-        if trace.file:
-            path = Path(trace.file)
-            self.listeners.append(TraceFile(path, trace.batches, self.setup, self.listeners.remove))
 
     def close(self) -> None:
         """End the lanes."""
@@ -244,9 +225,8 @@ class Engine:
 
     def _until_s(self) -> float | None:
         """When no call of a batch that begins now is made again, nor waited for a host."""
-        if self._patience_s is None:
-            return self._pipeline.limit_s()
-        return self._clock.now_s() + self._patience_s
+        shares = self._member is not None
+        return self._clock.now_s() + self._patience_s if shares else self._pipeline.limit_s()
 
     def _pipeline_run(
         self, data: list[Any], context: Context, until_s: float | None
@@ -259,7 +239,7 @@ class Engine:
         return partial(self._pipeline.run, requests, deadlines_s=deadlines, until_s=until_s)
 
     def __repr__(self) -> str:
-        host = "" if self._link is None else f", {self._link}"
+        host = "" if self._member is None else f", {self._member}"
         return f"<Engine {self._pipeline}{host}>"
 
     def _is_spoiled(self, outcomes: Outcomes) -> bool:

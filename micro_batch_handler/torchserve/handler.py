@@ -27,7 +27,7 @@ from micro_batch_handler.torchserve.engine import Engine
 from micro_batch_handler.torchserve.hooks import HOOKS, hook_of, payload_ops
 from micro_batch_handler.torchserve.responses import end_streams
 from micro_batch_handler.torchserve.routed import route
-from micro_batch_handler.torchserve.sharing.member import in_host, leave_host, member_of
+from micro_batch_handler.torchserve.sharing import in_host, leave_host, member_of
 from micro_batch_handler.torchserve.views import current_view
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]

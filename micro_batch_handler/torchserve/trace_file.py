@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from micro_batch_handler.config import TraceSettings
 from micro_batch_handler.pipeline.outcomes import BatchRecord, Listener
 from micro_batch_handler.tracing.recording import Setup, Trace, TracedBatch
 from micro_batch_handler.tracing.trace_json import to_json
 
-__all__ = ["TraceFile"]
+__all__ = ["TraceFile", "trace_to_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,3 +59,9 @@ class TraceFile:
             part.replace(self._path)
         finally:
             part.unlink(missing_ok=True)  # it is there if it could not be moved
+
+
+def trace_to_file(trace: TraceSettings, setup: Setup, listeners: list[Listener]) -> None:
+    """Let a trace be written of the first batches, if the settings name a file."""
+    if trace.file:
+        listeners.append(TraceFile(Path(trace.file), trace.batches, setup, listeners.remove))

@@ -66,7 +66,7 @@ class HostedWorker:
     def host(self) -> psutil.Process:
         """Its model host."""
         found = psutil.Process(self._worker.process.pid).children(recursive=True)
-        (host,) = (each for each in found if "host_process" in " ".join(each.cmdline()))
+        (host,) = (each for each in found if "torchserve.host.process" in " ".join(each.cmdline()))
         return host
 
     def kill_host(self) -> int:

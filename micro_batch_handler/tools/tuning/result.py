@@ -103,7 +103,7 @@ class Utilization:
         """The utilization in at least one trial of a setting."""
         batches = [batch for trial in trials for batch in trial.batches]
         # Here, since it loads TorchServe, which --help does not need.
-        from micro_batch_handler.torchserve.sharing.member import CALLS
+        from micro_batch_handler.torchserve.member import CALLS
 
         # The lanes of a worker's inference only wait for the model that it shares.
         waiting = {"inference": CALLS} if setting.shares else {}

@@ -43,7 +43,7 @@ from micro_batch_handler.tools.workbench.model_folder import (
     working_in,
 )
 from micro_batch_handler.torchserve.handler import MicroBatchMixin, engine_of
-from micro_batch_handler.torchserve.sharing.member import MEMBER, member_of
+from micro_batch_handler.torchserve.sharing import MEMBER, member_of
 from micro_batch_handler.tracing.recording import Setup
 
 __all__ = ["Ran", "Workbench"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from micro_batch_handler.config import STAGES, Stage
+from micro_batch_handler.config import Stage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.torchserve.reading.stage_state import StageState
 
@@ -12,10 +12,11 @@ __all__ = ["refuse_state_across"]
 
 
 def refuse_state_across(name: str, state: StageState, hosted: Sequence[Stage]) -> None:
-    """Refuse what a stage keeps for another that runs in another process and never gets it.
+    """Refuse what a hosted stage and another one share outside their payloads.
 
-    `thread_safe = True` changes nothing: it says that threads may share the state, and processes
-    cannot.
+    Only what a stage returns travels between the processes, and in the one with the model two
+    stages run at the same time for different requests. `thread_safe = True` changes nothing: it
+    says that threads may share the state.
 
     Args:
         name: of the handler, for the message.
@@ -28,12 +29,13 @@ def refuse_state_across(name: str, state: StageState, hosted: Sequence[Stage]) -
     found = state.across(hosted)
     if found is None:
         return
-    both = STAGES[:2]
-    ways = ["set micro_batching.share_model to false"]
-    if state.across(both) is None:
-        ways.insert(0, f"set micro_batching.hosted_stages to [{', '.join(both)}]")
+    if found.stored_in in hosted and found.read_in in hosted:
+        why = "the process with the model calls them at the same time, for different requests"
+    else:
+        inside = found.stored_in if found.stored_in in hosted else found.read_in
+        why = f"{inside} runs in another process"
     raise ConfigError(
-        f"{name}: {found}, which share_model puts into two processes. Hand it on with the rows: "
-        f"return (images, sizes) from preprocess, and sizes again from inference; or "
-        f"{', or '.join(ways)}"
+        f"{name}: {found}, but with share_model {why}. Hand it on with the rows: return (images, "
+        f"sizes) from preprocess, and sizes again from inference; load what is the same for all "
+        f"requests in initialize; or set share_model to false"
     )

@@ -74,8 +74,8 @@ class StageState:
     """All pairs of stages of which one stores what the other reads, in the order of lines."""
 
     def across(self, stages: Collection[str]) -> Shared | None:
-        """The first that one of these stages stores and another stage reads, or the reverse."""
-        between = (it for it in self.pairs if (it.stored_in in stages) != (it.read_in in stages))
+        """The first that two stages share of which one at least is among these."""
+        between = (it for it in self.pairs if {it.stored_in, it.read_in}.intersection(stages))
         return next(between, None)
 
 

@@ -13,15 +13,15 @@ from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.torchserve.context import MicroBatchContext
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
+from micro_batch_handler.torchserve.host.changes import HostWatch
+from micro_batch_handler.torchserve.refusals import OR_NOT
 from micro_batch_handler.torchserve.responses import Response, checked, response_of
 from micro_batch_handler.torchserve.served_batch import ServedBatch
-from micro_batch_handler.torchserve.sharing.host_watch import HostWatch
-from micro_batch_handler.torchserve.sharing.refusals import OR_NOT
 from micro_batch_handler.torchserve.views import viewed_by
 
 __all__ = ["HostHandle", "HostStage"]
 
-logger = logging.getLogger("micro_batch_handler.torchserve.sharing.host_stage")
+logger = logging.getLogger("micro_batch_handler.torchserve.host.stage")
 
 
 class HostStage:

@@ -36,13 +36,15 @@ from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
 from micro_batch_handler.torchserve.hooks import hook_of, payload_ops
+from micro_batch_handler.torchserve.host.stage import HostHandle, HostStage
+from micro_batch_handler.torchserve.host_job import HostJob
 from micro_batch_handler.torchserve.routed import route
-from micro_batch_handler.torchserve.sharing.host_job import HostJob
-from micro_batch_handler.torchserve.sharing.host_stage import HostHandle, HostStage
-from micro_batch_handler.torchserve.sharing.member import in_host
+from micro_batch_handler.torchserve.sharing import in_host
 from micro_batch_handler.torchserve.warm_up import CALLS
 
-logger = logging.getLogger("micro_batch_handler.torchserve.sharing.host_process")
+__all__ = ["main"]
+
+logger = logging.getLogger("micro_batch_handler.torchserve.host.process")
 
 DEFAULT_STARTUP_TIMEOUT_S = 120
 """TorchServe's own `startupTimeout`, after which it ends a worker that still loads."""

@@ -11,7 +11,7 @@ from ts.torch_handler import base_handler
 from ts.torch_handler.base_handler import BaseHandler
 
 from harness.service import FakeMetrics
-from micro_batch_handler.torchserve.sharing.placeholder import (
+from micro_batch_handler.torchserve.placeholder import (
     ModelElsewhere,
     on_cpu,
     without_model,

@@ -12,12 +12,13 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from ts.context import Context
 
-from micro_batch_handler.config import AUTO, MicroBatchingConfig, Stage
+from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.arena import Arena
 from micro_batch_handler.hosting.client import HostClient
@@ -26,17 +27,19 @@ from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.payloads.readings import Readings
 from micro_batch_handler.pipeline.stage import StageFunction
-from micro_batch_handler.torchserve.sharing.host_job import HostJob
-from micro_batch_handler.torchserve.sharing.hosted_call import HostedCall, pass_on
-from micro_batch_handler.torchserve.sharing.placeholder import (
+from micro_batch_handler.torchserve.host_job import HostJob
+from micro_batch_handler.torchserve.hosted_call import HostedCall, HostedHandle, pass_on
+from micro_batch_handler.torchserve.loading import LoadedHandler
+from micro_batch_handler.torchserve.metrics.host_metrics import HostMetrics
+from micro_batch_handler.torchserve.placeholder import (
     environment_with_gpus,
     hide_gpus,
     on_cpu,
     without_model,
 )
-from micro_batch_handler.torchserve.sharing.refusals import refuse_unshareable
+from micro_batch_handler.torchserve.refusals import refuse_unshareable
 
-__all__ = ["CALLS", "Member", "in_host", "leave_host", "member_of"]
+__all__ = ["Member"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,42 +49,9 @@ STILL_S = 10.0
 """How long the host may stand still on top of `stage_timeout`, by which it should have ended."""
 
 CALLS = 4
-"""Host calls of one member at a time. Each is a thread that waits."""
+"""Host calls of one member at a time. Each is a lane that waits."""
 
-MEMBER = "_micro_batch_member"
-
-HOST_MODULE = "micro_batch_handler.torchserve.sharing.host_process"
-
-_host = False
-
-
-def in_host(*, now: bool = False) -> bool:
-    """Whether this process is the model host; `now` makes it one."""
-    global _host  # noqa: PLW0603  (a process is one or the other)
-    _host = _host or now
-    return _host
-
-
-def member_of(handler: Any, context: Context) -> Member | None:
-    """What a worker has of its host, which is started now if need be; None without `share_model`.
-
-    Raises:
-        ConfigError: a setting cannot work.
-    """
-    config = MicroBatchingConfig.from_model_yaml(getattr(context, "model_yaml_config", None))
-    if not config.share_model:
-        return None
-    member: Member | None = vars(handler).get(MEMBER)
-    if member is None:
-        member = vars(handler)[MEMBER] = Member(handler, context, config)
-    return member
-
-
-def leave_host(handler: Any) -> None:
-    """Close what a worker has of its host, if it has anything."""
-    member: Member | None = vars(handler).pop(MEMBER, None)
-    if member is not None:
-        member.close()
+HOST_MODULE = "micro_batch_handler.torchserve.host.process"
 
 
 class Member:
@@ -101,6 +71,7 @@ class Member:
         refuse_unshareable(handler, config.hosted_stages)
         job = HostJob.of(handler, context)
         self._handler = handler
+        self._hosted = config.hosted_stages
         self._job = job
         self._environment = {
             **environment_with_gpus(),
@@ -151,22 +122,33 @@ class Member:
             ) from error
         raise error
 
+    @staticmethod
+    def lanes(wanted: PerStage[int]) -> PerStage[int]:
+        """The lanes of a worker, whose inference waits for the host."""
+        return replace(wanted, inference=CALLS)
+
+    def metrics(self, context: Context) -> HostMetrics:
+        """What counts the host's calls through this worker."""
+        gpu = context.system_properties.get("gpu_id")
+        return HostMetrics(self._hosted, gpu, self.link)
+
+    def handle(self, until_s: Callable[[], float | None]) -> HostedHandle:
+        """The handler's own `handle`, in the host; waits for that as long as `until_s` says."""
+        return HostedHandle(self.client, until_s)
+
     def functions(
-        self,
-        config: MicroBatchingConfig,
-        ops: PayloadOps,
-        readings: Readings,
-        most_rows: int,
+        self, loaded: LoadedHandler, ops: PayloadOps, readings: Readings
     ) -> dict[Stage, StageFunction]:
         """What the pipeline calls for the hosted stages.
 
         Args:
-            config: the settings in force.
+            loaded: what is known of the handler.
             ops: how payloads are joined.
             readings: knows whether what the stages return is rows.
-            most_rows: of a batch.
         """
+        config = loaded.config
         size = config.micro_batch_size.inference
+        most_rows = 1 if loaded.splitting.one_row else loaded.batch_size
         sizes = (most_rows if size == AUTO else size, *(config.allowed_sizes or ())[-1:])
         hosted = HostedCall(self.client, ops, min(sizes), lambda: readings.may_cut)
         *before, last = config.hosted_stages
@@ -175,6 +157,9 @@ class Member:
     def close(self) -> None:
         """Leave the host."""
         self.client.close()
+
+    def __repr__(self) -> str:
+        return repr(self.link)
 
     def _start(self, place: MeetingPlace) -> StartedHost | None:
         # The name is for those who look at a list of processes.

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.torchserve.loading import one_stage
-from micro_batch_handler.torchserve.reading.accesses import HANDLE, Accesses, Store
-from micro_batch_handler.torchserve.reading.reader import accesses_of
+from micro_batch_handler.torchserve.reading.hosted_state import refuse_state_across
 from micro_batch_handler.torchserve.reading.source import Source, source_of_class
 from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 
@@ -52,7 +51,6 @@ def refuse_unshareable(handler: Any, hosted: Sequence[Stage]) -> None:
                 f"to another process (share_model). Return a list, {OR_NOT}"
             )
     source = source_of_class(kind)
-    accesses = {stage: accesses_of(source, stage) for stage in (*STAGES, HANDLE)}
     for stage in hosted:
         line = _sends_parts(source, stage)
         if line:
@@ -61,46 +59,14 @@ def refuse_unshareable(handler: Any, hosted: Sequence[Stage]) -> None:
                 f"and the process with the model (share_model) has no connection to send them by. "
                 f"Send them from postprocess, {OR_NOT}"
             )
-    for store, stored_in, read_in, line in _crossings(accesses, hosted):
-        raise ConfigError(
-            f"share_model: {stored_in} stores {store.place.shown} (line {store.line}) and "
-            f"{read_in} reads it (line {line}), but {_where(stored_in, read_in, hosted)}. Hand it "
-            f"on with the rows instead, return (images, sizes) from preprocess for example; load "
-            f"what is the same for all requests in initialize; {OR_NOT}"
-        )
-    for shared in state_of_class(kind).shared:
+    state = state_of_class(kind)
+    refuse_state_across(kind.__name__, state, hosted)
+    for shared in state.shared:
         if shared.kind == "buffer" and shared.stored_in in hosted:
             raise ConfigError(
                 f"share_model: {shared}, while the answers of this call are still copied. Return "
                 f"a copy of it, {OR_NOT}"
             )
-
-
-def _where(stored_in: str, read_in: str, hosted: Sequence[Stage]) -> str:
-    if stored_in in hosted and read_in in hosted:
-        return "the process with the model calls them at the same time, for different requests"
-    inside = stored_in if stored_in in hosted else read_in
-    return f"{inside} runs in another process"
-
-
-def _crossings(
-    accesses: dict[str, Accesses], hosted: Sequence[Stage]
-) -> Iterator[tuple[Store, str, str, int]]:
-    """What one stage stores and another one reads that does not see it."""
-    for stored_in, mine in accesses.items():
-        for read_in, theirs in accesses.items():
-            if stored_in == read_in or not {stored_in, read_in}.intersection(hosted):
-                continue
-            # Each process fills in for itself what it finds missing.
-            own = {it.place.key for it in theirs.stores if _fills_in(it)}
-            for store in mine.stores:
-                key = store.place.key
-                if not store.is_common and key in theirs.loads and key not in own:
-                    yield store, stored_in, read_in, theirs.loads[key]
-
-
-def _fills_in(store: Store) -> bool:
-    return any(key == store.place.key for key, _ in store.guards)
 
 
 def _sends_parts(source: Source, stage: Stage) -> int:

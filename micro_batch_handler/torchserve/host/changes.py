@@ -11,12 +11,12 @@ from micro_batch_handler.torchserve.reading.accesses import HANDLE
 from micro_batch_handler.torchserve.reading.reader import accesses_of
 from micro_batch_handler.torchserve.reading.source import source_of_class
 from micro_batch_handler.torchserve.reading.stage_state import state_of_class
-from micro_batch_handler.torchserve.sharing.refusals import OR_NOT
+from micro_batch_handler.torchserve.refusals import OR_NOT
 from micro_batch_handler.torchserve.state_watch import StateWatch
 
 __all__ = ["HostWatch"]
 
-logger = logging.getLogger("micro_batch_handler.torchserve.sharing.host_watch")
+logger = logging.getLogger("micro_batch_handler.torchserve.host.changes")
 
 
 class HostWatch:

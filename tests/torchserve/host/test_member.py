@@ -14,11 +14,11 @@ from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.meeting_place import MeetingPlace
-from micro_batch_handler.torchserve.sharing import member
-from micro_batch_handler.torchserve.sharing.member import HIDES_GPUS, Member
-from micro_batch_handler.torchserve.sharing.placeholder import ModelElsewhere
+from micro_batch_handler.torchserve import member
+from micro_batch_handler.torchserve.member import HIDES_GPUS, Member
+from micro_batch_handler.torchserve.placeholder import ModelElsewhere
 from tests.fakes import fake_context
-from tests.torchserve.sharing.shared_handlers import FailsToLoad, Heavy, Loaded, Odd
+from tests.torchserve.host.shared_handlers import FailsToLoad, Heavy, Loaded, Odd
 
 ALONE = {"micro_batching": {"share_model": False}}
 

@@ -1,1 +1,0 @@
-"""`share_model`: workers that prepare and finish requests around one process with the model."""

@@ -1,0 +1,1 @@
+"""The tests of handlers that share their model."""

@@ -1,1 +1,0 @@
-"""The tests of micro_batch_handler/torchserve/sharing."""
