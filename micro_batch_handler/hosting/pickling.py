@@ -116,6 +116,10 @@ def views(view: memoryview, places: Iterable[tuple[int, int]]) -> list[memoryvie
 class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
+        if kind is torch.Tensor and not (value.is_cpu or value.is_meta):
+            # In an object that no one looks into; a member has no device to load it on.
+            copied = value.detach().cpu()
+            return _reduce_tensor(copied) if _is_plain(copied) else copied.__reduce_ex__(5)
         if kind is torch.Tensor and _is_plain(value):
             return _reduce_tensor(value)
         if kind is np.ndarray and not value.flags.forc:

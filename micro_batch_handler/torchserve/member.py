@@ -168,6 +168,13 @@ class Member:
 
     def _tell_weights(self) -> None:
         """Log, once, what weights this worker has loaded although the host has them."""
+        if torch.cuda.is_initialized() and torch.cuda.memory_reserved():  # type: ignore[no-untyped-call]
+            logger.warning(
+                "%s.initialize has taken memory of the GPU in this worker, some 500 MB and what it "
+                "has put there, although the process with the model works for it. Override "
+                "initialize_member(context), which workers call instead, and stay on the CPU there",
+                type(self._handler).__name__,
+            )
         modules = [
             value for value in vars(self._handler).values() if isinstance(value, torch.nn.Module)
         ]

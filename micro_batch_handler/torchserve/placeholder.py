@@ -35,6 +35,8 @@ def hide_gpus() -> None:
     if os.environ.get(GPUS) != "":
         _gpus.update({GPUS: os.environ[GPUS]} if GPUS in os.environ else {})
         os.environ[GPUS] = ""
+    # The driver has read that before: TorchServe's BaseHandler asks it when it is imported.
+    torch.cuda.is_available = lambda: False
 
 
 def environment_with_gpus() -> dict[str, str]:

@@ -27,11 +27,12 @@ from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.host import Host
 from micro_batch_handler.hosting.host_lane import HostLane
 from micro_batch_handler.hosting.meeting_place import MeetingPlace
-from micro_batch_handler.pipeline.device.accelerator import accelerator_of
+from micro_batch_handler.pipeline.device.accelerator import Accelerator, accelerator_of
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.thread_state import ThreadState
 from micro_batch_handler.pipeline.device.work import NoStreams
-from micro_batch_handler.pipeline.payloads.operations import PayloadOps, pad
+from micro_batch_handler.pipeline.payloads.operations import Payload, PayloadOps, pad
+from micro_batch_handler.pipeline.payloads.structure import change_leaves
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
@@ -142,7 +143,11 @@ def _serve(host: Host, job: HostJob) -> None:
     streams: Streams | NoStreams = NoStreams(None, device)
     if device is not None and config.device.streams:
         streams = Streams(
-            device, copy_in=False, copy_out=True, pinned_bytes=config.device.pinned_bytes
+            device,
+            # Of what hosted preprocess returns; the rows of a question are copied when they come.
+            copy_in=config.device.copy_in and config.hosted_stages[0] == "preprocess",
+            copy_out=True,
+            pinned_bytes=config.device.pinned_bytes,
         )
     clock = Clock()
     state = ThreadState.capture(device.device.type if device else None)
@@ -158,7 +163,11 @@ def _serve(host: Host, job: HostJob) -> None:
     def setup_inference() -> None:
         setup()
         if row is not None:
-            _warm_up(handler, stages["inference"], row, sizes, ops)
+            copies = device if config.device.copy_in else None
+            one = _example(handler, row, copies)
+            streams.finish()
+            _warm_up(stages["inference"], one, sizes, ops, streams)
+            streams.finish()
 
     stages = {stage: HostStage(handler, stage, context) for stage in config.hosted_stages}
     lanes: list[HostLane] = []
@@ -215,21 +224,35 @@ def _example_row(handler: Any) -> Any:
     return None if hook is None else hook()
 
 
+def _example(handler: Any, row: Any, device: Accelerator | None) -> Payload:
+    """What inference gets for the example, on the device if rows are copied there."""
+    one = handler.preprocess([copy.deepcopy(row)])
+    if device is None:
+        return one
+    return change_leaves(
+        one, lambda leaf: device.upload(leaf, wait=True) if device.is_on_host(leaf) else leaf
+    )
+
+
 def _warm_up(
-    handler: Any, inference: HostStage, row: Any, sizes: tuple[int, ...], ops: PayloadOps
+    inference: HostStage,
+    one: Payload,
+    sizes: tuple[int, ...],
+    ops: PayloadOps,
+    streams: Streams | NoStreams,
 ) -> None:
-    """Call all allowed sizes, the largest first, in the thread that will call them later.
+    """Call all allowed sizes, the largest first, in the thread and stream of later calls.
 
     Raises:
         ConfigError: the handler cannot answer its own example.
     """
     requests: list[tuple[str, dict[str, str]]] = [("example_row", {})]
-    one = handler.preprocess([copy.deepcopy(row)])
     for size in reversed(sizes):
-        payload = one if size == 1 else pad(one, 1, size, ops)
         try:
-            for _ in range(CALLS):
-                inference(payload, requests)
+            with streams.work("inference", (), size):
+                payload = one if size == 1 else pad(one, 1, size, ops)
+                for _ in range(CALLS):
+                    inference(payload, requests)
         except BaseException as error:
             raise ConfigError(
                 f"example_row() fails in a call of {size}: inference raised {error!r}. Mend the "
