@@ -22,7 +22,7 @@ from micro_batch_handler.hosting.arena import Arena, Slot, aligned
 from micro_batch_handler.hosting.host_link import HostLink
 from micro_batch_handler.hosting.messages import Again, Answer, Failed, HostCall, Question
 from micro_batch_handler.hosting.pickling import dump, load, place, placed_bytes, views
-from micro_batch_handler.hosting.remote_errors import unpacked
+from micro_batch_handler.hosting.remote_errors import RemoteFault, unpacked
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.watch import Clock
 
@@ -242,22 +242,6 @@ class HostClient:
 
     def __repr__(self) -> str:
         return f"<HostClient {self._link}>"
-
-
-class RemoteFault(Exception):  # noqa: N818  (it carries an error)
-    """A host call failed.
-
-    Args:
-        error: that the stage raised.
-        stage: that raised it.
-        call: that failed; None if there was none.
-    """
-
-    def __init__(self, error: BaseException, stage: Any, call: HostCall | None) -> None:
-        super().__init__(error)
-        self.error = error
-        self.stage = stage
-        self.call = call
 
 
 def _copy(part: memoryview) -> memoryview:

@@ -19,9 +19,11 @@ from collections.abc import Callable, Sequence
 
 from micro_batch_handler.errors import StageTimeout
 from micro_batch_handler.hosting.host_lane import HostLane
+from micro_batch_handler.hosting.lane_threads import run_beside
 from micro_batch_handler.hosting.log_relay import LogRelay
 from micro_batch_handler.hosting.member_memory import MemberMemory
-from micro_batch_handler.hosting.messages import Failed, Hello, LoadFailed, Ready
+from micro_batch_handler.hosting.members import Members
+from micro_batch_handler.hosting.messages import Failed, LoadFailed, Ready
 from micro_batch_handler.hosting.remote_errors import packed
 from micro_batch_handler.hosting.session import Service
 from micro_batch_handler.hosting.transport import check_peer, receive_hello, send
@@ -64,14 +66,11 @@ class Host:
         self._listener = listener
         self._clock = clock or Clock()
         self._began_s = self._clock.now_s()
-        self._lock = threading.Lock()
-        self._members: dict[str, MemberMemory] = {}
+        self._members = Members(self._clock)
         self._loaded = threading.Event()
         self._greeting: Ready | LoadFailed | None = None
         self._service: Service | None = None
         self._over = threading.Event()
-        self._idle_since_s: float | None = self._began_s
-        self._beats = 0
         self._connections: set[socket.socket] = set()
 
     def start(self) -> None:
@@ -130,9 +129,9 @@ class Host:
         *others, last = lanes
         last.set_up()
         for lane in others:
-            self._run_beside(lane)
+            run_beside(lane)
         self._service = Service(lanes, ops, streams, device, self._clock, self.end, copy_in=copy_in)
-        self._idle_since_s = self._idle_since_s and self._clock.now_s()
+        self._members.count_from_now()
         self._greeting = Ready(pid, self._clock.now_s() - self._began_s)
         self._loaded.set()
         last.run()
@@ -153,13 +152,13 @@ class Host:
         while not self._clock.wait(self._over, self._clock.now_s() + LOOK_EVERY_S):
             if self._service is not None:
                 self._service.use_device_here()
-            self._beat()
+            self._members.beat()
             if why := lives():
                 self.end(why)
             elif not self._loaded.is_set():
                 if load_timeout_s and self._clock.now_s() > self._began_s + load_timeout_s:
                     self.end(f"loading took longer than {load_timeout_s:g} s")
-            elif self._is_idle():
+            elif self._members.have_been_gone(IDLE_S):
                 self.end("no worker has been connected for some seconds")
             elif stage_timeout_s is not None:
                 self._end_if_hung(stage_timeout_s)
@@ -184,30 +183,6 @@ class Host:
     def _lanes(self) -> Sequence[HostLane]:
         return () if self._service is None else self._service.lanes
 
-    def _run_beside(self, lane: HostLane) -> None:
-        """Run a lane in a thread of its own, once that is set up.
-
-        Raises:
-            BaseException: what the setup raises.
-        """
-        ready = threading.Event()
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                lane.set_up()
-            except BaseException as error:
-                errors.append(error)
-                return
-            finally:
-                ready.set()
-            lane.run()
-
-        threading.Thread(target=run, name=f"mbh-{lane.stage}-0", daemon=True).start()
-        ready.wait()
-        if errors:
-            raise errors[0]
-
     def _accept(self) -> None:
         while self._listener.fileno() >= 0:
             try:
@@ -228,7 +203,7 @@ class Host:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, SEND_TIMEOUT)
                 check_peer(connection)
                 hello, fd = receive_hello(connection)
-                member = self._enter(hello, fd)
+                member = self._members.enter(hello, fd)
                 self._loaded.wait()
                 if self._over.is_set():
                     return  # the next host has a greeting for it
@@ -242,7 +217,7 @@ class Host:
         finally:
             self._connections.discard(connection)
             if member is not None:
-                self._leave(member)
+                self._members.leave(member)
 
     def _serve_member(
         self, connection: socket.socket, member: MemberMemory, service: Service, *, listens: bool
@@ -253,40 +228,6 @@ class Host:
         service.use_device_here()
         while True:
             service.answer_next(connection, member)
-
-    def _enter(self, hello: Hello, fd: int) -> MemberMemory:
-        with self._lock:
-            member = self._members.get(hello.member)
-            if member is None:
-                member = MemberMemory(hello.member, fd, hello.size_bytes)
-                self._members[hello.member] = member
-            else:
-                member.close_another(fd)
-            member.connections += 1
-            self._idle_since_s = None
-            return member
-
-    def _leave(self, member: MemberMemory) -> None:
-        with self._lock:
-            member.connections -= 1
-            gone = not member.connections
-            if gone:
-                del self._members[member.name]
-            if not self._members:
-                self._idle_since_s = self._clock.now_s()
-        if gone:
-            member.close()  # which may wait for the device, and nobody else has to
-
-    def _beat(self) -> None:
-        """Let all members see that this process moves."""
-        self._beats += 1
-        with self._lock:
-            for member in self._members.values():
-                member.beat(self._beats)
-
-    def _is_idle(self) -> bool:
-        since_s = self._idle_since_s
-        return since_s is not None and self._clock.now_s() >= since_s + IDLE_S
 
     def _has_last_words(self) -> bool:
         return self._service is not None and self._service.has_last_words

@@ -1,4 +1,4 @@
-"""A member's connection to the host: one question at a time, and what is done while it waits."""
+"""A member's connections to hosts: one question at a time, and what is done while it waits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ from micro_batch_handler.hosting.shared_memory import SharedMemory
 from micro_batch_handler.hosting.transport import peer_of, receive, send
 from micro_batch_handler.pipeline.watch import Clock
 
-__all__ = ["HostConnection", "Pulse"]
+__all__ = ["Connections", "HostConnection", "Pulse"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,3 +107,75 @@ class HostConnection:
             return receive(self.socket, look)
         except (OSError, EOFError):
             return None
+
+
+class Connections:
+    """All connections of a member, and the hosts that they lead to, by generations.
+
+    Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[HostConnection] = []
+        self._open: set[socket.socket] = set()
+        """Idle ones, those of questions, and that for the log."""
+        self.generation = 0
+        """How many hosts there have been."""
+        self.up = False
+        """Whether the latest of them answers, as far as is known."""
+        self.closed = False
+        """Whether the member has left."""
+
+    def next_host(self) -> int:
+        """Another host is ready; its generation."""
+        with self._lock:
+            self.generation += 1
+            self.up = not self.closed
+            return self.generation
+
+    def add(self, connection: socket.socket) -> bool:
+        """A connection was made; False if it must not be used, since the member has left."""
+        with self._lock:
+            self._open.add(connection)
+            return not self.closed
+
+    def take(self) -> tuple[HostConnection | None, int]:
+        """An idle connection to the latest host, if there is one; and the host's generation."""
+        with self._lock:
+            return (self._idle.pop() if self.up and self._idle else None), self.generation
+
+    def give_back(self, connection: HostConnection) -> None:
+        """The connection is free for another question."""
+        with self._lock:
+            if connection.generation == self.generation and self.up:
+                self._idle.append(connection)
+                return
+        self.drop(connection.socket)
+
+    def drop(self, connection: socket.socket) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
+    def down(self, generation: int) -> None:
+        """The host of this generation has ended."""
+        with self._lock:
+            if generation != self.generation or not self.up:
+                return
+            self.up = False
+            idle, self._idle = self._idle, []
+        for each in idle:
+            self.drop(each.socket)
+
+    def close(self) -> None:
+        """The member leaves; a second call does nothing."""
+        with self._lock:
+            self.closed, self.up = True, False
+            idle, self._idle = self._idle, []
+            for each in self._open:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)  # whoever reads from it closes it
+        for connection in idle:
+            self.drop(connection.socket)

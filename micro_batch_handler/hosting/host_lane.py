@@ -18,7 +18,14 @@ from micro_batch_handler.config import Stage
 from micro_batch_handler.errors import HostMissing
 from micro_batch_handler.hosting.hosted_function import HostedFunction, HostFunction
 from micro_batch_handler.hosting.kinds import kind_of
-from micro_batch_handler.hosting.merging import Asked, Item, Made, Returned, WaitingItems
+from micro_batch_handler.hosting.merging import (
+    Asked,
+    Item,
+    Made,
+    Returned,
+    WaitingItems,
+    share_effects,
+)
 from micro_batch_handler.hosting.messages import Again, Failed, HostCall
 from micro_batch_handler.hosting.remote_errors import packed
 from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
@@ -170,7 +177,7 @@ class HostLane:
         for at, each in enumerate(asked):
             each.passed.append((made, not at))
         if effects is not None:
-            _share_effects(asked, effects)
+            share_effects(asked, effects)
         return part
 
     def _is_late(self, item: Item) -> bool:
@@ -240,14 +247,3 @@ def _has_come(event: Any) -> bool:
         return bool(event.query())
     except RuntimeError:
         return False  # the device is lost, which the lane finds out
-
-
-def _share_effects(asked: Sequence[Asked], effects: Sequence[Any]) -> None:
-    start = 0
-    for each in asked:
-        stop = start + each.question.rows
-        # A call of the handler's own `handle` has requests in it that are no rows.
-        own_effects = effects if len(asked) == 1 else effects[start:stop]
-        if any(own_effects):
-            each.effects.append(own_effects)
-        start = stop

@@ -16,7 +16,7 @@ from micro_batch_handler.hosting.messages import Again, Failed, HostCall, Questi
 from micro_batch_handler.pipeline.micro_batch import Part
 from micro_batch_handler.pipeline.watch import Clock
 
-__all__ = ["Asked", "Item", "Made", "Returned", "WaitingItems"]
+__all__ = ["Asked", "Item", "Made", "Returned", "WaitingItems", "share_effects"]
 
 
 class Returned(NamedTuple):
@@ -201,3 +201,15 @@ class WaitingItems:
                     rows += item.rows
             self._items = [item for item in self._items if item not in taken]
             return taken
+
+
+def share_effects(asked: Sequence[Asked], effects: Sequence[Any]) -> None:
+    """Note for each question what a call has done beside its result, one entry a row."""
+    start = 0
+    for each in asked:
+        stop = start + each.question.rows
+        # A call of the handler's own `handle` has requests in it that are no rows.
+        own_effects = effects if len(asked) == 1 else effects[start:stop]
+        if any(own_effects):
+            each.effects.append(own_effects)
+        start = stop

@@ -12,7 +12,9 @@ import traceback
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-__all__ = ["HostTraceback", "packed", "unpacked"]
+from micro_batch_handler.hosting.messages import HostCall
+
+__all__ = ["HostTraceback", "RemoteFault", "packed", "unpacked"]
 
 PLAIN = (str, bytes, bool, int, float, type(None))
 
@@ -102,3 +104,19 @@ def _text(error: BaseException) -> str:
         return str(error)
     except BaseException:
         return "the error has no readable message"
+
+
+class RemoteFault(Exception):  # noqa: N818  (it carries an error)
+    """A host call failed.
+
+    Args:
+        error: that the stage raised.
+        stage: that raised it.
+        call: that failed; None if there was none.
+    """
+
+    def __init__(self, error: BaseException, stage: Any, call: HostCall | None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.stage = stage
+        self.call = call

@@ -225,8 +225,8 @@ class Engine:
 
     def _until_s(self) -> float | None:
         """When no call of a batch that begins now is made again, nor waited for a host."""
-        shares = self._member is not None
-        return self._clock.now_s() + self._patience_s if shares else self._pipeline.limit_s()
+        alone = self._member is None
+        return self._pipeline.limit_s() if alone else self._clock.now_s() + self._patience_s
 
     def _pipeline_run(
         self, data: list[Any], context: Context, until_s: float | None
@@ -239,8 +239,7 @@ class Engine:
         return partial(self._pipeline.run, requests, deadlines_s=deadlines, until_s=until_s)
 
     def __repr__(self) -> str:
-        host = "" if self._member is None else f", {self._member}"
-        return f"<Engine {self._pipeline}{host}>"
+        return f"<Engine {self._pipeline}, {self._member or 'no host'}>"
 
     def _is_spoiled(self, outcomes: Outcomes) -> bool:
         """Whether a batch that was cut must not have been."""

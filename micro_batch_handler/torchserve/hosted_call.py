@@ -9,8 +9,9 @@ from weakref import WeakSet
 from ts.context import Context
 
 from micro_batch_handler.errors import HostLost
-from micro_batch_handler.hosting.client import HostClient, RemoteFault, Rows
+from micro_batch_handler.hosting.client import HostClient, Rows
 from micro_batch_handler.hosting.kinds import kind_of
+from micro_batch_handler.hosting.remote_errors import RemoteFault
 from micro_batch_handler.pipeline.call import Call
 from micro_batch_handler.pipeline.payloads.operations import Payload, PayloadOps
 from micro_batch_handler.pipeline.stage import Keep

@@ -22,7 +22,8 @@ from micro_batch_handler.config import AUTO, MicroBatchingConfig, PerStage, Stag
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.arena import Arena
 from micro_batch_handler.hosting.client import HostClient
-from micro_batch_handler.hosting.host_link import HostLink, LoadError
+from micro_batch_handler.hosting.greeting import LoadError
+from micro_batch_handler.hosting.host_link import HostLink
 from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.pipeline.payloads.readings import Readings

@@ -159,6 +159,7 @@ class LocalHost:
                 **({} if self.lanes else settings),
             )
             lane.waiting = Arrivals(takes=takes)
+            lane.model = model  # type: ignore[attr-defined]
             self.lanes.insert(0, lane)
         self.came = self.lanes[0].waiting.came
         """A gate that opens for each question that waits."""
@@ -190,8 +191,8 @@ class LocalHost:
         self.host.end("the test is over")
         self.host.log.close()
         for lane in self.lanes:
-            if isinstance(lane._function, Model):
-                lane._function.let_go(1000)
+            if isinstance(lane.model, Model):
+                lane.model.let_go(1000)
         if self.thread.ident is not None:
             self.thread.join(GATE_S)
         self.host._loaded.set()

@@ -305,7 +305,7 @@ def test_a_question_that_ends_hosts_before_the_model_gets_it_is_lost(town, monke
 def test_without_a_host_questions_wait_until_their_time_is_over(town):
     """Then they say that there was none."""
     clock = ManualClock()
-    host = town.host()
+    host = town.host(clock=clock)
     one = town.member(clock=clock)
     host.end()
     clock.advance(10.0)
@@ -313,7 +313,7 @@ def test_without_a_host_questions_wait_until_their_time_is_over(town):
     with pytest.raises(HostMissing):
         one.ask(rows(1), until_s=10.0)
 
-    town.host()
+    town.host(clock=clock)
     assert one.ask(rows(2), until_s=20.0).result.item() == 4
 
 
@@ -393,7 +393,7 @@ def test_many_threads_of_several_members_get_their_own_answers(town, quick_turns
     for thread in threads:
         thread.start()
     for calls in (30, 30):
-        passed(hosts[-1].lanes[0]._function.began, calls)
+        passed(hosts[-1].lanes[0].model.began, calls)
         hosts[-1].end()
         hosts.append(town.host(Model(call)))
     for thread in threads:

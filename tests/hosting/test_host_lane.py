@@ -360,7 +360,7 @@ def test_a_lost_device_ends_the_host(town):
     host.thread.join(GATE_S)
     assert names(model) == ["A"]
     assert host.host.why_over == "lost"
-    assert names(next_host.lanes[0]._function) == ["B"]
+    assert names(next_host.lanes[0].model) == ["B"]
 
 
 def test_a_stage_that_cannot_be_set_up_is_the_hosts_failure(town):

@@ -176,7 +176,7 @@ def test_payloads_of_a_handlers_own_hooks_are_of_one_kind():
 def test_what_comes_while_a_call_runs_joins_the_next(town):
     """The oldest question is called at once, alone; all that wait when it ends go together."""
     host = town.host()
-    model = host.lanes[0]._function
+    model = host.lanes[0].model
     model.holds = 1
     members = [town.member() for _ in range(3)]
     questions = [members[0].asking(rows(0), "A")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import faulthandler
 import importlib
 import logging
 import os
@@ -12,9 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -23,25 +19,23 @@ from ts.context import Context
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from micro_batch_handler.config import MicroBatchingConfig
-from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.host import Host
 from micro_batch_handler.hosting.host_lane import HostLane
 from micro_batch_handler.hosting.meeting_place import MeetingPlace
-from micro_batch_handler.pipeline.device.accelerator import Accelerator, accelerator_of
+from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.thread_state import ThreadState
 from micro_batch_handler.pipeline.device.work import NoStreams
-from micro_batch_handler.pipeline.payloads.operations import Payload, PayloadOps, pad
-from micro_batch_handler.pipeline.payloads.structure import change_leaves
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
-from micro_batch_handler.torchserve.hooks import hook_of, payload_ops
+from micro_batch_handler.torchserve.hooks import payload_ops
+from micro_batch_handler.torchserve.host.output import say_output
 from micro_batch_handler.torchserve.host.stage import HostHandle, HostStage
+from micro_batch_handler.torchserve.host.warm import example, example_row, warm_up
 from micro_batch_handler.torchserve.host_job import HostJob
 from micro_batch_handler.torchserve.routed import route
 from micro_batch_handler.torchserve.sharing import in_host
-from micro_batch_handler.torchserve.warm_up import CALLS
 
 __all__ = ["main"]
 
@@ -49,9 +43,6 @@ logger = logging.getLogger("micro_batch_handler.torchserve.host.process")
 
 DEFAULT_STARTUP_TIMEOUT_S = 120
 """TorchServe's own `startupTimeout`, after which it ends a worker that still loads."""
-
-LONGEST_LINE_BYTES = 64 * 1024
-"""Of what is written without a line end, such as a progress bar."""
 
 DRAIN_S = 0.1
 """For what was written last to reach a member."""
@@ -108,27 +99,6 @@ def _watch(host: Host, job: HostJob, lock: int) -> None:
         os._exit(1)
 
 
-def say_output(host: Host) -> None:
-    """Let a member log whatever this process writes, C++ code included."""
-    # What crashes it goes to the file that the first output goes to, which its members read.
-    faulthandler.enable(os.fdopen(os.dup(2), "w"))
-    reading, writing = os.pipe()
-    for fd in (1, 2):
-        os.dup2(writing, fd)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
-    def forward() -> None:
-        rest = b""
-        while data := os.read(reading, 65536):
-            lines, _, rest = (rest + data).rpartition(b"\n")
-            if len(rest) > LONGEST_LINE_BYTES:
-                lines, rest = lines + rest, b""
-            if lines:
-                host.log.say(f"{lines.decode('utf-8', 'replace')}\n")
-
-    threading.Thread(target=forward, name="mbh-output", daemon=True).start()
-
-
 def _serve(host: Host, job: HostJob) -> None:
     """Load the handler, then answer questions as long as the host lives."""
     config = MicroBatchingConfig.from_model_yaml(job.model_yaml)
@@ -154,7 +124,7 @@ def _serve(host: Host, job: HostJob) -> None:
     threads = config.intra_op_threads.inference
     torch_threads = min(torch.get_num_threads(), usable_cores()) if threads == "auto" else threads
     sizes = config.allowed_sizes or ()
-    row = _example_row(handler) if sizes else None
+    row = example_row(handler) if sizes else None
 
     def setup() -> None:
         state.apply()
@@ -164,9 +134,9 @@ def _serve(host: Host, job: HostJob) -> None:
         setup()
         if row is not None:
             copies = device if config.device.copy_in else None
-            one = _example(handler, row, copies)
+            one = example(handler, row, copies)
             streams.finish()
-            _warm_up(stages["inference"], one, sizes, ops, streams)
+            warm_up(stages["inference"], one, sizes, ops, streams)
             streams.finish()
 
     stages = {stage: HostStage(handler, stage, context) for stage in config.hosted_stages}
@@ -217,48 +187,6 @@ def _context(job: HostJob) -> Context:
     )
     context.system_properties.update(properties)
     return context
-
-
-def _example_row(handler: Any) -> Any:
-    hook: Callable[[], Any] | None = hook_of(handler, "example_row", MicroBatchMixin)
-    return None if hook is None else hook()
-
-
-def _example(handler: Any, row: Any, device: Accelerator | None) -> Payload:
-    """What inference gets for the example, on the device if rows are copied there."""
-    one = handler.preprocess([copy.deepcopy(row)])
-    if device is None:
-        return one
-    return change_leaves(
-        one, lambda leaf: device.upload(leaf, wait=True) if device.is_on_host(leaf) else leaf
-    )
-
-
-def _warm_up(
-    inference: HostStage,
-    one: Payload,
-    sizes: tuple[int, ...],
-    ops: PayloadOps,
-    streams: Streams | NoStreams,
-) -> None:
-    """Call all allowed sizes, the largest first, in the thread and stream of later calls.
-
-    Raises:
-        ConfigError: the handler cannot answer its own example.
-    """
-    requests: list[tuple[str, dict[str, str]]] = [("example_row", {})]
-    for size in reversed(sizes):
-        try:
-            with streams.work("inference", (), size):
-                payload = one if size == 1 else pad(one, 1, size, ops)
-                for _ in range(CALLS):
-                    inference(payload, requests)
-        except BaseException as error:
-            raise ConfigError(
-                f"example_row() fails in a call of {size}: inference raised {error!r}. Mend the "
-                f"example or the stage"
-            ) from error
-        logger.info("inference is warm for %d rows", size)
 
 
 def _lives(pid: int) -> bool:

@@ -1,0 +1,61 @@
+"""The part of a member's link that starts hosts, and tells how they have ended."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
+
+__all__ = ["HostStarter"]
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 0.05
+"""For a host to end whose connections are closed."""
+
+
+class HostStarter:
+    """Starts hosts for one member.
+
+    Args:
+        place: where the members meet.
+        start: starts a host there, unless one runs or starts.
+    """
+
+    def __init__(
+        self, place: MeetingPlace, start: Callable[[MeetingPlace], StartedHost | None]
+    ) -> None:
+        self._place = place
+        self._start = start
+        self._started: StartedHost | None = None
+
+    def start(self) -> bool:
+        """Start a host, unless one runs or starts; whether it was started.
+
+        Raises:
+            ConfigError: it cannot be started.
+        """
+        started = self._start(self._place)
+        if started is None:
+            return False
+        self._started = started
+        # Waited for, so that it is no zombie once it has ended.
+        threading.Thread(target=started.process.wait, name="mbh-host-wait", daemon=True).start()
+        logger.info("started process %d, which loads the model", started.process.pid)
+        return True
+
+    def last_words(self) -> str:
+        """How the host that was started here has ended; empty if it runs, or another has."""
+        started = self._started
+        if started is None:
+            return ""
+        with suppress(subprocess.TimeoutExpired):  # its connections close before it has ended
+            started.process.wait(WAIT_S)
+        words = started.last_words()
+        if words and self._started is started:
+            self._started = None
+        return words
