@@ -21,7 +21,7 @@ from harness.torchserve import TorchServe
 
 __all__ = ["memory"]
 
-WEIGHTS_MB = 400.0
+WEIGHTS_MB = 400e6 / 2**20
 REQUESTS = 20
 LOAD_S = 600.0
 MIB = 2**20
@@ -45,8 +45,8 @@ def memory(members: list[int]) -> Found:
         weights = Path(folder, "weights.pt")
         _save(weights)
         for shares in (True, False):
-            settings = shared(1, 8, share_model=shares)
             for number in members:
+                settings = shared(number, 8, share_model=shares)
                 archive = pack_plain(
                     f"heavy-{'shared' if shares else 'each'}",
                     str(HOSTED / "heavy.py"),
@@ -68,9 +68,11 @@ def memory(members: list[int]) -> Found:
                 each = f"{mean(workers):.0f}"
                 rows.append((what, number, each, f"{host:.0f}" if shares else "", f"{total:.0f}"))
                 figures[f"{what}, {number}"] = {"workers": workers, "host": host}
+                if len(workers) != number:
+                    wrong.append(f"{len(workers)} workers in place of {number}")
                 if shares and (host < WEIGHTS_MB or max(workers) > WEIGHTS_MB):
-                    wrong.append(f"{number} members hold {workers} MB, the host {host:.0f} MB")
-    head = ("", "workers", "each worker (MB)", "process with the model (MB)", "together (MB)")
+                    wrong.append(f"{number} members hold {workers} MiB, the host {host:.0f} MiB")
+    head = ("", "workers", "each worker (MiB)", "process with the model (MiB)", "together (MiB)")
     return Found("memory", table(head, rows), figures, wrong)
 
 
