@@ -245,4 +245,5 @@ class MicroBatchingConfig:
         """What to change in settings that work with batches of this size, a sentence each."""
         if self.old_keys:
             yield new_spelling(self.old_keys)
-        yield from doubtful_sizes(self.micro_batch_size, batch_size)
+        if not self.share_model:  # there, other workers' requests overlap with these
+            yield from doubtful_sizes(self.micro_batch_size, batch_size)

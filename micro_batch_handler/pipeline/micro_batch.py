@@ -62,7 +62,10 @@ class MicroBatch:
     and what must be repeated after a fault.
     """
 
-    __slots__ = ("failed", "failed_alone", "indices", "parts", "planned", "ready_s", "serial")
+    __slots__ = (
+        *("failed", "failed_alone", "lost_alone"),
+        *("indices", "parts", "planned", "ready_s", "serial"),
+    )
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class MicroBatch:
         planned: bool = True,
         failed: bool = False,
         failed_alone: bool = False,
+        lost_alone: bool = False,
         serial: bool = False,
     ) -> None:
         self.indices = indices
@@ -82,6 +86,8 @@ class MicroBatch:
         """Whether a call with these rows has failed."""
         self.failed_alone = failed_alone
         """Whether a call with this one row alone has failed."""
+        self.lost_alone = lost_alone
+        """Whether the model host has ended during a call with this one row alone."""
         self.serial = serial
         """Whether it passes all stages in one go, from its requests on, while no other rows of its
         batch do. Nothing is counted, cut or joined in between, and what fails there has failed."""
@@ -98,9 +104,15 @@ class MicroBatch:
             for start in range(0, len(self), size)
         ]
 
-    def again(self, *, failed_alone: bool = False) -> MicroBatch:
+    def again(self, *, failed_alone: bool = False, lost_alone: bool = False) -> MicroBatch:
         """The same rows, from their requests on, since a call with them has failed."""
-        return MicroBatch(self.indices, failed=True, failed_alone=failed_alone, serial=self.serial)
+        return MicroBatch(
+            self.indices,
+            failed=True,
+            failed_alone=failed_alone,
+            lost_alone=lost_alone,
+            serial=self.serial,
+        )
 
     def only(self, places: Sequence[int], *, planned: bool = False) -> MicroBatch:
         """The rows at these places of the micro-batch, ascending."""
@@ -121,6 +133,7 @@ class MicroBatch:
             planned=planned,
             failed=self.failed,
             failed_alone=self.failed_alone,
+            lost_alone=self.lost_alone,
             serial=self.serial,
         )
         some.ready_s = self.ready_s

@@ -146,8 +146,8 @@ def retries(  # noqa: PLR0911  (a case each)
     """The micro-batches to call instead of one that failed; none if the error is its outcome."""
     if isinstance(error, (StageTimeout, DeadlinePassed, HostMissing)):
         return []
-    if isinstance(error, HostLost) and len(micro_batch) > 1:
-        return micro_batch.again().pieces(1)  # halves would cost a host each
+    if isinstance(error, HostLost):
+        return _after_lost_host(micro_batch)
     if isinstance(error, RegroupError):
         return _parts_again(micro_batch)
     if not micro_batch.serial and is_misread(error):
@@ -161,6 +161,18 @@ def retries(  # noqa: PLR0911  (a case each)
     if micro_batch.failed_alone or isinstance(error, policy.deliberate):
         return []
     return [micro_batch.again(failed_alone=True)]
+
+
+def _after_lost_host(micro_batch: MicroBatch) -> list[MicroBatch]:
+    """Single rows, since halves would cost a host each; a row ends that loses a second one alone.
+
+    The first may have ended for any reason, and a fault of the row's own is told apart from that.
+    """
+    if len(micro_batch) > 1:
+        return micro_batch.again().pieces(1)
+    if micro_batch.lost_alone:
+        return []
+    return [micro_batch.again(failed_alone=micro_batch.failed_alone, lost_alone=True)]
 
 
 def verdicts(aside: Sequence[Failure]) -> list[tuple[MicroBatch, Failure]]:
