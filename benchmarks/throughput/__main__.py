@@ -15,6 +15,7 @@ NAMES = (
     "vector",
     "vector-one-client",
     "image-launch",
+    "image-launch-slow",
     "image-launch-one-client",
     "image-preprocess",
     "text",
@@ -37,6 +38,8 @@ workloads:
   vector             384 floats through one linear layer, 64 clients, CPU; also against a handler
                      that returns constant bytes, which no handler can beat
   image-launch       JPEGs, and an EMULATED accelerator of 5 ms + 0.4 ms per image
+  image-launch-slow  the same with half the accelerator, 10 ms + 0.8 ms per image: on two cores
+                     decoding is slower than the other one, whatever serves
   image-preprocess   JPEGs decoded in full, and an EMULATED accelerator of 1 ms + 0.1 ms per image
   text               a sentence encoder (MiniLM) on the CPU
   …-one-client       the median latency of single requests
