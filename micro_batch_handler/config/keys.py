@@ -1,7 +1,4 @@
-"""The keys of the `micro_batching:` section, each declared once.
-
-`scripts/keys-table` makes the README's table of keys from these declarations.
-"""
+"""The keys of the `micro_batching:` section, each declared once: scripts/keys-table reads them."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ class DeviceSettings:
         False,
         FLAG,
         "copies tensors that inference returns to the CPU while other calls run, so that "
-        "postprocess gets CPU tensors",
+        "postprocess gets CPU tensors. With `share_model` it always does",
     )
     pinned_bytes: int = key(
         64 * 2**20,
@@ -86,8 +83,8 @@ class TraceSettings:
                 value is None or (isinstance(value, str) and PurePath(value).is_absolute())
             ),
         ),
-        "where a worker writes a trace of its first batches; see [Where the time goes]"
-        "(#where-the-time-goes)",
+        "where a worker writes a trace of its first batches; `%p` in the file's name stands for "
+        "its process id. See [Where the time goes](#where-the-time-goes)",
     )
     batches: int = key(20, COUNT, "how many batches the trace has")
 
@@ -108,10 +105,11 @@ class MicroBatchingConfig:
     parallelism: PerStage[Lanes] = key(
         PerStage(1, 1, 1),
         EachStage(COUNT_OR_AUTO),
-        "lanes of each stage. Above 1, the stage's method runs in several threads at once and "
-        "must be safe for that. `auto` is one lane for inference, and for the other stages "
-        "one for each core that the worker may use, at most 4. No stage gets more than 4 for "
-        f"each such core, and more than {MOST_THREADS} in all stages together are refused",
+        "lanes of each stage. Above 1, the stage's method runs in several threads at once and must "
+        "be safe for that. `auto` is one lane for inference, and for the other stages one for each "
+        "core that the worker may use, at most 4. No stage gets more than 4 for each such core, "
+        f"and more than {MOST_THREADS} in all stages together are refused. With `share_model` "
+        "inference has four, which wait for the process with the model",
     )
     intra_op_threads: PerStage[Threads] = key(
         PerStage("auto", "auto", "auto"),
@@ -122,9 +120,10 @@ class MicroBatchingConfig:
             )
         ),
         "threads that PyTorch may use inside one call on the CPU. `auto` is 1 in the lanes of "
-        "preprocess and postprocess; the lanes of inference share the cores that these leave. "
-        "A whole batch gets the largest of the three, and there inference's `auto` is all "
-        "cores (of the worker's affinity and container)",
+        "preprocess and postprocess; the lanes of inference share the cores that these leave. A "
+        "whole batch gets the largest of the three, and there inference's `auto` is all cores (of "
+        "the worker's affinity and container). With `share_model` the number for inference is that "
+        "of the process with the model, where `auto` is all cores; in a worker `auto` is 1",
     )
     share_model: bool = key(
         False,
