@@ -18,6 +18,7 @@ COLOURS = {
     "tools": "#e8862e",
     "torchserve": "#4c78a8",
     "tracing": "#b279a2",
+    "hosting": "#2a9d8f",
     "pipeline": "#54a24b",
     "planning": "#d1495b",
 }

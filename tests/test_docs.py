@@ -124,6 +124,17 @@ def test_the_path_in_the_design_is_the_one_that_a_batch_takes():
     assert len(named) > 5, "the table is there"
 
 
+def test_the_path_of_a_hosted_call_names_functions_that_exist():
+    """Each function is in the file that the table gives."""
+    package = ROOT / "micro_batch_handler"
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    path = page.split("\n## The path of a hosted call\n")[1].split("\n## ")[0]
+    named = re.findall(r"\| `([\w/]+\.py)` \| `([\w.]+)` \|$", path, re.MULTILINE)
+
+    assert all(first_line(package / file, name) for file, name in named)
+    assert len(named) > 20, "the table is there"
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """The picture that scripts/draw-imports makes now, and the process that made it."""
