@@ -106,8 +106,8 @@ SLOW_LAUNCH_BOUND = replace(
     name="image-launch-slow",
     title="JPEG of 68 kB, decoded small and resized, EMULATED accelerator of 10 ms + 0.8 ms per "
     "image, top five",
-    # On two cores decoding alone takes longer than the other accelerator: with half of it, two cores
-    # are to it what four are to the other.
+    # On two cores decoding alone takes longer than the other accelerator does. To half of it two
+    # cores are what four are to the other.
     accelerator={"launch_ms": 10.0, "row_ms": 0.8},
 )
 
