@@ -135,6 +135,8 @@ class HostLink:
     def close(self) -> None:
         """Leave the host: who waits for it gets `HostMissing`. A second call does nothing."""
         self._connections.close()
+        if self._first is not None:  # nobody has begun to read from it
+            self.drop(self._first)
 
     def __repr__(self) -> str:
         if not self._connections.up or self.ready is None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.errors import ConfigError
+from micro_batch_handler.torchserve.handler import MicroBatchMixin
+from micro_batch_handler.torchserve.hooks import hook_of
 from micro_batch_handler.torchserve.loading import one_stage
 from micro_batch_handler.torchserve.reading.hosted_state import refuse_state_across
 from micro_batch_handler.torchserve.reading.source import Source, source_of_class
@@ -21,6 +23,8 @@ from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 __all__ = ["OR_NOT", "refuse_unshareable"]
 
 OR_NOT = "or set share_model to false"
+
+PAYLOAD_HOOKS = ("cut_payload", "join_payloads", "group_by")
 
 SENDERS = ("send_intermediate_predict_response", "cl_socket")
 """Names by which a handler sends parts of its answers."""
@@ -50,6 +54,13 @@ def refuse_unshareable(handler: Any, hosted: Sequence[Stage]) -> None:
                 f"{getattr(handler, stage).__qualname__} returns a generator, which cannot be sent "
                 f"to another process (share_model). Return a list, {OR_NOT}"
             )
+    hooks = [name for name in PAYLOAD_HOOKS if hook_of(handler, name, MicroBatchMixin)]
+    if hooks and hosted[0] == STAGES[0]:
+        raise ConfigError(
+            f"share_model: {kind.__name__} has {', '.join(hooks)} for what preprocess returns, and "
+            f"workers do not see that with hosted_stages [{', '.join(hosted)}]. Set hosted_stages "
+            f"to [inference], {OR_NOT}"
+        )
     source = source_of_class(kind)
     for stage in hosted:
         line = _sends_parts(source, stage)

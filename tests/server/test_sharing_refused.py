@@ -41,9 +41,9 @@ def load_kind(name, tmp_path, **section):
 @pytest.mark.parametrize(
     ("name", "hosted", "message"),
     [
-        ("state_lengths", None, r"preprocess stores self.prompt_lengths .* inference reads it"),
-        ("state_list", BOTH, r"preprocess stores self.is_dogs .* postprocess reads it"),
-        ("state_global", BOTH, r"preprocess stores LANGUAGES .* postprocess reads it"),
+        ("state_lengths", None, r"self.prompt_lengths, stored in preprocess .* read in inference"),
+        ("state_list", BOTH, r"self.is_dogs, stored in preprocess .* read in postprocess"),
+        ("state_global", BOTH, r"LANGUAGES, stored in preprocess .* read in postprocess"),
         ("state_lengths", BOTH, r"calls them at the same time, for different requests"),
         ("shape_generator", None, r"SoundHandler.preprocess returns a generator.* Return a list"),
         ("stream_words", None, r"StreamHandler.inference sends parts of its answers \(line 16\)"),
@@ -84,13 +84,30 @@ class Lazy(MicroBatchHandler):
     ("handler", "message"),
     [
         (Buffer, r"self.out, written in place in inference .* Return a copy"),
-        (Lazy, r"preprocess stores self.words .* load what is the same .* in initialize"),
+        (Lazy, r"self.words, stored in preprocess .* load what is the same .* in initialize"),
     ],
 )
 def test_what_a_class_keeps_is_refused(handler, message):
     """A buffer of a hosted stage, and what another process loads at its first request."""
     with pytest.raises(ConfigError, match=message):
         service_of(handler(), {"micro_batching": {"share_model": True}}, FakeMetrics())
+
+
+class Padded(MicroBatchHandler):
+    """Joins what preprocess returns by itself."""
+
+    def join_payloads(self, payloads):
+        return payloads[0]
+
+
+def test_hooks_for_what_workers_do_not_see_are_refused():
+    """With both stages hosted, a worker has requests where the hook expects payloads."""
+    with pytest.raises(ConfigError, match=r"Padded has join_payloads .* hosted_stages to \[infer"):
+        service_of(
+            Padded(),
+            {"micro_batching": {"share_model": True, "hosted_stages": list(BOTH)}},
+            FakeMetrics(),
+        )
 
 
 @pytest.mark.parametrize(

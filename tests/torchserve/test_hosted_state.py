@@ -56,10 +56,9 @@ def test_two_hosted_stages_may_not_share_either():
     ("hosted", "inference", "postprocess"),
     [
         (["inference"], "batch", "self.sizes"),
-        (["preprocess", "inference"], "self.sizes", "outputs"),
         (["inference"], "batch", "outputs"),
     ],
 )
 def test_state_in_one_process_is_left_to_other_rules(hosted, inference, postprocess):
-    """Preprocess and postprocess of a worker see each other's state, as do the hosted stages."""
+    """Preprocess and postprocess of a worker see each other's state."""
     refuse(hosted, inference, postprocess)

@@ -101,7 +101,7 @@ def _state(source: Source) -> StageState:
         frozenset(name for key in kept.stores if key not in shared for name in kept.names(key)),
         {stage: kept.scratch(stage) for stage in STAGES},
         any(it.escapes for it in accesses.values()),
-        tuple(sorted((it for key in kept.keys for it in kept.pairs(key)), key=_in_order)),
+        tuple(sorted((it for key in kept.stores for it in kept.pairs(key)), key=_in_order)),
     )
 
 
@@ -159,12 +159,16 @@ class _Kept:
         return None
 
     def pairs(self, key: str) -> Iterator[Shared]:
-        """Each stage that stores what a key stands for, with each other stage that reads it."""
+        """Each stage that stores what a key stands for, with each other stage that reads it.
+
+        Not one that fills in by itself what it finds missing: each process has its own then.
+        """
         stages = list(self._accesses)
         for at, stage in enumerate(stages):
             stores = [it for it in self._stores(stage, key) if not it.is_common]
             for other in (*stages[at + 1 :], *stages[:at]):
-                if stores and key in self._accesses[other].loads:
+                fills_in = any(map(_is_guarded, self._stores(other, key)))
+                if stores and key in self._accesses[other].loads and not fills_in:
                     first = min(stores, key=lambda it: it.line)
                     line = self._accesses[other].loads[key]
                     yield Shared(first.place.shown, stage, first.line, other, line)
