@@ -67,7 +67,7 @@ def watch(host) -> None:
     from micro_batch_handler.hosting.meeting_place import MeetingPlace
 
     parent = os.getppid()
-    host.watch(lambda: os.getppid() == parent, None)
+    host.watch(lambda: "" if os.getppid() == parent else "the test has ended", None)
     MeetingPlace("town").remove()
     os._exit(0)
 

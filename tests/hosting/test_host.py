@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import socket
+import struct
+import sys
 import threading
 
 import pytest
 
 from micro_batch_handler.errors import HostLost, StageTimeout
-from micro_batch_handler.hosting import messages
+from micro_batch_handler.hosting import log_relay, transport
 from micro_batch_handler.hosting.client import RemoteFault
 from micro_batch_handler.hosting.host_link import LoadError
 from tests.fakes import ManualClock
 from tests.hosting.hosts import GATE_S, Model, passed, rows
 
 
-def watched(host, stage_timeout_s=None, lives=lambda: True) -> threading.Thread:
+def watched(host, stage_timeout_s=None, lives=lambda: "") -> threading.Thread:
     """The host's watch, in a thread; it ends the connections as the end of a process would."""
 
     def watch():
@@ -35,6 +38,23 @@ def ended(watch: threading.Thread, clock: ManualClock) -> None:
         if not watch.is_alive():
             return
     pytest.fail("the host does not end")
+
+
+@pytest.fixture
+def output(monkeypatch) -> io.StringIO:
+    """What members write."""
+    made = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", made)
+    return made
+
+
+def written(output: io.StringIO, text: str) -> str:
+    """What members have written, once this text is in it."""
+    for _ in range(1000):
+        if text in output.getvalue():
+            break
+        threading.Event().wait(0.01)
+    return output.getvalue()
 
 
 def test_a_row_that_hangs_alone_is_told_so_before_the_host_ends(town, caplog):
@@ -108,7 +128,7 @@ def test_a_host_ends_with_its_server(town):
     clock = ManualClock()
     host = town.host(clock=clock)
     town.member().ask(rows(1))
-    watch = watched(host, lives=lambda: clock.now_s() < 1)
+    watch = watched(host, lives=lambda: "the server has ended" if clock.now_s() >= 1 else "")
 
     ended(watch, clock)
 
@@ -151,46 +171,59 @@ def test_a_process_of_another_user_is_refused(town, monkeypatch):
     """On both sides."""
     mine, other = socket.socketpair()
     with mine, other:
-        messages.check_peer(mine)
-        monkeypatch.setattr(messages.os, "geteuid", lambda: 12345)
+        transport.check_peer(mine)
+        monkeypatch.setattr(transport.os, "geteuid", lambda: 12345)
         with pytest.raises(PermissionError, match="user"):
-            messages.check_peer(mine)
+            transport.check_peer(mine)
 
 
-def test_what_the_host_writes_is_written_by_one_member(town, capfd):
+def test_what_the_host_writes_is_written_by_one_member(town, output):
     """Also what it wrote before a member came."""
     host = town.silent_host()
-    host.host.say("early\n")
+    host.host.log.say("early\n")
     host.serve()
     one, two = town.member(), town.member()
-    host.host.say("late\n")
-    one.ask(rows(1))
-    two.ask(rows(1))
+    host.host.log.say("late\n")
+    written(output, "late\n")
 
     one.client.close()
-    two.client.close()
-    for _ in range(1000):
-        if not host.host._members:
-            break
-        host.host._over.wait(0.01)
-
-    assert capfd.readouterr().out == "early\nlate\n"
-
-
-def test_another_member_writes_when_the_first_has_gone(town, capfd):
-    """No line is lost between them."""
-    host = town.host()
-    one, two = town.member(), town.member()
-    one.client.close()
-    while len(host.host._members) > 1:
-        host.host._over.wait(0.01)
-
-    host.host.say("line\n")
     two.client.close()
     while host.host._members:
         host.host._over.wait(0.01)
 
-    assert capfd.readouterr().out == "line\n"
+    assert output.getvalue() == "early\nlate\n"
+
+
+def test_another_member_writes_when_the_first_has_gone(town, output):
+    """No line is lost between them."""
+    host = town.host()
+    one, _ = town.member(), town.member()
+    one.client.close()
+    while len(host.host._members) > 1:
+        host.host._over.wait(0.01)
+
+    host.host.log.say("line\n")
+
+    assert written(output, "line\n") == "line\n"
+
+
+def test_a_member_that_does_not_read_the_log_keeps_nobody_waiting(town, output, monkeypatch):
+    """Neither who writes nor other members wait for it; one of those gets the lines that follow."""
+    monkeypatch.setattr(log_relay, "PATIENCE", struct.pack("ll", 0, 50_000))
+    host = town.host()
+    stopped = town.new_member()
+    deaf = stopped.link._introduced(listens=True)  # as of a process that is stopped
+    while not host.host.log._listeners:
+        host.host._over.wait(0.01)
+    one = town.member()
+
+    for _ in range(200):
+        host.host.log.say("x" * 20_000 + "\n")
+        assert one.ask(rows(1)).result.item() == 2
+    host.host.log.say("the end\n")
+
+    assert "the end\n" in written(output, "the end\n")
+    deaf.close()
 
 
 def test_members_are_told_why_the_model_cannot_be_loaded(town):

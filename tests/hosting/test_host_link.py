@@ -246,4 +246,4 @@ def test_closing_ends_the_wait_for_a_host_that_loads(town):
 
     with pytest.raises(HostMissing, match="closed"):
         question.told()
-    assert not one.link._open
+    assert not one.link._connections._open
