@@ -19,6 +19,7 @@ import yaml
 from benchmarks.sharing.part import Found, say, table
 from harness.alone import answers_alone, folder_of
 from harness.archives import pack_plain
+from harness.brought import CASES, HEADERS, Case, archive_of
 from harness.crowd import together
 from harness.grpc_client import GrpcClient
 from harness.kinds import KINDS, OK, Kind, Told, alike, body_of, told, verdict
@@ -26,7 +27,6 @@ from harness.model import Model, Packed
 from harness.service import quiet
 from harness.torchserve import TorchServe
 from micro_batch_handler.__main__ import main as command
-from tests.server.test_brought import CASES, HEADERS, Case, archive_of
 
 __all__ = ["answers"]
 
@@ -61,7 +61,7 @@ class Row:
 
 
 def answers(names: list[str]) -> Found:
-    """All handlers of harness/handlers/kinds and of tests/server/test_brought.py, or some."""
+    """All handlers of harness/handlers/kinds and of harness/brought.py, or some."""
     rows = []
     todo: dict[str, Callable[[TorchServe, Row, Path], None]] = {
         **{kind.name: partial(_compare, kind) for kind in KINDS},
