@@ -40,14 +40,6 @@ def ended(watch: threading.Thread, clock: ManualClock) -> None:
     pytest.fail("the host does not end")
 
 
-@pytest.fixture
-def output(monkeypatch) -> io.StringIO:
-    """What members write."""
-    made = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", made)
-    return made
-
-
 def written(output: io.StringIO, text: str) -> str:
     """What members have written, once this text is in it."""
     for _ in range(1000):
@@ -177,8 +169,9 @@ def test_a_process_of_another_user_is_refused(town, monkeypatch):
             transport.check_peer(mine)
 
 
-def test_what_the_host_writes_is_written_by_one_member(town, output):
+def test_what_the_host_writes_is_written_by_one_member(town, monkeypatch):
     """Also what it wrote before a member came."""
+    monkeypatch.setattr(sys, "stdout", output := io.StringIO())
     host = town.silent_host()
     host.host.log.say("early\n")
     host.serve()
@@ -194,8 +187,9 @@ def test_what_the_host_writes_is_written_by_one_member(town, output):
     assert output.getvalue() == "early\nlate\n"
 
 
-def test_another_member_writes_when_the_first_has_gone(town, output):
+def test_another_member_writes_when_the_first_has_gone(town, monkeypatch):
     """No line is lost between them."""
+    monkeypatch.setattr(sys, "stdout", output := io.StringIO())
     host = town.host()
     one, _ = town.member(), town.member()
     one.client.close()
@@ -207,8 +201,9 @@ def test_another_member_writes_when_the_first_has_gone(town, output):
     assert written(output, "line\n") == "line\n"
 
 
-def test_a_member_that_does_not_read_the_log_keeps_nobody_waiting(town, output, monkeypatch):
+def test_a_member_that_does_not_read_the_log_keeps_nobody_waiting(town, monkeypatch):
     """Neither who writes nor other members wait for it; one of those gets the lines that follow."""
+    monkeypatch.setattr(sys, "stdout", output := io.StringIO())
     monkeypatch.setattr(log_relay, "PATIENCE", struct.pack("ll", 0, 50_000))
     host = town.host()
     stopped = town.new_member()

@@ -45,11 +45,12 @@ def shared(monkeypatch, as_before, tmp_path):
         monkeypatch.setenv("TMPDIR", folder)
         # Put back afterwards what a member hides from itself.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        monkeypatch.setattr(torch.cuda, "is_available", torch.cuda.is_available)
         threads = torch.get_num_threads()
         yield make
         for handler in made:
             member = vars(handler).get("_micro_batch_member")
-            started = member and member.link._started
+            started = member and member.link._starter._started
             handler.close()
             if started:
                 started.process.kill()

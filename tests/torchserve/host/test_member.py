@@ -14,9 +14,9 @@ from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.meeting_place import MeetingPlace
-from micro_batch_handler.torchserve import member
-from micro_batch_handler.torchserve.member import HIDES_GPUS, Member
-from micro_batch_handler.torchserve.placeholder import ModelElsewhere
+from micro_batch_handler.torchserve import placeholder
+from micro_batch_handler.torchserve.member import Member
+from micro_batch_handler.torchserve.placeholder import GPUS, ModelElsewhere
 from tests.fakes import fake_context
 from tests.torchserve.host.shared_handlers import FailsToLoad, Heavy, Loaded, Odd
 
@@ -144,7 +144,7 @@ def test_a_worker_that_fails_by_itself_leaves_the_host(shared, monkeypatch):
     with pytest.raises(ConfigError, match=r"FileNotFoundError.*words.txt"):
         shared(handler).load()
 
-    assert handler._micro_batch_member.link._closed
+    assert handler._micro_batch_member.link._connections.closed
 
 
 def test_every_host_finds_the_gpus_that_a_worker_hides_from_itself(shared, monkeypatch):
@@ -152,17 +152,17 @@ def test_every_host_finds_the_gpus_that_a_worker_hides_from_itself(shared, monke
     found: list = []
 
     def start_host(self, command, job, environment):
-        found.append(environment.get(HIDES_GPUS))
+        found.append(environment.get(GPUS))
 
     monkeypatch.setattr(MeetingPlace, "start_host", start_host)
-    monkeypatch.setattr(member, "GPUS", {HIDES_GPUS: "3"})
-    monkeypatch.setenv(HIDES_GPUS, "3")
+    monkeypatch.setattr(placeholder, "_gpus", {GPUS: "3"})
+    monkeypatch.setenv(GPUS, "3")
     context = fake_context(1)
     config = MicroBatchingConfig(share_model=True)
     Member(Odd(), context, config).close()
-    monkeypatch.setenv(HIDES_GPUS, "")
+    monkeypatch.setenv(GPUS, "")
     Member(Odd(), context, config).close()
-    monkeypatch.setattr(member, "GPUS", {})
+    monkeypatch.setattr(placeholder, "_gpus", {})
     Member(Odd(), context, config).close()
 
     assert found == ["3", "3", None]
