@@ -26,6 +26,9 @@ LOOK_EVERY = struct.pack("ll", 1, 0)
 """Seconds and microseconds from one look at the time to the next, while a reply is waited for."""
 
 
+LONGEST_LOOK_S = 2.0
+
+
 class Pulse:
     """Whether a host moves: it writes another number into the member's memory all the time.
 
@@ -43,27 +46,34 @@ class Pulse:
         self._limit_s = limit_s
         self._clock = clock
         self._beat = -1
-        self._since_s = 0.0
+        self._looked_s = 0.0
+        self._still_s = 0.0
 
     def begin(self) -> None:
         """A host has just said that it is ready."""
-        self._since_s = self._clock.now_s()
+        self._looked_s, self._still_s = self._clock.now_s(), 0.0
 
     def look(self, connection: socket.socket) -> None:
         """End the host at the other end if it stands still."""
         now_s, beat = self._clock.now_s(), last_beat(self._shared.view)
+        # Where this process stands still too, with its container, the host cannot be blamed.
+        self._still_s += min(now_s - self._looked_s, LONGEST_LOOK_S)
+        self._looked_s = now_s
         if beat != self._beat:
-            self._beat, self._since_s = beat, now_s
-        elif self._limit_s is not None and now_s > self._since_s + self._limit_s:
-            peer = peer_of(connection)
-            if peer is not None:
-                logger.error(
-                    "the process with the model has not moved for %.0f s: it is ended",
-                    now_s - self._since_s,
-                )
-                self._since_s = now_s
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(peer[0], signal.SIGKILL)
+            self._beat, self._still_s = beat, 0.0
+        elif self._limit_s is not None and self._still_s > self._limit_s:
+            self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        peer = peer_of(connection)
+        if peer is None:
+            return
+        logger.error(
+            "the process with the model has not moved for %.0f s: it is ended", self._still_s
+        )
+        self._still_s = 0.0
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(peer[0], signal.SIGKILL)
 
 
 class HostConnection:
