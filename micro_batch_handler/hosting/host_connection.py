@@ -15,7 +15,7 @@ from micro_batch_handler.errors import HostMissing
 from micro_batch_handler.hosting.arena import last_beat
 from micro_batch_handler.hosting.messages import Question
 from micro_batch_handler.hosting.shared_memory import SharedMemory
-from micro_batch_handler.hosting.transport import peer_of, receive, send
+from micro_batch_handler.hosting.transport import receive, send
 from micro_batch_handler.pipeline.watch import Clock
 
 __all__ = ["Connections", "HostConnection", "Pulse"]
@@ -45,16 +45,22 @@ class Pulse:
         self._shared = shared
         self._limit_s = limit_s
         self._clock = clock
+        self._pid = 0
         self._beat = -1
         self._looked_s = 0.0
         self._still_s = 0.0
 
-    def begin(self) -> None:
-        """A host has just said that it is ready."""
-        self._looked_s, self._still_s = self._clock.now_s(), 0.0
+    def begin(self, pid: int) -> None:
+        """A host has just said that it is ready, and which process it is.
 
-    def look(self, connection: socket.socket) -> None:
-        """End the host at the other end if it stands still."""
+        The system would name the process that has made the socket, which is a member.
+        """
+        self._pid = pid
+        self._looked_s, self._still_s = self._clock.now_s(), 0.0
+        self._beat = last_beat(self._shared.view)
+
+    def look(self) -> None:
+        """End the host if it stands still."""
         now_s, beat = self._clock.now_s(), last_beat(self._shared.view)
         # Where this process stands still too, with its container, the host cannot be blamed.
         self._still_s += min(now_s - self._looked_s, LONGEST_LOOK_S)
@@ -62,18 +68,12 @@ class Pulse:
         if beat != self._beat:
             self._beat, self._still_s = beat, 0.0
         elif self._limit_s is not None and self._still_s > self._limit_s:
-            self._end(connection)
-
-    def _end(self, connection: socket.socket) -> None:
-        peer = peer_of(connection)
-        if peer is None:
-            return
-        logger.error(
-            "the process with the model has not moved for %.0f s: it is ended", self._still_s
-        )
-        self._still_s = 0.0
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(peer[0], signal.SIGKILL)
+            logger.error(
+                "the process with the model has not moved for %.0f s: it is ended", self._still_s
+            )
+            self._still_s = 0.0
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self._pid, signal.SIGKILL)
 
 
 class HostConnection:
@@ -108,7 +108,7 @@ class HostConnection:
         """
 
         def look() -> None:
-            self._pulse.look(self.socket)
+            self._pulse.look()
             if give_up_s is not None and self._clock.now_s() > give_up_s:
                 raise HostMissing(stage, "it has too much to do")
 

@@ -199,7 +199,7 @@ class HostLink:
         return started
 
     def _now_up(self, connection: socket.socket) -> None:
-        self._pulse.begin()
+        self._pulse.begin(self.ready.pid if self.ready else 0)
         generation = self._connections.next_host()
         threading.Thread(
             target=self._log, args=(connection, generation), name="mbh-host-log", daemon=True

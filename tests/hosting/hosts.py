@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,10 @@ from micro_batch_handler.pipeline.watch import Clock
 
 GATE_S = 30
 """How long a gate may take to open before a test fails; never reached when the code is right."""
+
+
+_pids = count(2**23)
+"""Of hosts in this process, beyond those that the system gives to processes."""
 
 
 def passed(gate: threading.Semaphore, times: int = 1) -> None:
@@ -143,6 +148,7 @@ class LocalHost:
         self.place = MeetingPlace(key)
         self._listener = _Listener(str(self.place.folder / "socket"))
         self._clock = clock or Clock()
+        self.pid = next(_pids)
         self.ops = ops
         self.host = Host(self._listener, self._clock)  # type: ignore[arg-type]
         self.lanes: list[HostLane] = []
@@ -177,7 +183,7 @@ class LocalHost:
 
     def _serve(self) -> None:
         try:
-            self.host.serve(self.lanes, self.ops, NoStreams(), None, os.getpid(), copy_in=False)
+            self.host.serve(self.lanes, self.ops, NoStreams(), None, self.pid, copy_in=False)
         except BaseException as error:
             self.error = error
 
@@ -237,6 +243,8 @@ class LocalMember:
         start: starts a host, if there is none; by default another one does.
         size_bytes: of its memory.
         clock: the member's.
+        call_s: the longest that a host call may take.
+        still_s: how long a host may stand still.
     """
 
     def __init__(
@@ -247,10 +255,12 @@ class LocalMember:
         size_bytes: int = 1 << 20,
         tickets: int = 64,
         clock: Clock | None = None,
+        call_s: float | None = None,
+        still_s: float | None = None,
     ) -> None:
         self.arena = Arena(size_bytes, tickets)
-        self.link = HostLink(MeetingPlace(key), start, self.arena.shared, clock)
-        self.client = HostClient(self.link, self.arena, clock)
+        self.link = HostLink(MeetingPlace(key), start, self.arena.shared, clock, still_s)
+        self.client = HostClient(self.link, self.arena, clock, call_s)
 
     def ask(
         self,
