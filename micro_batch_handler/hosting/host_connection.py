@@ -132,15 +132,22 @@ class Connections:
         """Idle ones, those of questions, and that for the log."""
         self.generation = 0
         """How many hosts there have been."""
+        self._pid = 0
         self.up = False
         """Whether the latest of them answers, as far as is known."""
         self.closed = False
         """Whether the member has left."""
 
-    def next_host(self) -> int:
-        """Another host is ready; its generation."""
+    def next_host(self, pid: int) -> int:
+        """A host is ready; its generation.
+
+        Args:
+            pid: of its process. It may be the last one, which has closed some connection: what it
+                still has of this member's memory stays its own.
+        """
         with self._lock:
-            self.generation += 1
+            self.generation += pid != self._pid
+            self._pid = pid
             self.up = not self.closed
             return self.generation
 

@@ -199,8 +199,9 @@ class HostLink:
         return started
 
     def _now_up(self, connection: socket.socket) -> None:
-        self._pulse.begin(self.ready.pid if self.ready else 0)
-        generation = self._connections.next_host()
+        pid = self.ready.pid if self.ready else 0
+        self._pulse.begin(pid)
+        generation = self._connections.next_host(pid)
         threading.Thread(
             target=self._log, args=(connection, generation), name="mbh-host-log", daemon=True
         ).start()
@@ -245,6 +246,5 @@ class HostLink:
         self.drop(connection)
         if not self._connections.closed:
             self._connections.down(generation)
-            words = self._starter.last_words()
-            if words:
+            if words := self._starter.last_words():
                 logger.warning("the process with the model: %s", words)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from micro_batch_handler.errors import ArenaTooSmall, HostLost, HostMissing
+from micro_batch_handler.hosting import host_connection
 from micro_batch_handler.hosting.client import RemoteFault
 from tests.fakes import ManualClock
 from tests.hosting.hosts import GATE_S, Model, passed, rows
@@ -403,3 +404,76 @@ def test_many_threads_of_several_members_get_their_own_answers(town, quick_turns
     assert not wrong
     for member in members:
         assert member.arena.take(200_000, 0, ManualClock())
+
+
+def given_up(town, clock):
+    """A member whose only question was given up, though the host's model still has it."""
+    model = Model()
+    host = town.host(model, clock=clock)
+    model.holds = 1
+    one = town.member(size_bytes=40_000, clock=clock, call_s=10.0)
+    question = one.asking(rows(1, columns=6000), until_s=5.0)
+    passed(model.began)
+    clock.advance(16.0)
+    with pytest.raises(HostMissing, match="too much to do"):
+        question.told()
+    return host, one
+
+
+@pytest.fixture
+def looks_often(monkeypatch):
+    """Who waits for a reply looks at the clock often."""
+    often = host_connection.struct.pack("ll", 0, 5000)
+    monkeypatch.setattr(host_connection, "LOOK_EVERY", often)
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_the_memory_of_a_question_that_was_given_up_is_not_used_until_its_host_has_ended(town):
+    """That host may still read from it, and write to it."""
+    clock = ManualClock()
+    host, one = given_up(town, clock)
+
+    with pytest.raises(HostMissing, match="shared memory"):
+        one.ask(rows(2, columns=6000), until_s=clock.now_s())
+    host.end()
+    town.host(clock=clock)
+
+    assert one.ask(rows(3)).result.item() == 6
+    assert one.ask(rows(2, columns=6000)).result[0, 0] == 4
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_host_that_closes_a_connection_has_not_ended(town):
+    """It keeps the memory of the question that was given up."""
+    clock = ManualClock()
+    host, one = given_up(town, clock)
+    host.lanes[0].model.let_go()
+
+    one.link.lost(one.link.connection("inference", None))
+    assert one.ask(rows(3)).result.item() == 6
+
+    with pytest.raises(HostMissing, match="shared memory"):
+        one.ask(rows(2, columns=6000), until_s=clock.now_s())
+
+
+def test_a_question_that_is_late_is_not_called(town):
+    """Nobody waits for it any more: the model has time for others."""
+    clock = ManualClock()
+    model = Model()
+    host = town.host(model, clock=clock)
+    model.holds = 1
+    one = town.member()
+    first = one.asking(rows(1), "A")
+    passed(model.began)
+    passed(host.came)
+    questions = [one.asking(rows(at), "B", until_s=at * 10.0) for at in (1, 2)]
+    passed(host.came, 2)
+    clock.advance(10.5)
+
+    model.let_go()
+
+    assert first.result().item() == 2
+    with pytest.raises(HostMissing, match="too much to do"):
+        questions[0].told()
+    assert questions[1].result().item() == 4
+    assert [len(call) for call in model.calls] == [1, 1]
