@@ -148,7 +148,8 @@ class MeetingPlace:
     def _launch(
         self, command: Sequence[str], lock: int, environment: dict[str, str]
     ) -> tuple[subprocess.Popen[bytes], Path]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with listener, _kept_from_forks(listener.fileno()):
             self._socket.unlink(missing_ok=True)  # of a host that was killed
             listener.bind(str(self._socket))
             listener.listen(BACKLOG)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -247,3 +248,58 @@ def test_closing_ends_the_wait_for_a_host_that_loads(town):
     with pytest.raises(HostMissing, match="closed"):
         question.told()
     assert not one.link._connections._open
+
+
+def test_a_process_that_a_member_forks_meanwhile_does_not_stand_in_the_next_hosts_way(
+    town, starts, monkeypatch
+):
+    """Neither lock nor socket outlives the host in it, though it was forked while that started."""
+    forked: list[int] = []
+    start = subprocess.Popen
+
+    def fork_first(*arguments, **settings):
+        forked.append(os.fork())
+        if not forked[-1]:
+            threading.Event().wait(60)
+            os._exit(0)
+        return start(*arguments, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", fork_first)
+        one = town.member(starts)
+    try:
+        starts.kill()
+
+        assert one.asking(rows(1)).result().item() == 2
+        assert len(starts.pids) == 2
+    finally:
+        os.kill(forked[0], signal.SIGKILL)
+        os.waitpid(forked[0], 0)
+
+
+def test_a_host_that_is_stopped_is_replaced(town, starts):
+    """Its connections stay open, and it does nothing: a member that waits for it ends it."""
+    one, two = town.member(starts, still_s=2.0), town.member(starts)
+    assert [member.ask(rows(1)).result.item() for member in (one, two)] == [2, 2]
+    os.kill(starts.pids[0], signal.SIGSTOP)
+
+    questions = [member.asking(rows(at)) for at, member in enumerate((one, two))]
+
+    assert [each.result().item() for each in questions] == [0, 2]
+    assert len(starts.pids) == 2
+
+
+def test_a_member_that_loads_slowly_keeps_its_host(town):
+    """It is connected from the begin, long before it waits for the model."""
+    clock = ManualClock()
+    host = town.host(clock=clock)
+    one = town.new_member()
+    one.link.begin()
+    while not host.host._members:
+        host.host._over.wait(0.01)
+
+    clock.advance(1000)
+
+    assert not host.host._members.have_been_gone(10.0)
+    one.link.load()
+    assert one.ask(rows(1)).result.item() == 2
