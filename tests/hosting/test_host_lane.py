@@ -483,3 +483,65 @@ def test_uncuttable_keeps_its_type(town):
         town.member().ask(rows(1))
 
     assert isinstance(raised.value.error, Uncuttable)
+
+
+def test_rows_that_wait_for_the_second_stage_are_asked_again(town):
+    """The model has not got them, so that they cannot be why the host ends."""
+    first, second = Model(lambda payload, _: payload + 1), Model()
+    host = town.host(first, second)
+    second.holds = 1
+    one = town.member()
+    running = one.asking(rows(1, 2), "A")
+    passed(second.began)
+    waiting = one.asking(rows(3), "B")
+    passed(host.lanes[1].waiting.came, 2)
+
+    host.end()
+    town.host(Model(lambda payload, _: payload + 1), Model())
+
+    with pytest.raises(HostLost):
+        running.told()
+    assert waiting.result().item() == 8
+    assert names(second) == ["AA"]
+
+
+def test_results_of_the_first_stage_that_cannot_be_joined_share_no_call_of_the_second(town):
+    """Each call of the second gets rows of one kind, and none has to be made twice."""
+    first = Model(lambda payload, _: torch.ones(len(payload), len(payload[0])))
+    second = Model(lambda payload, _: payload.sum(1))
+    host = town.host(first, second)
+    second.holds = 1
+    one = town.member()
+    questions = [one.asking(["a"], "A")]
+    passed(second.began)
+    passed(host.lanes[1].waiting.came)
+    for name, text in zip("BCDE", ("xx", "yyy", "zz", "www"), strict=True):
+        questions.append(one.asking([text], name))
+        passed(host.lanes[1].waiting.came)
+    second.let_go()
+
+    assert [each.result().item() for each in questions] == [1, 2, 3, 2, 3]
+    assert names(second) == ["A", "BD", "CE"]
+
+
+class Incomparable:
+    """A key that refuses to be compared, as an array with several elements does."""
+
+    def __eq__(self, other):
+        raise ValueError("ambiguous")
+
+    def __hash__(self):
+        return 1
+
+
+def test_keys_that_refuse_to_be_compared_share_no_call(town):
+    """Their rows are called apart, and the host goes on."""
+    model = Model()
+    host = town.host(model)
+    one = town.member()
+    asking = [lambda at=at: one.asking(rows(at), str(at), kind=Incomparable()) for at in range(3)]
+
+    found = [each.result().item() for each in merged(host, model, asking)]
+
+    assert found == [0, 2, 4]
+    assert names(model) == ["0", "1", "2"]
