@@ -21,7 +21,7 @@ from harness.command import describe
 from harness.handlers.means import Means
 from harness.service import FakeMetrics, service_of
 from micro_batch_handler.hosting.client import HostClient, Rows
-from micro_batch_handler.torchserve.member import member_of
+from micro_batch_handler.torchserve.sharing import member_of
 
 ROW = (3, 224, 224)
 

@@ -158,7 +158,7 @@ class HostClient:
     def _take_back_abandoned(self) -> None:
         """Use the slots again whose hosts have ended."""
         with self._lock:
-            now = self._link.generation
+            now = self._link.connections.generation
             over = [slot for generation, slot in self._abandoned if generation < now]
             self._abandoned = [each for each in self._abandoned if each[0] >= now]
         for slot in over:
@@ -203,15 +203,15 @@ class HostClient:
                 # The host still has the question: nobody may use its part of the memory, nor take
                 # the reply for that to another question.
                 keep.append(connection.generation)
-                self._link.drop(connection.socket)
+                self._link.connections.drop(connection.socket)
                 raise
             if reply is None:
-                self._link.lost(connection)
+                self._link.connections.lost(connection)
                 group, lost = 0, lost + 1
                 if self._arena.running(slot) or lost == MOST_LOST:
                     raise HostLost(stage)
                 continue  # the model had not got it
-            self._link.give_back(connection)
+            self._link.connections.give_back(connection)
             if isinstance(reply, Again):
                 group = reply.group
                 continue

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 from micro_batch_handler.hosting.messages import Hello, LoadFailed, Ready
-from micro_batch_handler.hosting.transport import check_peer, receive_one, send_hello
+from micro_batch_handler.hosting.transport import (
+    LOOK_EVERY,
+    check_peer,
+    receive,
+    receive_one,
+    send_hello,
+)
 
 __all__ = ["LoadError", "greeting_on", "introduce"]
 
@@ -32,17 +39,28 @@ def introduce(connection: socket.socket, hello: Hello, fd: int) -> bool:
     return True
 
 
-def greeting_on(connection: socket.socket, wait_s: float | None) -> Ready | LoadFailed | None:
+def greeting_on(
+    connection: socket.socket,
+    wait_s: float | None,
+    still_waiting: Callable[[], None] | None = None,
+) -> Ready | LoadFailed | None:
     """What the host says once it has tried to load the model; None if it has not in time.
 
     Args:
         connection: on which the member has said who it is.
         wait_s: for how long to wait; None for any time.
+        still_waiting: called every second, on a connection for questions. It raises OSError when
+            it is time to give up; `wait_s` does not count then.
     """
+    greeting: Ready | LoadFailed
     try:
-        connection.settimeout(wait_s)
-        greeting: Ready | LoadFailed = receive_one(connection)
-        connection.settimeout(None)
+        if still_waiting is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, LOOK_EVERY)
+            greeting = receive(connection, still_waiting)
+        else:
+            connection.settimeout(wait_s)
+            greeting = receive_one(connection)
+            connection.settimeout(None)
     except (OSError, EOFError):
         return None
     return greeting

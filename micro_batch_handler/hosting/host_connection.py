@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 import threading
 from contextlib import suppress
 from typing import Any
@@ -15,15 +14,12 @@ from micro_batch_handler.errors import HostMissing
 from micro_batch_handler.hosting.arena import last_beat
 from micro_batch_handler.hosting.messages import Question
 from micro_batch_handler.hosting.shared_memory import SharedMemory
-from micro_batch_handler.hosting.transport import receive, send
+from micro_batch_handler.hosting.transport import LOOK_EVERY, receive, send
 from micro_batch_handler.pipeline.watch import Clock
 
 __all__ = ["Connections", "HostConnection", "Pulse"]
 
 logger = logging.getLogger(__name__)
-
-LOOK_EVERY = struct.pack("ll", 1, 0)
-"""Seconds and microseconds from one look at the time to the next, while a reply is waited for."""
 
 
 LONGEST_LOOK_S = 2.0
@@ -169,6 +165,11 @@ class Connections:
                 self._idle.append(connection)
                 return
         self.drop(connection.socket)
+
+    def lost(self, connection: HostConnection) -> None:
+        """The host at its other end has ended."""
+        self.drop(connection.socket)
+        self.down(connection.generation)
 
     def drop(self, connection: socket.socket) -> None:
         """Close a connection."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from micro_batch_handler.errors import ConfigError, HostMissing
 from micro_batch_handler.hosting.greeting import LoadError, greeting_on, introduce
@@ -64,7 +65,8 @@ class HostLink:
         self._pulse = Pulse(shared, still_s, self._clock)
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._electing = threading.Lock()
-        self._connections = Connections()
+        self.connections = Connections()
+        """Those that are open, and which host they lead to."""
         self._first: socket.socket | None = None
         """A connection that was made before the host had loaded the model."""
         self.ready: Ready | None = None
@@ -89,7 +91,7 @@ class HostLink:
             LoadError: it cannot.
         """
         with self._electing:
-            if not self._connections.up:
+            if not self.connections.up:
                 self._connect_first(None, raises=True)
 
     def connection(self, stage: str, until_s: float | None) -> HostConnection:
@@ -98,7 +100,7 @@ class HostLink:
         Raises:
             HostMissing: there was no host in time.
         """
-        known = self._connections
+        known = self.connections
         while True:
             if known.closed:
                 raise HostMissing(stage, "the handler was closed")
@@ -108,38 +110,21 @@ class HostLink:
             if known.up:
                 # Not of a host that has just taken the place of the last, and still loads.
                 with suppress(LoadError):
-                    connection = self._greeted(self._introduced(listens=False), until_s)
+                    asked = self._introduced(listens=False)
+                    connection = self._greeted(asked, until_s, watched=True)
                     if connection is not None:
                         return HostConnection(connection, generation, self._pulse, self._clock)
                 known.down(generation)
             self._find(stage, until_s)
 
-    @property
-    def generation(self) -> int:
-        """How many hosts there have been for this member."""
-        return self._connections.generation
-
-    def give_back(self, connection: HostConnection) -> None:
-        """The connection is free for another question."""
-        self._connections.give_back(connection)
-
-    def lost(self, connection: HostConnection) -> None:
-        """The host at its other end has ended."""
-        self.drop(connection.socket)
-        self._connections.down(connection.generation)
-
-    def drop(self, connection: socket.socket) -> None:
-        """Close a connection."""
-        self._connections.drop(connection)
-
     def close(self) -> None:
         """Leave the host: who waits for it gets `HostMissing`. A second call does nothing."""
-        self._connections.close()
+        self.connections.close()
         if self._first is not None:  # nobody has begun to read from it
-            self.drop(self._first)
+            self.connections.drop(self._first)
 
     def __repr__(self) -> str:
-        if not self._connections.up or self.ready is None:
+        if not self.connections.up or self.ready is None:
             return "no host"
         return f"host {self.ready.pid}, {self.restarts} restarts"
 
@@ -149,7 +134,7 @@ class HostLink:
         if not self._electing.acquire(timeout=left_s):
             raise HostMissing(stage)
         try:
-            if not self._connections.up:
+            if not self.connections.up:
                 logger.warning("the process with the model has ended; looking for another one")
                 began_s = self._clock.now_s()
                 self._connect_first(until_s, raises=False, stage=stage)
@@ -162,7 +147,7 @@ class HostLink:
     def _connect_first(self, until_s: float | None, *, raises: bool, stage: str = "") -> None:
         """Connect to a host, started here if need be."""
         connection, self._first = self._first, None
-        while not self._connections.closed:
+        while not self.connections.closed:
             try:
                 if self._connected(connection, until_s):
                     return
@@ -194,14 +179,14 @@ class HostLink:
     def _start_one(self) -> bool:
         """Start a host, unless one runs or starts; whether it was started."""
         started = self._starter.start()
-        if started and self.generation:
+        if started and self.connections.generation:
             self.restarts += 1
         return started
 
     def _now_up(self, connection: socket.socket) -> None:
         pid = self.ready.pid if self.ready else 0
         self._pulse.begin(pid)
-        generation = self._connections.next_host(pid)
+        generation = self.connections.next_host(pid)
         threading.Thread(
             target=self._log, args=(connection, generation), name="mbh-host-log", daemon=True
         ).start()
@@ -212,15 +197,20 @@ class HostLink:
         if connection is None:
             return None
         hello = Hello(self._name, self._shared.size_bytes, listens)
-        if self._connections.add(connection) and introduce(connection, hello, self._shared.fd):
+        if self.connections.add(connection) and introduce(connection, hello, self._shared.fd):
             return connection
-        self.drop(connection)
+        self.connections.drop(connection)
         return None
 
     def _greeted(
-        self, connection: socket.socket | None, until_s: float | None
+        self, connection: socket.socket | None, until_s: float | None, *, watched: bool = False
     ) -> socket.socket | None:
         """The connection once the host has said that it is ready; None if it has not in time.
+
+        Args:
+            connection: on which the member has said who it is.
+            until_s: how long to wait.
+            watched: whether the host was ready before, and is ended if it stands still.
 
         Raises:
             LoadError: the host cannot load the model.
@@ -228,14 +218,21 @@ class HostLink:
         if connection is None:
             return None
         left_s = None if until_s is None else max(TRY_EVERY_S, until_s - self._clock.now_s())
-        greeting = greeting_on(connection, left_s)
+        greeting = greeting_on(
+            connection, left_s, partial(self._look, until_s) if watched else None
+        )
         if isinstance(greeting, Ready):
             self.ready = greeting
             return connection
-        self.drop(connection)
+        self.connections.drop(connection)
         if greeting is not None:
             raise LoadError(unpacked(greeting.error))
         return None
+
+    def _look(self, until_s: float | None) -> None:
+        self._pulse.look()
+        if until_s is not None and self._clock.now_s() > until_s:
+            raise TimeoutError
 
     def _log(self, connection: socket.socket, generation: int) -> None:
         """Write what the host writes, as if it had been written here."""
@@ -243,8 +240,8 @@ class HostLink:
             while True:
                 sys.stdout.write(receive_one(connection).text)
                 sys.stdout.flush()
-        self.drop(connection)
-        if not self._connections.closed:
-            self._connections.down(generation)
+        self.connections.drop(connection)
+        if not self.connections.closed:
+            self.connections.down(generation)
             if words := self._starter.last_words():
                 logger.warning("the process with the model: %s", words)

@@ -16,6 +16,7 @@ from typing import Any
 from micro_batch_handler.hosting.messages import Hello
 
 __all__ = [
+    "LOOK_EVERY",
     "UnreadableMessage",
     "check_peer",
     "peer_of",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 LENGTH = struct.Struct("<Q")
+
+LOOK_EVERY = struct.pack("ll", 1, 0)
+"""Seconds and microseconds from one look at the time to the next, while a reply is waited for."""
 
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from contextlib import suppress
 
@@ -423,7 +424,7 @@ def given_up(town, clock):
 @pytest.fixture
 def looks_often(monkeypatch):
     """Who waits for a reply looks at the clock often."""
-    often = host_connection.struct.pack("ll", 0, 5000)
+    often = struct.pack("ll", 0, 5000)
     monkeypatch.setattr(host_connection, "LOOK_EVERY", often)
 
 
@@ -449,7 +450,7 @@ def test_a_host_that_closes_a_connection_has_not_ended(town):
     host, one = given_up(town, clock)
     host.lanes[0].model.let_go()
 
-    one.link.lost(one.link.connection("inference", None))
+    one.link.connections.lost(one.link.connection("inference", None))
     assert one.ask(rows(3)).result.item() == 6
 
     with pytest.raises(HostMissing, match="shared memory"):

@@ -247,7 +247,7 @@ def test_closing_ends_the_wait_for_a_host_that_loads(town):
 
     with pytest.raises(HostMissing, match="closed"):
         question.told()
-    assert not one.link._connections._open
+    assert not one.link.connections._open
 
 
 def test_a_process_that_a_member_forks_meanwhile_does_not_stand_in_the_next_hosts_way(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.hosting.hosts import Model, passed, rows
 
 def asked_of_a_held_model(town, monkeypatch, **settings):
     """A question that a model has, the member's clock, what was killed, and the host."""
-    monkeypatch.setattr(host_connection, "LOOK_EVERY", host_connection.struct.pack("ll", 0, 5000))
+    monkeypatch.setattr(host_connection, "LOOK_EVERY", struct.pack("ll", 0, 5000))
     killed: list = []
     model = Model()
     host = town.host(model)

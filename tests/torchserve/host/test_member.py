@@ -144,7 +144,7 @@ def test_a_worker_that_fails_by_itself_leaves_the_host(shared, monkeypatch):
     with pytest.raises(ConfigError, match=r"FileNotFoundError.*words.txt"):
         shared(handler).load()
 
-    assert handler._micro_batch_member.link._connections.closed
+    assert handler._micro_batch_member.link.connections.closed
 
 
 def test_every_host_finds_the_gpus_that_a_worker_hides_from_itself(shared, monkeypatch):
