@@ -63,7 +63,7 @@ class Pulse:
         self._looked_s = now_s
         if beat != self._beat:
             self._beat, self._still_s = beat, 0.0
-        elif self._limit_s is not None and self._still_s > self._limit_s:
+        elif self._pid and self._limit_s is not None and self._still_s > self._limit_s:
             logger.error(
                 "the process with the model has not moved for %.0f s: it is ended", self._still_s
             )
@@ -128,7 +128,7 @@ class Connections:
         """Idle ones, those of questions, and that for the log."""
         self.generation = 0
         """How many hosts there have been."""
-        self._pid = 0
+        self._pid: int | None = None
         self.up = False
         """Whether the latest of them answers, as far as is known."""
         self.closed = False
