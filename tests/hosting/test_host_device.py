@@ -158,7 +158,7 @@ class Stand:
         self.links: list[HostLink] = []
         self._threads = [
             threading.Thread(target=self._serve, daemon=True),
-            threading.Thread(target=self.host.watch, args=(lambda: True, PATIENCE_S), daemon=True),
+            threading.Thread(target=self.host.watch, args=(lambda: "", PATIENCE_S), daemon=True),
         ]
 
     def __enter__(self) -> Stand:  # noqa: PYI034  (typing.Self needs Python 3.11)
