@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 
 from micro_batch_handler.hosting.messages import LogText
 from micro_batch_handler.hosting.transport import send
@@ -80,4 +81,6 @@ class LogRelay:
         with self._changed:
             if listener in self._listeners:
                 self._listeners.remove(listener)
+                with suppress(OSError):  # the member must see that nothing comes here any more
+                    listener.shutdown(socket.SHUT_RDWR)
                 listener.close()

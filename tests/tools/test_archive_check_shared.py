@@ -20,7 +20,7 @@ import time
 
 import torch
 from micro_batch_handler import MicroBatchHandler
-from micro_batch_handler.torchserve.member import in_host
+from micro_batch_handler.torchserve.sharing import in_host
 
 class Handler(MicroBatchHandler):
     def initialize(self, context):
