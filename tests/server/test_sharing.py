@@ -353,7 +353,7 @@ def test_a_handler_that_cannot_share_is_refused(server, tmp_path):
     with pytest.raises(RuntimeError, match="cannot register"), server.model(handler, shared()):
         pass
 
-    server.wait_for_log("ConfigError: share_model: preprocess stores self.sizes (line 6)")
+    server.wait_for_log("ConfigError: Keeping: self.sizes, stored in preprocess (line 6)")
 
 
 def test_hosts_end_some_seconds_after_their_last_member(server, gone):
