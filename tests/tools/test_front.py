@@ -148,7 +148,7 @@ def test_state_that_would_be_in_two_processes_is_refused_at_packing(base, flags,
 
     said = capsys.readouterr().err
     assert "self.sizes, stored in preprocess (line 11) and read in inference (line 15)" in said
-    assert "share_model puts into two processes" in said
+    assert "inference runs in another process" in said
     assert not Path("m.mar").exists()
     Path("shared.yaml").write_text("micro_batching: {share_model: false}\n")
     assert pack("sized.py", *flags, "--config-file", "shared.yaml") == 0

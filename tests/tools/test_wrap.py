@@ -129,7 +129,7 @@ def test_a_handler_that_cannot_share_its_model_is_not_wrapped(capsys):
     old_archive({"handler.py": across, "c.yaml": config}, configFile="c.yaml")
 
     assert wrap() == 1
-    assert "share_model puts into two processes" in capsys.readouterr().err
+    assert "inference runs in another process" in capsys.readouterr().err
 
 
 def test_only_what_was_wrapped_is_unwrapped(capsys):

@@ -82,12 +82,13 @@ class Search:
     def explore(self, settings: Sequence[Setting], share: float) -> None:
         """Run what looks best, until the few that look best for each goal have been run.
 
-        First what looks best of workers with a model each, and of those around one model, of each
-        at least once. Last what looks best for each number of workers and for each batch size, for
+        First what looks best of workers with a model each, and of those around one model, however
+        much of the share is used. Last what looks best for each number of workers and for each batch size, for
         the curve, until the share of the budget is used.
         """
         for each in _fastest_of_each(self.known(settings), _shares):
-            if not any(_shares(ran) == _shares(each.setting) for ran in self.trials):
+            tried = any(_shares(ran) == _shares(each.setting) for ran in self.trials)
+            if not tried and self.budget.lasts(1.0):
                 self.run(each.setting)
         while self.budget.lasts(share):
             known = self.known(settings)
