@@ -83,8 +83,8 @@ class Search:
         """Run what looks best, until the few that look best for each goal have been run.
 
         First what looks best of workers with a model each, and of those around one model, however
-        much of the share is used. Last what looks best for each number of workers and for each batch size, for
-        the curve, until the share of the budget is used.
+        much of the share is used. Last what looks best for each number of workers and for each
+        batch size, for the curve, until the share of the budget is used.
         """
         for each in _fastest_of_each(self.known(settings), _shares):
             tried = any(_shares(ran) == _shares(each.setting) for ran in self.trials)
