@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,14 @@ settings.load_profile("no timing is asserted")
 def config_of():
     """Makes a checked config from the keys of a `micro_batching:` section."""
     return lambda **section: MicroBatchingConfig.from_section(section)
+
+
+@pytest.fixture
+def short_temporary_folder(monkeypatch):
+    """A folder in which a host that was killed may leave its socket."""
+    with tempfile.TemporaryDirectory(prefix="mbh-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture

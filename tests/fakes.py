@@ -95,6 +95,18 @@ class ManualClock(Clock):
         return event.is_set()
 
 
+class GateClock(ManualClock):
+    """A clock that shows how many calls have begun to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Semaphore(0)
+
+    def wait(self, event: threading.Event, until_s: float | None = None) -> bool:
+        self.waits.release()
+        return super().wait(event, until_s)
+
+
 def parse_predict_response(message: bytes) -> list[tuple[int, bytes]]:
     """The status and body of each request, as TorchServe's frontend reads them."""
     return [(answer.code, answer.body) for answer in parse(message)[2]]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from micro_batch_handler.errors import ArenaTooSmall, ConfigError, MicroBatchError
 from micro_batch_handler.hosting.arena import Arena, Slot, mark_running
 from micro_batch_handler.hosting.shared_memory import SharedMemory
-from tests.fakes import ManualClock
+from tests.fakes import GateClock, ManualClock
 
 GATE_S = 30
 """How long a gate may take to open before a test fails; never reached when the code is right."""
@@ -30,18 +30,6 @@ HEADER_BYTES = 4096
 MAPS = Path("/proc/self/maps")
 
 ON_LINUX = pytest.mark.skipif(not MAPS.exists(), reason="reads /proc")
-
-
-class GateClock(ManualClock):
-    """A clock that shows how many calls have begun to wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits = threading.Semaphore(0)
-
-    def wait(self, event, until_s=None):
-        self.waits.release()
-        return super().wait(event, until_s)
 
 
 @pytest.fixture

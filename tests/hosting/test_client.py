@@ -13,20 +13,8 @@ import torch
 from micro_batch_handler.errors import ArenaTooSmall, HostLost, HostMissing
 from micro_batch_handler.hosting import host_connection
 from micro_batch_handler.hosting.client import RemoteFault
-from tests.fakes import ManualClock
+from tests.fakes import GateClock, ManualClock
 from tests.hosting.hosts import GATE_S, Model, passed, rows
-
-
-class GateClock(ManualClock):
-    """A clock that shows how many calls have begun to wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits = threading.Semaphore(0)
-
-    def wait(self, event, until_s=None):
-        self.waits.release()
-        return super().wait(event, until_s)
 
 
 @pytest.mark.parametrize("size", [1, 100, 5000, 200_000])

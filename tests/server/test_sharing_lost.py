@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 
 import pytest
@@ -36,14 +35,6 @@ class Doubled(MicroBatchHandler):
     def postprocess(self, outputs):
         return outputs
 """
-
-
-@pytest.fixture
-def short_temporary_folder(monkeypatch):
-    """A folder in which a host that was killed may leave its socket."""
-    with tempfile.TemporaryDirectory(prefix="mbh-") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield
 
 
 @pytest.mark.usefixtures("short_temporary_folder")

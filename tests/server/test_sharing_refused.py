@@ -158,14 +158,6 @@ class Changing(MicroBatchHandler):
 """
 
 
-@pytest.fixture
-def short_temporary_folder(monkeypatch):
-    """A folder in which a host that was killed may leave its socket."""
-    with tempfile.TemporaryDirectory(prefix="mbh-") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield
-
-
 @pytest.mark.usefixtures("short_temporary_folder")
 def test_a_hosted_stage_that_changes_the_handler_answers_with_an_error(tmp_path, caplog):
     """What reading the class does not show is seen in the host, and no answer is wrong."""
