@@ -29,8 +29,8 @@ ABOUT = """\
 Requests per second and latencies of this package on a real TorchServe, beside TorchServe's own
 BaseHandler and MicroBatching with the same three methods, the same config.properties and the same
 log4j2.xml. Each contender has a server of its own; all are started first, then loaded in turn; the
-first round is thrown away, after a warm-up 15 times as long as the others. Takes three quarters of
-an hour on two cores; --quick a quarter.
+first round is thrown away, after a warm-up 30 times as long as the others, in which the frontend's
+JVM compiles its code. Takes an hour and a half on two cores; --quick half an hour.
 """
 
 WORKLOADS = """\
@@ -59,7 +59,8 @@ contenders:
 A search finds how many workers are best, as it finds the sizes of MicroBatching.
 
 The accelerator's limit is computed: batchSize images a call, and no gap between two calls. It is
-no contender, and a server that makes larger calls can pass it. Memory is that of the workers and
+no contender, and a server that makes larger calls can pass it. The share of busy cores is of the
+whole machine, clients and frontend included. Memory is that of the workers and
 of what they have started, without Java, after the rounds. A page that several processes use, of
 whichever server, counts in equal parts: the figures of one run compare, those of two runs with
 other contenders do not.

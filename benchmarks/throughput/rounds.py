@@ -11,19 +11,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from benchmarks.throughput.accelerator import Accelerator
 from benchmarks.throughput.memory import memory_bytes
 from benchmarks.throughput.search import best, spread
 from benchmarks.throughput.servers import stand
-from benchmarks.throughput.summary import Entry, settings_of
+from benchmarks.throughput.summary import Busy, Entry, settings_of
 from benchmarks.throughput.workload import Config, Contender, Workload
 from harness.clients import Sample
 from harness.load import Load, Served, load_of
 
 __all__ = ["Lengths", "play"]
 
-FIRST_WARM_UPS = 15
-"""How many times as long the first warm-up is, for all alike: `auto` needs some 300 batches."""
+FIRST_WARM_UPS = 30
+"""How many times as long the first warm-up is, for all alike.
+
+The compiler of the frontend's JVM takes up to a quarter of two cores for the first minute of load,
+which hits those most that use the cores best. `auto` needs some 300 batches."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,11 @@ def play(workload: Workload, lengths: Lengths) -> list[Entry]:
             for entry, model in zip(entries, served, strict=True):
                 if lengths.warm_up_s:
                     model.press(lengths.warm_up_s * (1 if number else FIRST_WARM_UPS))
+                psutil.cpu_percent()
                 started_s, before_s = time.monotonic(), busy_s()
                 sample = model.press(lengths.seconds)
-                busy = (busy_s() - before_s) / (time.monotonic() - started_s)
+                passed_s = time.monotonic() - started_s
+                busy = Busy(psutil.cpu_percent() / 100, (busy_s() - before_s) / passed_s)
                 if number:
                     entry.add(sample, busy)
                 _tell(
@@ -91,6 +98,8 @@ def _search(
         if len(candidates) > 1:
             _tell(f"{workload.name}: searching {len(candidates)} settings of {contender.title}")
             server = stack.enter_context(stand(workload, contender, device))
+            with server.serving(candidates[0], load) as served:
+                served.press(lengths.warm_up_s * FIRST_WARM_UPS)  # else the last would be fastest
 
         def probe(candidate: Config, seconds: float) -> float:
             with server.serving(candidate, load) as served:

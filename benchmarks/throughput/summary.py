@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.throughput.search import Found
 from benchmarks.throughput.workload import (
@@ -21,6 +21,7 @@ from harness.clients import Sample
 from micro_batch_handler.config import AUTO, STAGES
 
 __all__ = [
+    "Busy",
     "Entry",
     "Ratio",
     "markdown_table",
@@ -37,6 +38,7 @@ HEAD = (
     "requests/s (range)",
     "ours to it (range of rounds)",
     "p50 / p99 (ms)",
+    "busy: cores / accelerator",
     "memory of workers (MiB)",
     "not 2xx",
 )
@@ -54,6 +56,15 @@ LIMIT_TITLE = "the accelerator's limit (computed)"
 MEASURES = {"rate": "requests/s", "p50_ms": "median latency"}
 
 
+class Busy(NamedTuple):
+    """The share of a sample's time in which something worked."""
+
+    cores: float
+    """Of all cores of the machine, whoever used them."""
+    accelerator: float = 0.0
+    """The compute engine of the emulated one."""
+
+
 @dataclass
 class Entry:
     """A contender in its settings, and what was measured."""
@@ -62,12 +73,12 @@ class Entry:
     measure: Measure
     found: Found
     samples: list[Sample] = field(default_factory=list)
-    busy: list[float] = field(default_factory=list)
-    """For each sample, the share of the time in which the emulated accelerator computed."""
+    busy: list[Busy] = field(default_factory=list)
+    """One for each sample."""
     memory_bytes: int = 0
     """Of all workers, and of what they have started, after the rounds."""
 
-    def add(self, sample: Sample, busy: float = 0.0) -> None:
+    def add(self, sample: Sample, busy: Busy) -> None:
         """Take one more sample."""
         self.samples.append(sample)
         self.busy.append(busy)
@@ -91,7 +102,11 @@ class Entry:
             "search": self.found.record,
             "memory_bytes": self.memory_bytes,
             "samples": [
-                {**sample.figures(), "accelerator_busy": round(busy, 3)}
+                {
+                    **sample.figures(),
+                    "cores_busy": round(busy.cores, 3),
+                    "accelerator_busy": round(busy.accelerator, 3),
+                }
                 for sample, busy in zip(self.samples, self.busy, strict=True)
             ],
         }
@@ -113,6 +128,7 @@ class Entry:
             f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
             "" if ours is None or ours is self else str(ratio(ours.values, self.values)),
             f"{p50_ms:,.2f} / {p99_ms:,.2f}",
+            " / ".join(f"{median(shares):.0%}" for shares in zip(*self.busy, strict=True)),
             f"{self.memory_bytes / 2**20:,.0f}",
             f"{refused:,}" + (f", {lost:,} lost" if lost else ""),
         ]
@@ -179,7 +195,7 @@ def table(workload: Workload, entries: Sequence[Entry]) -> str:
     if workload.limit is not None:
         settings = f"calls of {workload.config['batchSize']} without a gap"
         to_it = "" if ours is None else str(ratio(ours.values, _limits(workload.limit, ours)))
-        rows.append([LIMIT_TITLE, settings, f"{workload.limit:,.0f}", to_it, "", "", ""])
+        rows.append([LIMIT_TITLE, settings, f"{workload.limit:,.0f}", to_it, "", "", "", ""])
     return markdown_table(HEAD, rows)
 
 
