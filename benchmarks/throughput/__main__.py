@@ -20,7 +20,7 @@ NAMES = (
     "image-preprocess",
     "text",
 )
-CONTENDERS = ("ours", "base", "stock", "constant", "workers", "shared")
+CONTENDERS = ("ours", "defaults", "base", "stock", "constant", "workers", "shared")
 
 QUICK = {"rounds": 1, "seconds": 1.0, "warm_up": 1.0, "probe": 1.0, "candidates": 2}
 FULL = {"rounds": 5, "seconds": 5.0, "warm_up": 2.0, "probe": 2.0, "candidates": None}
@@ -50,6 +50,7 @@ gets the best of a search over sizes and threads, which short probes make before
 
 contenders:
   ours       this package, in one worker
+  defaults   images only: the same with no `micro_batching:` section
   base       TorchServe's BaseHandler, in one worker
   stock      TorchServe's MicroBatching, in one worker
   constant   vector only: the constant bytes

@@ -19,6 +19,8 @@ def _workers(count: int) -> dict[str, int]:
     return {"minWorkers": count, "maxWorkers": count}
 
 
+DEFAULTS = replace(OURS, key="defaults", title="MicroBatchHandler, nothing set", handler="ours")
+
 SHARED = replace(
     OURS,
     key="shared",
@@ -84,6 +86,7 @@ LAUNCH_BOUND = Workload(
             OURS,
             candidates=[{"micro_batching": {"parallelism": {"preprocess": 2, "inference": 2}}}],
         ),
+        DEFAULTS,
         BASE,
         _stock([1, 2, 4, 8, 16, 32, 64], [_threads(1, 1, 1), _threads(2, 1, 1), _threads(2, 2, 1)]),
         WORKERS,
@@ -92,6 +95,8 @@ LAUNCH_BOUND = Workload(
     targets=[
         Target("base", 1.7),
         Target("stock", 1.1),
+        Target("base", 1.6, of="defaults"),
+        Target("stock", 1.0, of="defaults"),
         Target("stock", 1.6, of="shared"),
         Target("ours", 1.4, of="shared"),
         Target(LIMIT, 0.7, of="shared"),

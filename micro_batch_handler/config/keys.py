@@ -103,13 +103,15 @@ class MicroBatchingConfig:
         "finish a batch first, or leaves the batch whole",
     )
     parallelism: PerStage[Lanes] = key(
-        PerStage(1, 1, 1),
+        PerStage("auto", "auto", "auto"),
         EachStage(COUNT_OR_AUTO),
         "lanes of each stage. Above 1, the stage's method runs in several threads at once and must "
-        "be safe for that. `auto` is one lane for inference, and for the other stages one for each "
-        "core that the worker may use, at most 4. No stage gets more than 4 for each such core, "
-        f"and more than {MOST_THREADS} in all stages together are refused. With `share_model` "
-        "inference has four, which wait for the process with the model",
+        "be safe for that. `auto` is one lane for inference. The other stages get one for each "
+        "core that falls to a worker, at most 4, if their source and objects show that they are "
+        "safe or the class says `thread_safe = True`; else one, and the log says why. No stage "
+        f"gets more than 4 for each core, and more than {MOST_THREADS} in all stages together are "
+        "refused. With `share_model` inference has four, which wait for the process with the "
+        "model, and `auto` is one for the others",
     )
     intra_op_threads: PerStage[Threads] = key(
         PerStage("auto", "auto", "auto"),

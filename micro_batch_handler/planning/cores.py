@@ -28,17 +28,22 @@ def usable_cores(root: Path = Path("/")) -> int:
     return max(1, int(min([cores or os.cpu_count() or 1, *_quotas(root)])))
 
 
-def lanes_for(parallelism: PerStage[Lanes], cores: int) -> PerStage[int]:
+def lanes_for(parallelism: PerStage[Lanes], cores: int, workers: int = 1) -> PerStage[int]:
     """The lanes of each stage: what is asked for, but at most 4 a core.
 
-    For preprocess and postprocess `auto` is one a core, at most 4. For inference it is 1: a second
-    call at the same time would share the device, not double it.
+    For preprocess and postprocess `auto` is one for each core that falls to a worker, at most 4.
+    For inference it is 1: a second call at the same time would share the device, not double it.
+
+    Args:
+        parallelism: what is asked for.
+        cores: that this process may use.
+        workers: that share them.
     """
 
     def lanes(stage: str, wanted: Lanes) -> int:
         if wanted != AUTO:
             return min(wanted, MOST_PER_CORE * cores)
-        return 1 if stage == "inference" else min(cores, MOST_LANES)
+        return 1 if stage == "inference" else min(max(1, cores // workers), MOST_LANES)
 
     return PerStage(*(lanes(stage, parallelism[stage]) for stage in STAGES))
 

@@ -81,7 +81,7 @@ class Engine:
         ops, batch_size = loaded.ops, loaded.batch_size
         member = member_of(handler, context)
         cores = usable_cores()
-        lanes = self._splitting.lanes(lanes_of(self._config, cores))
+        lanes = self._splitting.lanes(lanes_of(loaded, cores))
         if member is not None:
             lanes = member.lanes(lanes)
         planner = Planner(self._config, batch_size, lanes)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ts.context import Context
 
-from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.config.limits import response_timeout_of
+from micro_batch_handler.config.rules import is_whole
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.torchserve.reading.first_row import takes_first_row_only
 from micro_batch_handler.torchserve.reading.stage_state import state_of_class
+from micro_batch_handler.torchserve.reading.thread_safety import obstacles_of
 from micro_batch_handler.torchserve.splitting import Splitting
 from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
 
@@ -34,8 +37,12 @@ class LoadedHandler:
     """Its settings; with sizes of 1 if it reads the first row of its argument only."""
     ops: PayloadOps
     splitting: Splitting
+    obstacles: Mapping[Stage, str]
+    """For each stage why it may not be called by several threads at once; empty if it may."""
     batch_size: int
     """The most requests of one batch."""
+    workers: int
+    """That TorchServe starts for the model."""
     first_row: bool
     """Whether it reads the first row only, so that sizes after it are its author's."""
     profiles: bool
@@ -55,11 +62,14 @@ def load(handler: Any, ops: PayloadOps, context: Context) -> LoadedHandler:
         ops = replace(ops, rows_of=lambda _: None)  # requests, and answers
     in_force, one_row_ops = _one_row_at_a_time(handler, config, ops)
     section = (model_yaml or {}).get("handler")
+    workers: Any = (model_yaml or {}).get("minWorkers")
     return LoadedHandler(
         in_force,
         one_row_ops,
         _splitting_of(handler, one_row=one_row_ops is not ops),
+        _obstacles_of(handler),
         context.system_properties.get("batch_size") or 1,
+        workers=int(workers) if is_whole(workers, least=1) else 1,
         first_row=in_force is not config,
         profiles=isinstance(section, dict) and bool(section.get("profile")),
     )
@@ -134,6 +144,13 @@ def report_settings(loaded: LoadedHandler, lanes: PerStage[int]) -> None:
             "overlap. Remove it from model-config.yaml to serve"
         )
     logger.info("micro-batching %s, lanes %s", loaded.config.micro_batch_size, lanes)
+
+
+def _obstacles_of(handler: Any) -> Mapping[Stage, str]:
+    """Why each stage may not be called by several threads at once."""
+    if getattr(handler, "thread_safe", False) is True or one_stage(handler):
+        return dict.fromkeys(STAGES, "")
+    return obstacles_of(handler)
 
 
 def _splitting_of(handler: Any, *, one_row: bool) -> Splitting:

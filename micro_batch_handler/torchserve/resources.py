@@ -14,6 +14,7 @@ from micro_batch_handler.pipeline.device.thread_state import ThreadState
 from micro_batch_handler.pipeline.device.work import NoStreams, Observe
 from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for
 from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.torchserve.loading import LoadedHandler
 from micro_batch_handler.torchserve.metrics.batch_metrics import BatchMetrics
 
 __all__ = ["lane_setup", "lanes_of", "streams_for", "threads_of"]
@@ -21,10 +22,16 @@ __all__ = ["lane_setup", "lanes_of", "streams_for", "threads_of"]
 logger = logging.getLogger(__name__)
 
 
-def lanes_of(config: MicroBatchingConfig, cores: int) -> PerStage[int]:
-    """The lanes of each stage on so many cores; warns if they are fewer than the setting says."""
-    lanes = lanes_for(config.parallelism, cores)
-    for stage in STAGES:
+def lanes_of(loaded: LoadedHandler, cores: int) -> PerStage[int]:
+    """The lanes of each stage on so many cores; the log says where they are fewer than asked for.
+
+    `auto` is one lane where it is not known that the stage may run in several threads at once. With
+    `share_model` it is one too: there workers run a stage at the same time, without such doubts.
+    """
+    config = loaded.config
+    given = lanes_for(config.parallelism, cores, loaded.workers)
+    lanes = {stage: given[stage] for stage in STAGES}
+    for stage, why in loaded.obstacles.items():
         wanted = config.parallelism[stage]
         if wanted not in (AUTO, lanes[stage]):
             logger.warning(
@@ -36,7 +43,16 @@ def lanes_of(config: MicroBatchingConfig, cores: int) -> PerStage[int]:
                 MOST_PER_CORE,
                 cores,
             )
-    return lanes
+        if wanted == AUTO and (why or config.share_model):
+            if lanes[stage] > 1 and not (config.share_model or loaded.splitting.why_whole):
+                logger.info(
+                    "%s gets one lane instead of %d: %s. If its method may run in several threads "
+                    "at once, say thread_safe = True in the class, or set "
+                    "micro_batching.parallelism.%s",
+                    *(stage, lanes[stage], why, stage),
+                )
+            lanes[stage] = 1
+    return PerStage(**lanes)
 
 
 def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) -> IntraOpThreads:

@@ -93,6 +93,12 @@ def test_auto_gives_the_outer_stages_a_lane_for_each_core(cores, lanes):
     assert PerStage(4 * cores, 4 * cores, lanes) == lanes_for(PerStage(999, 999, "auto"), cores)
 
 
+@pytest.mark.parametrize(("workers", "lanes"), [(1, 4), (3, 2), (8, 1), (99, 1)])
+def test_workers_share_the_cores_that_auto_gives_lanes_for(workers, lanes):
+    """Eight workers on eight cores need no lanes beside each other."""
+    assert PerStage(lanes, 1, lanes) == lanes_for(PerStage.of("auto"), 8, workers)
+
+
 AUTO = PerStage.of("auto")
 
 

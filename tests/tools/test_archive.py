@@ -420,6 +420,38 @@ def test_names_that_only_look_like_modules_are_packed(capsys):
     assert "hides Python's own module queue" in notes[0]
 
 
+SEEN = """
+from micro_batch_handler import MicroBatchHandler
+
+class Handler(MicroBatchHandler):
+    def preprocess(self, data):
+        self.seen = len(data)
+        return data
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "section", "notes"),
+    [
+        (SEEN, "{}", 1),
+        (SEEN, "{parallelism: {preprocess: 2}}", 0),
+        (SEEN, "{share_model: true}", 0),
+        (f"{SEEN}\n    thread_safe = True\n", "{}", 0),
+        (SEEN.replace("self.seen = len(data)", "seen = len(data)"), "{}", 0),
+    ],
+)
+def test_a_stage_that_gets_one_lane_is_noted(source, section, notes, capsys):
+    """What stands in the way of several lanes is said when the handler is packed, too."""
+    Path("seen.py").write_text(source)
+    Path("config.yaml").write_text(f"micro_batching: {section}\n")
+
+    assert pack("--config-file", "config.yaml", handler="seen.py") == 0
+
+    told = [line for line in capsys.readouterr().err.splitlines() if "one lane" in line]
+    assert notes == len(told)
+    assert all("preprocess gets one lane, since it stores self.seen (line 6)" in it for it in told)
+
+
 def test_broken_link_among_the_extra_files_is_refused(capsys):
     """A link into nowhere is named instead of being left out."""
     Path("x").mkdir()

@@ -407,6 +407,61 @@ def test_more_lanes_than_the_cores_have_use_for_are_not_started(monkeypatch, cap
     handler.close()
 
 
+class Sampled(Exact):
+    """Its preprocess keeps something on self; its postprocess does not."""
+
+    def preprocess(self, data):
+        self.seen = len(data)
+        return super().preprocess(data)
+
+
+class Declared(Sampled):
+    thread_safe = True
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_yaml", "preprocess", "postprocess"),
+    [
+        (Exact, {}, 2, 2),
+        (Exact, {"minWorkers": 2}, 1, 1),
+        (Exact, {"micro_batching": {"parallelism": {"preprocess": 3}}}, 3, 2),
+        (Sampled, {}, 1, 2),
+        (Sampled, {"micro_batching": {"parallelism": "auto"}}, 1, 2),
+        (Sampled, {"micro_batching": {"parallelism": {"preprocess": 2}}}, 2, 2),
+        (Declared, {}, 2, 2),
+    ],
+)
+def test_auto_starts_a_lane_for_each_core_where_that_is_safe(
+    kind, model_yaml, preprocess, postprocess, monkeypatch
+):
+    """By default, too; cores are shared with the model's other workers, and a number is kept."""
+    monkeypatch.setattr(engine, "usable_cores", lambda: 2)
+    handler = type("Handler", (MicroBatchMixin, kind), {})()
+
+    handler.initialize(fake_context(0, model_yaml=model_yaml))
+
+    started = [thread.name.split("-")[1] for thread in lanes()]
+    assert (preprocess, postprocess) == tuple(map(started.count, ("preprocess", "postprocess")))
+    handler.close()
+
+
+@pytest.mark.parametrize(("kind", "lines"), [(Exact, 0), (Sampled, 1), (Declared, 0)])
+def test_one_lane_instead_of_several_is_explained_once(kind, lines, monkeypatch, caplog):
+    """The log says what stands in the way, where, and what would bring more lanes."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(engine, "usable_cores", lambda: 2)
+
+    handler = micro_batched(kind)
+
+    told = [each for each in caplog.messages if "gets one lane" in each]
+    assert lines == len(told)
+    assert all(
+        "preprocess gets one lane instead of 2: it stores self.seen (line" in it for it in told
+    )
+    assert all("thread_safe = True" in it for it in told)
+    handler.close()
+
+
 def test_the_stages_run_in_named_daemon_lanes():
     """TorchServe's worker can exit at any time, and a stack dump names who does what."""
     threads = set()

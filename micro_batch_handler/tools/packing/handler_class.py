@@ -12,11 +12,12 @@ from typing import Union
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import model_handlers
 
-from micro_batch_handler.config import SECTION, STAGES, MicroBatchingConfig
+from micro_batch_handler.config import AUTO, SECTION, STAGES, MicroBatchingConfig
 from micro_batch_handler.errors import ArchiveError, ConfigError
 from micro_batch_handler.tools.packing.handler_file import HandlerFile
 from micro_batch_handler.torchserve.reading.hosted_state import refuse_state_across
 from micro_batch_handler.torchserve.reading.stage_state import state_in_file
+from micro_batch_handler.torchserve.reading.thread_safety import obstacles_in_file
 
 __all__ = [
     "BUILT_IN",
@@ -100,7 +101,8 @@ def packing_notes(
     if isinstance(handler, str):
         yield f"the built-in handler {handler} does not micro-batch; for that, give --micro-batch"
     elif micro_batches(handler):
-        yield from whole_notes(handler)
+        whole = list(whole_notes(handler))
+        yield from whole or _lane_notes(handler, model_config)
     elif SECTION in model_config and _is_torchserves(handler):
         yield (
             f"{handler.path} does not micro-batch, so nothing reads {SECTION}: in "
@@ -142,6 +144,25 @@ def whole_notes(handler: HandlerFile) -> Iterator[str]:
             f"with the rows: return (images, sizes) from preprocess, and sizes again from "
             f"inference. If the stages may share it, say thread_safe = True in the class"
         )
+
+
+def _lane_notes(handler: HandlerFile, model_config: Mapping[str, object]) -> Iterator[str]:
+    """Notes on stages that `auto` gives one lane, as far as the file shows."""
+    node = handler.class_node
+    try:
+        config = MicroBatchingConfig.from_model_yaml(model_config)
+    except ConfigError:
+        return  # is refused where settings are checked
+    if node is None or config.share_model or _declares_thread_safe(node):
+        return
+    for stage, why in obstacles_in_file(handler.tree, handler.name).items():
+        open_ = config.parallelism[stage] == AUTO and stage != "inference"
+        if why and open_ and stage in handler.methods:
+            yield (
+                f"{handler.path}: {stage} gets one lane, since {why}. If it may run in several "
+                f"threads at once, say thread_safe = True in the class, or set "
+                f"{SECTION}.parallelism.{stage}"
+            )
 
 
 def _refuse_abstract(handler: HandlerFile) -> None:

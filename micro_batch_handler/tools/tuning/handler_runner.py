@@ -18,7 +18,6 @@ import psutil
 from micro_batch_handler.config import AUTO, STAGES
 from micro_batch_handler.errors import PayloadError
 from micro_batch_handler.planning.constants import SETTLED_BATCHES
-from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting
 from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails, TimeBudget, Trial
@@ -95,7 +94,7 @@ class HandlerRunner:
         config, rows = self.workbench.config, self.workbench.batch_size
         fixed = [int(size) for size in config.micro_batch_size if size != AUTO]
         plan = Plan(*fixed) if len(fixed) == len(STAGES) else self._learned(budget)
-        lanes = ONE_LANE if plan.fits(rows) else lanes_for(config.parallelism, usable_cores())
+        lanes = ONE_LANE if plan.fits(rows) else self.workbench.setup.lanes
         shares = True if config.share_model else None
         return Setting(rows, plan, lanes, config.intra_op_threads, workers, shares)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from micro_batch_handler.config import STAGES
-from micro_batch_handler.torchserve.reading.source import Function, wrappers
+from micro_batch_handler.torchserve.reading.source import DEFS, Def, Function, arguments_of
 
 __all__ = [
     "CONTEXT",
@@ -107,6 +107,7 @@ class Accesses:
         gives: keys whose value is used, not only changed.
         escapes: whether `self` is handed to something that cannot be read.
         tasks: functions that are still to be read.
+        read: functions that were read.
     """
 
     def __init__(self, stage: str) -> None:
@@ -116,6 +117,7 @@ class Accesses:
         self.gives: set[str] = set()
         self.escapes = False
         self.tasks: list[Task] = []
+        self.read: list[Task] = []
         # A stage that `handle` calls is read as a stage, not as a part of `handle`.
         self._passed = NOT_FOLLOWED | (set(STAGES) if stage == HANDLE else {HANDLE})
         self._seen: set[Any] = set()
@@ -143,6 +145,18 @@ class Accesses:
             return
         self._seen.add(call)
         self.tasks.append(task)
-        for node, names in wrappers(function):
+        for node, names in _wrappers(function):
             around = dict.fromkeys(names, WRAPPED)
             self.begin(Task(replace(function, node=node), around, guards))
+
+
+def _wrappers(function: Function) -> Iterator[tuple[Def, set[str]]]:
+    """The functions that decorators of the same file put around a method, and their free names."""
+    for mark in function.node.decorator_list:
+        called = ast.unparse(mark).split("(")[0]
+        decorator = function.module.functions.get(called)
+        inner = [it for it in ast.walk(decorator) if isinstance(it, DEFS)] if decorator else []
+        names = {name for node in inner for name in arguments_of(node)}
+        for node in inner[1:]:
+            if not any(isinstance(it, DEFS) for it in ast.walk(node) if it is not node):
+                yield node, names - set(arguments_of(node))

@@ -28,6 +28,7 @@ def accesses_of(source: Source, stage: str) -> Accesses:
         accesses.begin(Task(entry, given, frozenset()))
     while accesses.tasks:
         task = accesses.tasks.pop(0)
+        accesses.read.append(task)
         try:
             scope = Scope(source, task.function, task.given)
             _Reader(accesses, scope, task.guards).read()

@@ -22,7 +22,6 @@ __all__ = [
     "arguments_of",
     "source_in_file",
     "source_of_class",
-    "wrappers",
 ]
 
 Def = Union[ast.FunctionDef, ast.AsyncFunctionDef]
@@ -39,6 +38,8 @@ class Module:
     functions: dict[str, Def] = field(default_factory=dict)
     classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     values: dict[str, ast.expr | None] = field(default_factory=dict)
+    imports: dict[str, str] = field(default_factory=dict)
+    """For each name that an import binds, the first part of the module that it comes from."""
     loaded: dict[str, Class] = field(default_factory=dict)
     """Its classes that were read already, by qualified name."""
 
@@ -56,7 +57,13 @@ class Module:
                     names = [it.id for it in ast.walk(target) if isinstance(it, ast.Name)]
                     module.values.update(dict.fromkeys(names, _value(statement)))
         for part in ast.walk(tree):
-            if isinstance(part, ast.Global):
+            if isinstance(part, ast.Import):
+                for it in part.names:
+                    module.imports[it.asname or _root(it.name)] = _root(it.name)
+            elif isinstance(part, ast.ImportFrom):
+                root = _root(name if part.level else part.module or "") or "."
+                module.imports.update((it.asname or it.name, root) for it in part.names)
+            elif isinstance(part, ast.Global):
                 module.values.update({it: module.values.get(it) for it in part.names})
         return module
 
@@ -208,16 +215,8 @@ def arguments_of(node: Def | ast.Lambda) -> list[str]:
     return [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
 
 
-def wrappers(function: Function) -> Iterator[tuple[Def, set[str]]]:
-    """The functions that decorators of the same file put around a method, and their free names."""
-    for mark in function.node.decorator_list:
-        called = ast.unparse(mark).split("(")[0]
-        decorator = function.module.functions.get(called)
-        inner = [it for it in ast.walk(decorator) if isinstance(it, DEFS)] if decorator else []
-        names = {name for node in inner for name in arguments_of(node)}
-        for node in inner[1:]:
-            if not any(isinstance(it, DEFS) for it in ast.walk(node) if it is not node):
-                yield node, names - set(arguments_of(node))
+def _root(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:
