@@ -44,7 +44,9 @@ def test_stages_that_are_not_named_keep_their_default():
     """A mapping may name some stages only."""
     text = "micro_batching: {micro_batch_size: {inference: 16}, parallelism: {preprocess: 3}}"
 
-    assert MicroBatchingConfig(PerStage("auto", 16, "auto"), PerStage(3, 1, 1)) == config(text)
+    assert MicroBatchingConfig(PerStage("auto", 16, "auto"), PerStage(3, "auto", "auto")) == config(
+        text
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_stages_that_are_not_named_keep_their_default():
         ("micro_batching: {parallelism: 100000}", "at most 256 lanes in all stages together"),
         (
             "micro_batching: {parallelism: {preprocess: 200, postprocess: 56}}",
-            r"together, found 257 \(200, 1, 56\)",
+            r"together, found 257 \(200, auto, 56\)",
         ),
         (
             "micro_batching: {intra_op_threads: 257}",
@@ -162,7 +164,7 @@ def test_what_may_be_auto_or_listed():
 
     expected = MicroBatchingConfig(
         PerStage(64, 16, "auto"),
-        PerStage("auto", 1, 2),
+        PerStage("auto", "auto", 2),
         allowed_sizes=(1, 4, 16),
         intra_op_threads=PerStage.of(2),
     )

@@ -20,6 +20,7 @@ from benchmarks.throughput.memory import memory_bytes, worker_pids
 from benchmarks.throughput.search import Found, best, spread
 from benchmarks.throughput.servers import HERE, same
 from benchmarks.throughput.summary import (
+    Busy,
     Entry,
     ratio,
     reached,
@@ -174,7 +175,7 @@ def entry(key: str, *samples: Sample, measure="rate") -> Entry:
         measure,
         Found({}),
         list(samples),
-        [0.0, 0.0, 0.0],
+        [Busy(0.5, 0.25)] * len(samples),
         memory_bytes=300 << 20,
     )
 
@@ -220,8 +221,9 @@ def test_tables_say_who_did_what():
     targets = targets_table([(WORKLOADS["image-launch"], [OURS, BASE])]).splitlines()
 
     assert [
-        "| Ours | defaults | 400 (300 to 500) |  | 1.00 / 9.00 | 300 | 0 |",
-        "| Base | defaults | 100 (100 to 160) | 4.00 (2.50 to 5.00) | 1.00 / 9.00 | 300 | 3 |",
+        "| Ours | defaults | 400 (300 to 500) |  | 1.00 / 9.00 | 50% / 25% | 300 | 0 |",
+        "| Base | defaults | 100 (100 to 160) | 4.00 (2.50 to 5.00) | 1.00 / 9.00 | 50% / 25% "
+        "| 300 | 3 |",
     ] == rows[2:]
     assert [
         "| image-launch (emulated) | requests/s | Ours | Base | at least 1.7 "
@@ -267,8 +269,11 @@ def test_a_table_without_ours_has_no_ratios_to_ours():
     shared, limit = table(workload, [SHARED]).splitlines()[2:]
     (target,) = targets_table([(workload, [SHARED])]).splitlines()[2:]
 
-    assert "| Shared | defaults | 1,500 (1,000 to 1,600) |  | 1.00 / 9.00 | 300 | 0 |" == shared
-    assert "| 2,092 |  |  |  |  |" in limit
+    assert (
+        "| Shared | defaults | 1,500 (1,000 to 1,600) |  | 1.00 / 9.00 | 50% / 25% | 300 | 0 |"
+        == shared
+    )
+    assert "| 2,092 |  |  |  |  |  |" in limit
     assert "| Shared | the accelerator's limit (computed) |" in target
 
 

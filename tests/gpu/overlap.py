@@ -24,6 +24,7 @@ __all__ = ["all_at_once"]
 PATIENCE_S = 30
 SECTION = {
     "micro_batch_size": 1,
+    "parallelism": 1,  # the micro-batches are numbered in the order of their calls
     "stage_timeout": None,
     "device": {"copy_out": True, "pinned_bytes": 2**30},
 }

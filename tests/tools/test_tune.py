@@ -52,7 +52,7 @@ CONFIG = """\
 batchSize: 4  # four
 micro_batching:
   micro_batch_size: {preprocess: 1, inference: 2, postprocess: 4}
-  parallelism: {preprocess: 2}
+  parallelism: {preprocess: 2, postprocess: 1}
 """
 
 

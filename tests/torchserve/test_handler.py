@@ -92,6 +92,12 @@ def sent(answers: list, context) -> bytes:
     return create_predict_response(answers, context.request_ids, "ok", 200, context)
 
 
+@pytest.fixture
+def one_core(monkeypatch):
+    """Each stage has one lane."""
+    monkeypatch.setattr(engine, "usable_cores", lambda: 1)
+
+
 SECTIONS = [
     {},
     {"micro_batch_size": 4, "parallelism": {"preprocess": 2, "postprocess": 2}},
@@ -191,7 +197,7 @@ def test_handler_time_is_emitted_once_per_batch():
     assert ["HandlerTime"] == [name for name, *_ in context.metrics.emitted]
 
 
-def test_a_handler_that_calls_neither_init_nor_initialize_works():
+def test_a_handler_that_calls_neither_init_nor_initialize_works(one_core):
     """Overriding both without calling ours is common; the lanes are there all the same."""
 
     class Bare(MicroBatchHandler):
@@ -258,7 +264,7 @@ def test_an_abstract_class_is_refused_at_load():
     assert type("Whole", (Base,), {"labels": lambda _: []})().labels() == []
 
 
-def test_lanes_start_when_the_outermost_initialize_returns():
+def test_lanes_start_when_the_outermost_initialize_returns(one_core):
     """What a subclass sets up after calling its base is there before any lane."""
     seen = []
 
@@ -321,7 +327,7 @@ def test_hooks_cut_and_join_a_payload_of_ones_own():
     assert [1, 2, 3, 4, 5, 6, 7, 8] == Padded().handle(rows(8), context)
 
 
-def test_initialize_again_replaces_the_lanes():
+def test_initialize_again_replaces_the_lanes(one_core):
     """Loading a handler many times leaves the lanes of one."""
     handler = micro_batched(Exact, parallelism={"preprocess": 4})
     for _ in range(5):
@@ -578,7 +584,7 @@ def test_names_of_the_users_own_do_not_meet_ours():
     MicroBatchMixin.close(handler)
 
 
-def test_initialize_keeps_its_signature():
+def test_initialize_keeps_its_signature(one_core):
     """An `initialize` may take more than the context, and name it as it likes."""
     seen = []
 
