@@ -26,27 +26,24 @@ LOADERS = ("_load_torchscript_model", "_load_pickled_model", "_load_torch_export
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 
-_gpus: dict[str, str] = {}
-"""What the variable was before it was set here."""
+_given: list[str | None] = []
+"""What the variable was before it was set here, once it was; None if it was not there."""
 
 
 def hide_gpus() -> None:
     """Let nothing in this process find a GPU from now on, nor take memory there."""
-    if os.environ.get(GPUS) != "":
-        _gpus.update({GPUS: os.environ[GPUS]} if GPUS in os.environ else {})
-        os.environ[GPUS] = ""
+    if not _given:
+        _given.append(os.environ.get(GPUS))
+    os.environ[GPUS] = ""
     # The driver has read that before: TorchServe's BaseHandler asks it when it is imported.
     torch.cuda.is_available = lambda: False
 
 
 def environment_with_gpus() -> dict[str, str]:
     """The environment of this process, as it was before `hide_gpus`."""
-    return {**{key: os.environ[key] for key in os.environ if key != GPUS}, **_found_gpus()}
-
-
-def _found_gpus() -> dict[str, str]:
-    found = os.environ.get(GPUS, "")
-    return {GPUS: found} if found else dict(_gpus)
+    gpus = _given[0] if _given else os.environ.get(GPUS)
+    others = {key: os.environ[key] for key in os.environ if key != GPUS}
+    return others if gpus is None else {**others, GPUS: gpus}
 
 
 class ModelElsewhere(torch.nn.Module):

@@ -147,22 +147,24 @@ def test_a_worker_that_fails_by_itself_leaves_the_host(shared, monkeypatch):
     assert handler._micro_batch_member.link.connections.closed
 
 
-def test_every_host_finds_the_gpus_that_a_worker_hides_from_itself(shared, monkeypatch):
-    """Also one that is started when the handler is initialized again."""
+@pytest.mark.parametrize("gpus", ["3", "", None])
+def test_every_host_finds_the_gpus_that_a_worker_hides_from_itself(gpus, monkeypatch):
+    """Also one that is started when the handler is initialized again; and none if it has none."""
     found: list = []
 
     def start_host(self, command, job, environment):
         found.append(environment.get(GPUS))
 
     monkeypatch.setattr(MeetingPlace, "start_host", start_host)
-    monkeypatch.setattr(placeholder, "_gpus", {GPUS: "3"})
-    monkeypatch.setenv(GPUS, "3")
+    monkeypatch.setattr(placeholder, "_given", [])
+    monkeypatch.setattr("torch.cuda.is_available", torch.cuda.is_available)  # is put back
+    monkeypatch.setenv(GPUS, gpus or "")
+    if gpus is None:
+        monkeypatch.delenv(GPUS)
     context = fake_context(1)
     config = MicroBatchingConfig(share_model=True)
-    Member(Odd(), context, config).close()
-    monkeypatch.setenv(GPUS, "")
-    Member(Odd(), context, config).close()
-    monkeypatch.setattr(placeholder, "_gpus", {})
-    Member(Odd(), context, config).close()
+    for _ in range(3):
+        Member(Odd(), context, config).close()
+        placeholder.hide_gpus()
 
-    assert found == ["3", "3", None]
+    assert found == [gpus] * 3
