@@ -157,6 +157,7 @@ class _OwnNetwork(torch.nn.Module):
         ("return decode(data)", "it calls decode, which cannot be read (line"),
         ("return unknown_package.decode(data)", "it calls unknown_package.decode"),
         ("import unknown_package as u\nreturn u.decode(data)", "it calls u.decode"),
+        ("return unknown_package.table['a'](data)", "it calls unknown_package.table['a']"),
         ("random.shuffle(data)\nreturn data", "it calls random.shuffle"),
         ("torch.set_num_threads(1)\nreturn data", "it calls torch.set_num_threads"),
         ("np.random.seed(1)\nreturn data", "it calls np.random.seed"),

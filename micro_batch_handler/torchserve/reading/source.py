@@ -39,7 +39,7 @@ class Module:
     classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     values: dict[str, ast.expr | None] = field(default_factory=dict)
     imports: dict[str, str] = field(default_factory=dict)
-    """For each name that an import binds, the first part of the module that it comes from."""
+    """For each name that an import binds, the module that it comes from."""
     loaded: dict[str, Class] = field(default_factory=dict)
     """Its classes that were read already, by qualified name."""
 
@@ -59,10 +59,10 @@ class Module:
         for part in ast.walk(tree):
             if isinstance(part, ast.Import):
                 for it in part.names:
-                    module.imports[it.asname or _root(it.name)] = _root(it.name)
+                    module.imports[it.asname or it.name.partition(".")[0]] = it.name
             elif isinstance(part, ast.ImportFrom):
-                root = _root(name if part.level else part.module or "") or "."
-                module.imports.update((it.asname or it.name, root) for it in part.names)
+                origin = (name if part.level else part.module) or "."
+                module.imports.update((it.asname or it.name, origin) for it in part.names)
             elif isinstance(part, ast.Global):
                 module.values.update({it: module.values.get(it) for it in part.names})
         return module
@@ -213,10 +213,6 @@ def _module(text: str, name: str) -> Module:
 def arguments_of(node: Def | ast.Lambda) -> list[str]:
     """The names of a function's arguments."""
     return [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-
-
-def _root(module: str) -> str:
-    return module.partition(".")[0]
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:

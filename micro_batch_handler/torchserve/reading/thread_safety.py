@@ -16,10 +16,7 @@ from typing import Any
 
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.torchserve.reading.accesses import CONTEXT, CONTEXTS, Place, Task
-from micro_batch_handler.torchserve.reading.known_safe import (
-    is_safe_function,
-    is_safe_object,
-)
+from micro_batch_handler.torchserve.reading.known_safe import is_safe_function, is_safe_object
 from micro_batch_handler.torchserve.reading.reader import accesses_of
 from micro_batch_handler.torchserve.reading.scope import Scope
 from micro_batch_handler.torchserve.reading.source import Source, source_in_file, source_of_class
@@ -142,11 +139,7 @@ class _CallsReader(ast.NodeVisitor):
 
     def _place(self, node: ast.expr) -> Place | None:
         """What outlives the call and is, or has as a part, what an expression stands for."""
-        root = node
-        while isinstance(root, (ast.Attribute, ast.Subscript)):
-            root = root.value
-        name = root.id if isinstance(root, ast.Name) else ""
-        return self._scope.holding(node) or self._shared.get(name)
+        return self._scope.holding(node) or self._shared.get(_first_name(node))
 
     def _shared_by(self, value: ast.expr) -> Place | None:
         """What outlives the call and may be the value of an expression, or an element of it."""
@@ -181,13 +174,18 @@ class _CallsReader(ast.NodeVisitor):
         return hasattr(builtins, name) and name not in NOT_BUILTIN
 
     def _module(self, node: ast.expr) -> str:
-        """The first part of the module that an expression begins with; empty if with none."""
-        while isinstance(node, ast.Attribute):
-            node = node.value
-        return self._imports.get(node.id, "") if isinstance(node, ast.Name) else ""
+        """The module that the first name of an expression comes from; empty if from none."""
+        return self._imports.get(_first_name(node), "")
 
     def _stop(self, why: str, node: ast.AST) -> None:
         self.found = self.found or f"{why} (line {getattr(node, 'lineno', 0)})"
+
+
+def _first_name(node: ast.expr) -> str:
+    """`a` of `a.b[0].c`; empty if the expression does not begin with a name."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _bindings(function: ast.AST) -> Iterator[tuple[list[str], ast.expr]]:
