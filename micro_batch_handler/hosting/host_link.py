@@ -59,7 +59,8 @@ class HostLink:
         still_s: float | None = None,
     ) -> None:
         self._place = place
-        self._starter = HostStarter(place, start)
+        self.starter = HostStarter(place, start)
+        """Knows the host that was started here, if one was."""
         self._shared = shared
         self._clock = clock or Clock()
         self._pulse = Pulse(shared, still_s, self._clock)
@@ -151,7 +152,7 @@ class HostLink:
             try:
                 if self._connected(connection, until_s):
                     return
-                why = self._starter.last_words()
+                why = self.starter.last_words()
                 if why and raises:
                     error = RuntimeError(f"the process with the model failed: {why}")
                     raise LoadError(error)  # noqa: TRY301
@@ -178,7 +179,7 @@ class HostLink:
 
     def _start_one(self) -> bool:
         """Start a host, unless one runs or starts; whether it was started."""
-        started = self._starter.start()
+        started = self.starter.start()
         if started and self.connections.generation:
             self.restarts += 1
         return started
@@ -243,5 +244,5 @@ class HostLink:
         self.connections.drop(connection)
         if not self.connections.closed:
             self.connections.down(generation)
-            if words := self._starter.last_words():
+            if words := self.starter.last_words():
                 logger.warning("the process with the model: %s", words)

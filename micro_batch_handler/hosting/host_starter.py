@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
 
 __all__ = ["HostStarter"]
@@ -16,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 WAIT_S = 0.05
 """For a host to end whose connections are closed."""
+
+END_S = 2.0
+"""For a host to end that was told to."""
 
 
 class HostStarter:
@@ -47,6 +51,19 @@ class HostStarter:
         threading.Thread(target=started.process.wait, name="mbh-host-wait", daemon=True).start()
         logger.info("started process %d, which loads the model", started.process.pid)
         return True
+
+    def abandon(self) -> None:
+        """End the host that was started here, and remove what it leaves behind.
+
+        It may be about to lose its files, before it can clean up by itself.
+        """
+        started = self._started
+        if started is None:
+            return
+        started.process.terminate()
+        with suppress(subprocess.TimeoutExpired, OSError, ConfigError):
+            started.process.wait(END_S)
+            self._place.remove_unused()
 
     def last_words(self) -> str:
         """How the host that was started here has ended; empty if it runs, or another has."""

@@ -179,15 +179,22 @@ class MeetingPlace:
         with suppress(OSError):  # a member is about to start the next host in it
             self.folder.rmdir()
 
+    def remove_unused(self) -> None:
+        """Remove what a host has left that could not do it itself; nothing if one runs or starts.
+
+        Raises:
+            ConfigError: the folder cannot be read.
+        """
+        lock = self._take_lock()
+        if lock is not None:
+            self.remove()
+            os.close(lock)
+
     def _sweep(self) -> None:
         """Remove what hosts have left that were killed together with their server."""
         for folder in self.folder.parent.glob(f"{PREFIX}*"):
             with suppress(OSError, ConfigError):
-                other = MeetingPlace(folder.name.removeprefix(PREFIX))
-                lock = other._take_lock()
-                if lock is not None:
-                    other.remove()
-                    os.close(lock)
+                MeetingPlace(folder.name.removeprefix(PREFIX)).remove_unused()
 
     def _make_folder(self) -> None:
         try:

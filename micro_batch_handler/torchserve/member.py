@@ -108,10 +108,10 @@ class Member:
             self.close()
             error = failed.error
         except Exception as failed:
-            self.close()
+            self._give_up()
             error = failed
         except BaseException:
-            self.close()
+            self._give_up()
             raise
         else:
             logger.info("the model is shared: %r", self.link)
@@ -158,6 +158,11 @@ class Member:
     def close(self) -> None:
         """Leave the host."""
         self.client.close()
+
+    def _give_up(self) -> None:
+        """This worker cannot be a member. Others with the same files cannot either."""
+        self.close()
+        self.link.starter.abandon()
 
     def __repr__(self) -> str:
         return repr(self.link)

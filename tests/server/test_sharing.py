@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 
 import pytest
 
@@ -55,6 +56,31 @@ class Keeping(MicroBatchHandler):
 
     def inference(self, batch):
         return [size for _, size in zip(batch, self.sizes)]
+"""
+
+
+OUTLIVED = """
+import os
+import threading
+import time
+import torch
+from micro_batch_handler import MicroBatchHandler
+
+class Outlived(MicroBatchHandler):
+    def initialize_member(self, context):
+        settings = context.model_yaml_config["handler"]
+        if settings["fails"]:
+            raise ValueError("no member")
+        while not os.path.exists(settings["loads"]):
+            time.sleep(0.01)
+        print("the member waits", flush=True)
+        threading.Event().wait()
+
+    def initialize(self, context):
+        open(context.model_yaml_config["handler"]["loads"], "w").close()
+        while os.path.exists(context.system_properties["model_dir"]):
+            time.sleep(0.01)
+        torch.ones(9, 9) @ torch.ones(9, 9)
 """
 
 
@@ -354,6 +380,29 @@ def test_a_handler_that_cannot_share_is_refused(server, tmp_path):
         pass
 
     server.wait_for_log("ConfigError: Keeping: self.sizes, stored in preprocess (line 6)")
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_host_that_still_loads_when_its_model_is_unregistered(server, tmp_path, fails):
+    """It ends without leaving anything behind, whether its member has failed or was killed.
+
+    It has no working directory any more, and Intel's oneMKL ends a process by its own `exit(2)` if
+    it is first used there.
+    """
+    handler = tmp_path / "outlived.py"
+    handler.write_text(OUTLIVED, encoding="utf-8")
+    settings = {**shared(), "handler": {"fails": fails, "loads": str(tmp_path / "loads")}}
+    running, places = hosts(server), meeting_places(server)
+    if fails:
+        with pytest.raises(RuntimeError, match="cannot register"), server.model(handler, settings):
+            pass
+    else:
+        with server.model(handler, settings, initial_workers=0) as model:
+            threading.Thread(target=model.scale, args=(1,), daemon=True).start()
+            server.wait_for_log("the member waits")
+
+    until(lambda: set(hosts(server)) <= set(running), "the end of the host")
+    assert set(meeting_places(server)) <= set(places)
 
 
 def test_hosts_end_some_seconds_after_their_last_member(server, gone):
