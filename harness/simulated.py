@@ -1,5 +1,7 @@
 """Batches in simulated time: stages with known costs, run event by event.
 
+How long a call holds a lock up is reckoned as if all of it were shared out evenly.
+
 Written apart from the package's own forecast, and closer to the pipeline: the inboxes between the
 stages are bounded, and what stands in them is taken in the order it came.
 """
@@ -38,6 +40,9 @@ class Machine:
     pauses: float = 0.0
     """The share of calls that take five times as long."""
     seed: int = 1
+    locked: Sequence[float] = (0.0, 0.0, 0.0)
+    """The share of each stage's calls in which they hold a lock, as Python's, that one at a time
+    can hold."""
     calls: list[tuple[int, int, float]] = field(default_factory=list)
     """Stage, rows and seconds of each call of the last batch."""
 
@@ -94,7 +99,7 @@ class _InLanes:
         self._left = [[stop - start for start, stop in groups] for groups in self._groups]
         self._inboxes: list[deque[int]] = [deque() for _ in STAGES]
         self._room = [2 * machine.lanes[stage] for stage in STAGES]
-        self._idle = [machine.lanes[stage] for stage in STAGES]
+        self._idle = list(plan.lanes or [machine.lanes[stage] for stage in STAGES])
         self._blocked: list[deque[list[int]]] = [deque() for _ in STAGES]
         self._running: list[_Call] = []
         self._now_s = 0.0
@@ -107,11 +112,13 @@ class _InLanes:
         return self._now_s
 
     def _slowdown(self, call: _Call) -> float:
-        cores = self._machine.cores
-        if cores is None or call.stage in self._machine.waiting:
-            return 1.0
-        working = sum(each.stage not in self._machine.waiting for each in self._running)
-        return max(1.0, working / cores)
+        machine = self._machine
+        wanted = sum(machine.locked[each.stage] for each in self._running)
+        held_up = machine.locked[call.stage] * max(0.0, wanted - 1)
+        if machine.cores is None or call.stage in machine.waiting:
+            return 1 + held_up
+        working = sum(each.stage not in machine.waiting for each in self._running)
+        return max(1.0, working / machine.cores) + held_up
 
     def _end_next(self) -> None:
         slowdowns = [self._slowdown(call) for call in self._running]

@@ -10,7 +10,9 @@ from itertools import count
 from statistics import fmean, median
 
 from harness.simulated import HAND_OVER_S, Cost, Machine, linear
-from micro_batch_handler.config import STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage
+from micro_batch_handler.planning.cores import lanes_for
+from micro_batch_handler.planning.lane_choice import LaneCounts, lane_choices
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.planning.sizes import even_sizes
@@ -26,6 +28,10 @@ ROWS = (8, 16, 32, 64, 64, 128)
 SIZES = {1, 2, 3, 4, 5, 6, 8, 10, 11, 13, 16, 22, 32, 43, 64, 128}
 STARTS = 4
 KINDS = 5
+MANY_CORES = 16
+LOCKED = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
+"""The shares of a call in which it holds the lock."""
+
 LOOK_S = 0.001
 """What each look for better plans takes by the clock of the planner."""
 
@@ -41,9 +47,9 @@ class Outcome:
     """All batches after the warm-up, trials included, to whole ones."""
 
 
-def play(number: int) -> Outcome:
-    """Let a planner learn one case."""
-    rows, machine = _draw(number)
+def play(number: int, *, many_cores: bool = False) -> Outcome:
+    """Let a planner learn one case: of `_draw_many_cores`, or else of `_draw`."""
+    rows, machine = _draw_many_cores(number) if many_cores else _draw(number)
     quiet = replace(machine, noise=0.0, unrest=0.0, pauses=0.0)
     looks = count()
     planner = Planner(
@@ -67,7 +73,7 @@ def play(number: int) -> Outcome:
             planner.observe(STAGES[stage], size, call_s)
         planner.finished(rows, plan, seconds)
         taken_s.append(true_s(plan))
-    best_s = _best_s(rows, lambda sizes: true_s(Plan(*sizes)))
+    best_s = _best_s(rows, machine.lanes, true_s)
     whole_s = true_s(Plan.of(rows))
     return Outcome(median(taken_s[-LAST:]) / best_s, fmean(taken_s[WARM_UP:]) / whole_s)
 
@@ -95,18 +101,47 @@ def _draw(number: int) -> tuple[int, Machine]:
     return rows, Machine(costs, lanes, cores, waiting, noise, unrest, pauses=0.003, seed=number)
 
 
-def _best_s(rows: int, taken_s: Callable[[Plan], float]) -> float:
-    """The least, by changing one stage's size at a time from the best few of equal sizes."""
+def _draw_many_cores(number: int) -> tuple[int, Machine]:
+    """16 cores, and calls that hold a lock for some of their time; inference waits for a device."""
+    chance = random.Random(f"lock{number}")  # noqa: S311  (no secret)
+    rows = chance.choice((32, 64, 128))
+    decode = linear(1e-4, chance.uniform(0.0005, 0.01))
+    network = linear(chance.choice([0.001, 0.005, 0.01]), chance.uniform(1e-4, 8e-4))
+    finish = linear(1e-4, chance.choice([2e-5, chance.uniform(1e-4, 2e-3)]))
+    locked = [chance.choice(LOCKED) for _ in STAGES]
+    noise, unrest = chance.choice([0.02, 0.05, 0.1]), chance.choice([0, 0.05, 0.15])
+    return rows, Machine(
+        [decode, network, finish],
+        lanes_for(PerStage(AUTO, AUTO, AUTO), MANY_CORES),
+        MANY_CORES,
+        waiting=(1,),
+        locked=locked,
+        noise=noise,
+        unrest=unrest,
+        pauses=0.003,
+        seed=number,
+    )
+
+
+def _best_s(rows: int, lanes: PerStage[int], taken_s: Callable[[Plan], float]) -> float:
+    """The least, by changing one size or number of lanes at a time from the best few starts."""
     options = [size for size in even_sizes(rows) if size in SIZES or size == rows]
-    starts = sorted(((size,) * len(STAGES) for size in options), key=taken_s)
-    return min(taken_s(_descend(start, options, taken_s)) for start in starts[:STARTS])
+    choices = lane_choices(MicroBatchingConfig(), lanes)
+    every = [Plan.of(size).with_lanes(each) for size in options for each in choices]
+    starts = sorted(every, key=taken_s)[:STARTS]
+    return min(taken_s(_descend(start, options, choices, taken_s)) for start in starts)
 
 
-def _descend(sizes: Plan, options: Sequence[int], taken_s: Callable[[Plan], float]) -> Plan:
+def _descend(
+    plan: Plan,
+    options: Sequence[int],
+    choices: Sequence[LaneCounts],
+    taken_s: Callable[[Plan], float],
+) -> Plan:
     while True:
-        before = sizes
+        before = plan
         for at in range(len(STAGES)):
-            others = [(*sizes[:at], size, *sizes[at + 1 :]) for size in options]
-            sizes = min([sizes, *others], key=taken_s)
-        if sizes == before:
-            return sizes
+            plan = min([plan, *(plan.with_size(at, size) for size in options)], key=taken_s)
+        plan = min([plan, *map(plan.with_lanes, choices)], key=taken_s)
+        if plan == before:
+            return plan

@@ -107,11 +107,11 @@ class MicroBatchingConfig:
         EachStage(COUNT_OR_AUTO),
         "lanes of each stage. Above 1, the stage's method runs in several threads at once and must "
         "be safe for that. `auto` is one lane for inference. The other stages get one for each "
-        "core that falls to a worker, at most 4, if their source and objects show that they are "
-        "safe or the class says `thread_safe = True`; else one, and the log says why. No stage "
-        f"gets more than 4 for each core, and more than {MOST_THREADS} in all stages together are "
-        "refused. With `share_model` inference has four, which wait for the process with the "
-        "model, and `auto` is one for the others",
+        "core that falls to a worker, at most 8, and learn how many of them pay, if their source "
+        "and objects show that they are safe or the class says `thread_safe = True`; else one, and "
+        f"the log says why. More than 4 for each core are not started, more than {MOST_THREADS} in "
+        "all stages together refused. With `share_model` inference has four, which wait for the "
+        "process with the model, and `auto` is one for the others",
     )
     intra_op_threads: PerStage[Threads] = key(
         PerStage("auto", "auto", "auto"),

@@ -67,7 +67,7 @@ class Batch:
         self.idle: threading.Event | None = None
         """Set while no lane holds anything of the batch, except those that were given up."""
         self._lanes = 0
-        self._plan = plan
+        self.plan = plan
         self._lock = threading.Lock()
         self._into = [
             Regroup(len(requests), plan.size(before), plan.size(stage))
@@ -87,7 +87,7 @@ class Batch:
 
     def first(self) -> Steps:
         """The micro-batches of the first stage, as the plan has them."""
-        size = self._plan[0] if self._plan else len(self.requests)
+        size = self.plan[0] if self.plan else len(self.requests)
         return [(0, MicroBatch(range(*limit))) for limit in bounds(len(self.requests), size)]
 
     def regroups(self, position: int) -> bool:

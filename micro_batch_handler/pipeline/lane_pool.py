@@ -44,6 +44,8 @@ class LanePool:
         self._inbox = _Inbox(capacity)
         self._setup = setup
         self._lost: list[threading.Thread] = []
+        self._paused = 0
+        self._pausing = threading.Lock()
         self._threads = [self._start(f"{LANE}{name}-{lane}") for lane in range(lanes)]
         self._finalizer = weakref.finalize(self, self._inbox.end)
         self._finalizer.atexit = False  # see _end_all
@@ -58,6 +60,13 @@ class LanePool:
                 waiting for it.
         """
         self._inbox.put(task, wait=wait)
+
+    def use(self, lanes: int) -> None:
+        """Let so many lanes take the tasks that are submitted from now on; the others wait."""
+        with self._pausing:
+            more = max(0, len(self._threads) - lanes) - self._paused
+            self._paused += more
+            self._inbox.pause(more)
 
     def __contains__(self, thread: threading.Thread) -> bool:
         return thread in self._threads
@@ -175,6 +184,18 @@ class _Inbox:
         # called by the garbage collector in any thread, a lane inside `get` too.
         self._tasks: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
         self._room = None if capacity is None else Permits(capacity)
+        self._resumes: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def pause(self, lanes: int) -> None:
+        """Let so many lanes wait that come for a task from now on; fewer than none go on."""
+        for _ in range(lanes):
+            self._tasks.put((self._wait_in_lane, None))
+        for _ in range(-lanes):
+            self._resumes.put(None)
+
+    def _wait_in_lane(self) -> bool:
+        self._resumes.get()
+        return True
 
     def put(self, task: Task, *, wait: bool) -> None:
         room = self._room if wait else None
@@ -193,6 +214,7 @@ class _Inbox:
 
     def end(self) -> None:
         self._tasks.put((None, None))
+        self._resumes.put(None)  # a lane that waits takes the end next
 
     @property
     def waiting(self) -> int:

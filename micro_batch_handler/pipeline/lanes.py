@@ -61,6 +61,7 @@ class Lanes:
         self._clock = clock
         self._unbounded = unbounded
         self._one_thread = one_thread
+        self._lanes = [lanes[stage] for stage in STAGES]
         # The first inbox is unbounded, since the caller fills it before it waits; the others hold
         # little more than their lanes need, so that a fast stage cannot pile up payloads.
         self._pools = [
@@ -92,12 +93,18 @@ class Lanes:
     def run(self, batch: Batch, steps: Steps, timeout_s: float | None) -> None:
         """Let the lanes do these steps and all that follows; return when all requests are settled.
 
+        As many lanes of each stage work as the batch wants. Of two batches at once, the later
+        decides for both.
+
         Args:
             batch: whose steps they are.
             steps: to begin with.
             timeout_s: the longest that one call may take; None for any time.
         """
         batch.expect_lanes()
+        wanted = batch.plan.lanes if batch.plan else ()
+        for pool, lanes in zip(self._pools, wanted or self._lanes, strict=True):
+            pool.use(lanes)
         self._hand_on(batch, steps)
         self._wait(batch, timeout_s)
 

@@ -99,15 +99,18 @@ class CallCosts:
             if before_s is not None:
                 drifts.append(math.log(size.estimate_s() / before_s))
         drift = math.exp(math.fsum(drifts) / len(drifts)) if drifts else 1.0
-        for rows in self._sizes.keys() - fresh.keys():
+        self._fade(self._sizes.keys() - fresh.keys(), drift)
+        return drift
+
+    def follow(self, drift: float) -> None:
+        """Scale all that is known by a factor that was learned from other calls."""
+        self._fade(set(self._sizes), drift)
+
+    def _fade(self, sizes: set[int], drift: float) -> None:
+        """What is known of these sizes, which were not seen, counts less, until it is forgotten."""
+        for rows in sizes:
             size = self._sizes[rows]
             size.scale(drift)
             size.weight *= FADES
             if size.weight < FORGOTTEN:
                 del self._sizes[rows]
-        return drift
-
-    def follow(self, drift: float) -> None:
-        """Scale all that is known by a factor that was learned from other calls."""
-        for size in self._sizes.values():
-            size.scale(drift)

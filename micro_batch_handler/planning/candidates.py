@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from micro_batch_handler.planning.comparison import Comparison
 from micro_batch_handler.planning.constants import GAIN, SLOWER, VERDICTS
 from micro_batch_handler.planning.cost_model import CostModel
 from micro_batch_handler.planning.forecast import Forecast
+from micro_batch_handler.planning.lane_choice import LaneCounts, beside
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.search import best, neighbours
 from micro_batch_handler.planning.sizes import SizeOptions
@@ -18,15 +21,22 @@ class Candidates:
 
     Args:
         options: the sizes that may be chosen.
+        lane_choices: the numbers of lanes that may be chosen, the most first.
         model: what calls cost; None while nothing is known.
     """
 
-    def __init__(self, options: SizeOptions, model: CostModel | None = None) -> None:
+    def __init__(
+        self,
+        options: SizeOptions,
+        lane_choices: Sequence[LaneCounts],
+        model: CostModel | None = None,
+    ) -> None:
         self.options = options
         self.model = model
-        self._proposed: dict[int, Plan | None] = {}
+        self._lane_choices = lane_choices if len(lane_choices) > 1 else [()]
+        self._proposed: dict[int, list[Plan]] = {}
         self._adapted: dict[tuple[Plan, int], Plan] = {}
-        self._forecasts: dict[int, Forecast] = {}
+        self._forecasts: dict[tuple[int, LaneCounts], Forecast] = {}
 
     def adapted(self, plan: Plan, rows: int) -> Plan:
         """The plan for another number of rows, see `SizeOptions.adapted`."""
@@ -68,13 +78,16 @@ class Candidates:
         return None
 
     def _plans(self, in_force: Plan, rows: int) -> list[Plan]:
-        """The whole batch and, if a split can pay, the proposal of the model and the neighbours."""
+        """The whole batch and, if a split can pay, the model's proposals and the neighbours."""
         if rows not in self._proposed and self.model is not None:
-            self._proposed[rows] = self._proposal(rows, self.model)
+            self._proposed[rows] = self._proposals(rows, self.model)
         proposed, whole = self._proposed.get(rows), self.options.whole(rows)
-        if proposed is None:
+        if not proposed:
             return [whole]
-        return [whole, proposed, *neighbours(in_force, self.options, rows)]
+        lanes = in_force.lanes or self._lane_choices[0]
+        found = [whole, *proposed, *neighbours(in_force.with_lanes(lanes), self.options, rows)]
+        found += [in_force.with_lanes(each) for each in beside(lanes, self._lane_choices)]
+        return [self.adapted(plan, rows) for plan in found]
 
     def _slower(self, plan: Plan, in_force: Plan, rows: int) -> float:
         """By what share a batch would be slower than with the plan in force; negative if faster."""
@@ -85,14 +98,25 @@ class Candidates:
         """Seconds of a batch by the model; None while nothing is known."""
         if self.model is None:
             return None
-        if rows not in self._forecasts:
-            self._forecasts[rows] = self.model.forecast(rows)
-        return self.model.batch_s(plan, self._forecasts[rows])
+        return self.model.batch_s(plan, self._forecast(rows, plan.lanes, self.model))
 
-    def _proposal(self, rows: int, model: CostModel) -> Plan | None:
-        """The plan that the model takes to be fastest; None if no split can pay."""
+    def _forecast(self, rows: int, lanes: LaneCounts, model: CostModel) -> Forecast:
+        if (rows, lanes) not in self._forecasts:
+            self._forecasts[rows, lanes] = model.forecast(rows, lanes)
+        return self._forecasts[rows, lanes]
+
+    def _proposals(self, rows: int, model: CostModel) -> list[Plan]:
+        """What the model takes to be fastest in each number of lanes; none if no split can pay.
+
+        The fewest lanes come first: each of them takes the interpreter from others.
+        """
         at_best = model.at_best(rows)
         at_best_s = at_best.finish_s(best(at_best, self.options))
         if at_best_s >= (1 - GAIN) * sum(model.inline_s(rows)):
-            return None
-        return best(model.forecast(rows), self.options, model.least)
+            return []
+        # Before anything ran in lanes, one trial tells what smaller calls cost in any number.
+        choices = self._lane_choices if any(model.beside) else self._lane_choices[:1]
+        return [
+            best(self._forecast(rows, lanes, model), self.options, model.least).with_lanes(lanes)
+            for lanes in reversed(choices)
+        ]

@@ -131,9 +131,10 @@ SPREAD = 1.25
 OUTLIER = 0.1
 """A size that lies off the line by this share counts half, unless most do."""
 
-MOST_LANES = 4
-"""Lanes that `auto` gives preprocess and postprocess. More would mostly wait for one another: for
-the interpreter, and for the single lane of inference between them."""
+MOST_LANES = 8
+"""Lanes that `auto` gives preprocess and postprocess at most, of which the planner learns how many
+are worth while. More would mostly wait for one another: for the interpreter, and for the single
+lane of inference between them."""
 
 MOST_PER_CORE = 4
 """Lanes of a stage for each core, whatever is asked for: settings may come from a larger machine.

@@ -31,7 +31,8 @@ def usable_cores(root: Path = Path("/")) -> int:
 def lanes_for(parallelism: PerStage[Lanes], cores: int, workers: int = 1) -> PerStage[int]:
     """The lanes of each stage: what is asked for, but at most 4 a core.
 
-    For preprocess and postprocess `auto` is one for each core that falls to a worker, at most 4.
+    For preprocess and postprocess `auto` is one for each core that falls to a worker, at most 8,
+    of which the planner learns how many are worth while.
     For inference it is 1: a second call at the same time would share the device, not double it.
 
     Args:
@@ -66,8 +67,9 @@ class IntraOpThreads:
 
         By default PyTorch starts one thread a core in each call, so that lanes that call at the
         same time would have several times as many threads as cores. Preprocess and postprocess
-        compute little with PyTorch: `auto` gives them one thread each, and inference the rest. A
-        whole batch has all cores to itself; it gets the most that any stage wants.
+        compute little with PyTorch: `auto` gives them one thread each, and inference the rest, but
+        half of the cores at least, since all of those lanes seldom work. A whole batch has all
+        cores to itself; it gets the most that any stage wants.
 
         Args:
             wanted: in the lanes of each stage.
@@ -78,7 +80,8 @@ class IntraOpThreads:
         outer = [1 if each == AUTO else each for each in (wanted.preprocess, wanted.postprocess)]
         if wanted.inference == AUTO:
             rest = cores - lanes.preprocess * outer[0] - lanes.postprocess * outer[1]
-            inner, whole = min(most, max(1, rest // lanes.inference)), most
+            share = max(rest, cores // 2) // lanes.inference
+            inner, whole = min(most, max(1, share)), most
         else:
             inner = whole = wanted.inference
         return cls(PerStage(outer[0], inner, outer[1]), max(*outer, whole))

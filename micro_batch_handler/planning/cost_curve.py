@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from micro_batch_handler.planning.constants import OUTLIER, SPREAD
@@ -53,6 +53,9 @@ class Curve:
     measured: Mapping[int, float] = field(default_factory=dict)
     """Seconds of a call, for the numbers of rows that were measured; see `_drawn`."""
 
+    alone: bool = False
+    """Whether no other call of the stage ran beside these."""
+
     least: Curve | None = None
     """What a call costs at least."""
 
@@ -60,16 +63,26 @@ class Curve:
         """Seconds of a call on so many rows.
 
         A call on fewer rows than were measured is taken to cost its share of the smallest measured
-        call. That is the least it can cost, so plans with smaller calls are tried.
+        call, unless the line is known from calls that ran alone. That is the least it can cost, so
+        plans with smaller calls are tried: the fixed cost that calls beside each other show may be
+        what they wait for one another.
         """
         seconds = self.measured.get(rows)
         if seconds is None:
             smallest = min(self.measured, default=rows)
-            if rows < smallest:
+            if rows < smallest and not (self.alone and self.line.slope_known):
                 seconds = self.measured[smallest] * rows / smallest
             else:
                 seconds = self.line.at(rows)
         return seconds if self.least is None else max(seconds, self.least(rows))
+
+    def scaled(self, factor: float) -> Curve:
+        """The same with all costs so many times as high, but for the least."""
+        line = replace(
+            self.line, fixed_s=factor * self.line.fixed_s, row_s=factor * self.line.row_s
+        )
+        measured = {rows: factor * seconds for rows, seconds in self.measured.items()}
+        return replace(self, line=line, measured=measured)
 
 
 def fit(points: Sequence[Point]) -> Line | None:

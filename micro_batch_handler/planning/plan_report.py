@@ -61,7 +61,7 @@ def plan_in_words(rows: int, plan: Plan, whole: Plan, seconds: dict[Plan, float]
 
 def _calls_in_words(rows: int, plan: Plan, batch_s: float, model: CostModel) -> str:
     """What the time of a batch is made of: calls, their schedule, and the factor that is left."""
-    forecast = model.forecast(rows)
+    forecast = model.forecast(rows, plan.lanes)
     calls_s = model.batch_s(plan, forecast)
     if plan.fits(rows):
         ends = f"{' + '.join(map(_ms, model.inline_s(rows)))} = {_ms(calls_s)} ms"

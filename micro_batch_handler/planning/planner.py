@@ -1,4 +1,4 @@
-"""How large the micro-batches of each stage are, for a batch of n.
+"""How large the micro-batches of each stage are, and how many lanes take them, for a batch of n.
 
 `plan(n)` gives the plan in force for about n requests, or a candidate in turns with it. `observe`
 and `finished` take what calls and batches took: from calls the cost model is learned, which
@@ -27,6 +27,7 @@ from micro_batch_handler.planning.constants import (
     SHARE,
 )
 from micro_batch_handler.planning.cost_model import Observations
+from micro_batch_handler.planning.lane_choice import lane_choices
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.plan_report import PlanLog, plan_in_words
 from micro_batch_handler.planning.sizes import SizeOptions
@@ -40,9 +41,9 @@ class Planner:
     """Plans batches, and learns from each. Every method may be called from any thread.
 
     Args:
-        config: the user's sizes, which are never changed, and the sizes allowed.
+        config: the user's sizes and lanes, which are never changed, and the sizes allowed.
         batch_size: the most requests of one batch (TorchServe's `batchSize`), at least 1.
-        lanes: of each stage.
+        lanes: that there are of each stage.
         hand_over_s: what a micro-batch costs in each stage beside the call.
         regroups: whether payloads are known to be rows. If not, the stages whose size is free get
             the same size until `payloads` is called.
@@ -65,9 +66,12 @@ class Planner:
         self.tunes = any(config.micro_batch_size[stage] == AUTO for stage in STAGES)
         """Whether there is a size to choose, and so anything to learn."""
         self._kept_together = False
-        self._candidates = Candidates(SizeOptions(config, together=not regroups))
+        self._lane_choices = lane_choices(config, lanes)
+        self._candidates = Candidates(
+            SizeOptions(config, together=not regroups), self._lane_choices
+        )
         self._observations = Observations(
-            [lanes[stage] for stage in STAGES], self._candidates.options.padded, hand_over_s
+            tuple(lanes[stage] for stage in STAGES), self._candidates.options.padded, hand_over_s
         )
         self._lock = threading.Lock()
         self._comparisons: dict[int, Comparison] = {}
@@ -78,7 +82,7 @@ class Planner:
         self._log = PlanLog(now_s)
 
     def plan(self, rows: int) -> Plan:
-        """The sizes for a batch of so many rows."""
+        """The sizes and lanes for a batch of so many rows."""
         self._observations.forget_calls()  # those that a batch with failures has left
         with self._lock:
             if not rows or not self._candidates.options.free:
@@ -100,7 +104,7 @@ class Planner:
         with self._lock:
             self._ended += 1
             self._seen[rows] += 1
-            self._observations.batch_ended(inline=plan.fits(rows))
+            self._observations.batch_ended(None if plan.fits(rows) else plan.lanes)
             self._compare(rows, plan, seconds)
             self._search_budget_s = min(self._search_budget_s + SHARE * seconds, MOST_SEARCH_S)
             if self._ended <= EARLY_BATCHES or self._ended % LEARN_EVERY == 0:
@@ -131,7 +135,7 @@ class Planner:
 
     def _regroup(self, allowed: bool) -> None:
         options = SizeOptions(self._config, together=not allowed)
-        self._candidates = Candidates(options, self._candidates.model)
+        self._candidates = Candidates(options, self._lane_choices, self._candidates.model)
 
     def _usual(self) -> int:
         """The number of rows that most batches have."""
@@ -177,7 +181,7 @@ class Planner:
             model, known = self._observations.model(), self._candidates.model
             counts = sorted({-(-self._batch_size // 8), self._batch_size})
             if model and (known is None or model.differs(known, counts)):
-                self._candidates = Candidates(self._candidates.options, model)
+                self._candidates = Candidates(self._candidates.options, self._lane_choices, model)
 
     def _tell(self, rows: int) -> None:
         model = self._candidates.model

@@ -100,12 +100,16 @@ def _near(
 
 
 def neighbours(plan: Plan, options: SizeOptions, rows: int) -> list[Plan]:
-    """The plans with sizes doubled or halved in one or more stages, as far as options allow."""
+    """The plans with sizes doubled or halved in one or more stages, as far as options allow.
+
+    Their lanes are the same.
+    """
     found: list[Plan] = []
     sizes = options.per_stage(rows)
     for stages, change in product(options.groups, (_half, _double)):
         changed = Plan(
-            *(change(size, sizes[at]) if at in stages else size for at, size in enumerate(plan))
+            *(change(size, sizes[at]) if at in stages else size for at, size in enumerate(plan)),
+            lanes=plan.lanes,
         )
         if changed != plan and changed not in found:
             found.append(changed)

@@ -119,7 +119,10 @@ class SizeOptions:
         return [options[at] if at in self.free else (whole[at],) for at in range(len(STAGES))]
 
     def adapted(self, plan: Plan, rows: int) -> Plan:
-        """The plan for so many rows: no larger micro-batches, all of about the same size."""
+        """The plan for so many rows: no larger micro-batches, all of about the same size.
+
+        A batch that is not cut has no lanes to choose.
+        """
         whole = self.whole(rows)
         if plan.fits(rows):
             return whole
@@ -128,7 +131,9 @@ class SizeOptions:
             whole[at] if plan[at] >= rows else at_most(even[at], options)
             for at, options in enumerate(self.per_stage(rows))
         ]
-        return Plan.of(sizes[INFERENCE]) if self.together and self.free else Plan(*sizes)
+        if self.together and self.free:
+            sizes = [sizes[INFERENCE]] * len(STAGES)
+        return Plan(*sizes, lanes=plan.lanes)
 
     def _options(self, rows: int) -> list[tuple[int, ...]]:
         options = [even_sizes(max(rows, 1))] * len(STAGES)

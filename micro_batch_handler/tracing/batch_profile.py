@@ -59,7 +59,7 @@ class BatchProfile:
 
         Args:
             batches: as they were traced.
-            lanes: of each stage.
+            lanes: that there are of each stage.
         """
         calls = [[c for b in batches for c in b.calls if c.stage == stage] for stage in STAGES]
         whole = all(call.thread == INLINE for made in calls for call in made)
@@ -67,7 +67,7 @@ class BatchProfile:
             batches[0].rows,
             batches[0].plan,
             whole,
-            [1, 1, 1] if whole else list(lanes),
+            [1, 1, 1] if whole else list(batches[0].plan.lanes or lanes),
             fmean(batch.wall_s for batch in batches),
             [sum(map(call_s, made)) / len(batches) for made in calls],
             [_cost(made) for made in calls],

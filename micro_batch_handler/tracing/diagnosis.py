@@ -139,7 +139,7 @@ def _slow_stage(profile: BatchProfile, setup: Setup, stage: int) -> tuple[Cause,
         tries = "; ".join(_for_the_model(profile, setup))
         return "slow", finding, f"Make the model faster. To try: {tries}."
     saved, lanes = profile.saved_by_lanes(stage, setup.cores)
-    if saved > WORTH_TELLING:
+    if saved > WORTH_TELLING and lanes > setup.lanes[STAGES[stage]]:
         advice = (
             f"It has too few lanes. Add {name} lanes: with parallelism: {{{name}: {lanes}}} the "
             f"batch would end {percent(saved)} earlier, if its calls do not wait for Python's "

@@ -63,7 +63,8 @@ def batch_events(
 ) -> Iterator[dict[str, Any]]:
     """A batch with its calls, what they waited for, and arrows between them."""
     us, span = process.us, process.span
-    args = {"batch": number, "rows": batch.rows, "sizes": list(batch.plan)}
+    sizes, lanes = list(batch.plan), list(batch.plan.lanes)
+    args = {"batch": number, "rows": batch.rows, "sizes": sizes, "lanes": lanes}
     name = f"batch {number}: {batch.rows} rows"
     yield span(name, "batch", BATCHES, batch.began_s, batch.ended_s, args)
     for call, sources in with_sources(batch.calls):

@@ -137,9 +137,9 @@ def _batches(events: list[dict[str, Any]]) -> list[TracedBatch]:
         args = span["args"]
         began_s, ended_s = span["ts"] / 1e6, (span["ts"] + span["dur"]) / 1e6
         if span["cat"] == "batch":
-            sizes = Plan(*map(int, args["sizes"]))
+            plan = Plan(*map(int, args["sizes"]), lanes=tuple(map(int, args.get("lanes", ()))))
             of_batch = calls.setdefault(args["batch"], [])
-            batches.append(TracedBatch(int(args["rows"]), sizes, began_s, ended_s, of_batch))
+            batches.append(TracedBatch(int(args["rows"]), plan, began_s, ended_s, of_batch))
         elif span["cat"] == "call":
             if args["stage"] not in STAGES:
                 raise ValueError(args["stage"])

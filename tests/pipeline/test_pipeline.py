@@ -126,6 +126,39 @@ def test_the_lanes_of_a_stage_work_at_the_same_time():
     assert {} == outcomes.failures
 
 
+@pytest.mark.parametrize("order", [(1, 3, 4), (4, 1, 2), (2, 4, 1)])
+def test_as_many_lanes_work_as_the_plan_says(order):
+    """One batch after the other in the same pipeline; the other lanes take no micro-batch."""
+    threads = set()
+    meetings = {count: threading.Barrier(count) for count in order}
+    wanted = 0
+
+    def meet(payload):
+        threads.add(threading.current_thread())
+        meetings[wanted].wait(GATE_S)
+        return payload
+
+    with Pipeline(stages(meet), PerStage(4, 1, 1)) as pipeline:
+        for wanted in order:
+            threads.clear()
+            outcomes = pipeline.run(list(range(4 * wanted)), plan(1).with_lanes((wanted, 1, 1)))
+            assert outcomes.failures == {}
+            assert len(threads) == wanted
+        meetings[wanted] = threading.Barrier(4)
+        pipeline.run(list(range(4)), plan(1))  # all of them
+
+
+def test_a_pipeline_whose_lanes_wait_is_closed():
+    """Lanes that take no micro-batch end as the others do."""
+    others = set(threading.enumerate())
+    with Pipeline(stages(), PerStage(4, 1, 4)) as pipeline:
+        pipeline.run(list(range(8)), plan(1).with_lanes((1, 1, 2)))
+        lanes = set(threading.enumerate()) - others
+
+    assert len(lanes) == 4 + 1 + 4
+    assert not any(lane.is_alive() for lane in lanes)
+
+
 def test_a_fast_stage_does_not_pile_up_payloads():
     """While inference stands still, preprocess stops after the few that its inbox holds."""
     gate = threading.Event()

@@ -85,7 +85,7 @@ def test_this_machine_has_a_core():
     assert usable_cores() >= 1
 
 
-@pytest.mark.parametrize(("cores", "lanes"), [(1, 1), (2, 2), (4, 4), (64, 4)])
+@pytest.mark.parametrize(("cores", "lanes"), [(1, 1), (2, 2), (4, 4), (64, 8)])
 def test_auto_gives_the_outer_stages_a_lane_for_each_core(cores, lanes):
     """At most four, and one for inference; numbers of the user's are kept, up to four a core."""
     assert PerStage(lanes, 1, lanes) == lanes_for(PerStage.of("auto"), cores)
@@ -93,7 +93,7 @@ def test_auto_gives_the_outer_stages_a_lane_for_each_core(cores, lanes):
     assert PerStage(4 * cores, 4 * cores, lanes) == lanes_for(PerStage(999, 999, "auto"), cores)
 
 
-@pytest.mark.parametrize(("workers", "lanes"), [(1, 4), (3, 2), (8, 1), (99, 1)])
+@pytest.mark.parametrize(("workers", "lanes"), [(1, 8), (3, 2), (8, 1), (99, 1)])
 def test_workers_share_the_cores_that_auto_gives_lanes_for(workers, lanes):
     """Eight workers on eight cores need no lanes beside each other."""
     assert PerStage(lanes, 1, lanes) == lanes_for(PerStage.of("auto"), 8, workers)
@@ -111,7 +111,8 @@ AUTO = PerStage.of("auto")
         (AUTO, (1, 1, 1), 8, 3, (1, 3, 1), 3),
         (PerStage.of(3), (2, 1, 1), 8, 2, (3, 3, 3), 3),
         (PerStage("auto", 4, "auto"), (2, 1, 1), 8, 8, (1, 4, 1), 4),
-        (PerStage(2, "auto", 1), (2, 1, 1), 8, 8, (2, 3, 1), 8),
+        (PerStage(2, "auto", 1), (2, 1, 1), 8, 8, (2, 4, 1), 8),
+        (AUTO, (8, 1, 8), 16, 16, (1, 8, 1), 16),
         (PerStage(4, 1, "auto"), (1, 1, 1), 8, 8, (4, 1, 1), 4),
     ],
 )

@@ -10,6 +10,7 @@ from harness.simulated import linear
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import TraceError
 from micro_batch_handler.planning.cores import IntraOpThreads
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tracing.diagnosis import diagnose, typical
 from micro_batch_handler.tracing.recording import TracedBatch
 from tests.tracing.traced import Led, a_row, scheduled, setup
@@ -165,7 +166,7 @@ def test_a_real_pipeline_is_judged_as_its_schedule(costs, rows, expected):
     """Its records have the times of a computed schedule, and the same diagnosis."""
     computed = scheduled(rows, ONES, costs)
     outcomes = Led(computed, ONES).run()
-    ran = TracedBatch(rows, ONES, 0.0, max(c.ended_s for c in outcomes.calls), outcomes.calls)
+    ran = TracedBatch(rows, Plan.of(1), 0.0, max(c.ended_s for c in outcomes.calls), outcomes.calls)
 
     def times(batch):
         return sorted((c.stage, *c.indices, c.thread, c.began_s, c.ended_s) for c in batch.calls)

@@ -10,6 +10,7 @@ from micro_batch_handler.hosting.messages import HostCall
 from micro_batch_handler.pipeline.call import INLINE, CallRecord
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.watch import Clock
+from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tracing.recording import Setup, TracedBatch
 from tests.fakes import plan
 
@@ -53,7 +54,7 @@ def scheduled(
             for row in group:
                 done_s[row] = free_s[lane]
     calls.sort(key=lambda call: call.ended_s)
-    return TracedBatch(rows, tuple(sizes), began_s, max(done_s), calls)
+    return TracedBatch(rows, Plan(*sizes), began_s, max(done_s), calls)
 
 
 def hosted(
