@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 
 import torch
@@ -17,9 +18,21 @@ from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.torchserve.loading import LoadedHandler
 from micro_batch_handler.torchserve.metrics.batch_metrics import BatchMetrics
 
-__all__ = ["lane_setup", "lanes_of", "streams_for", "threads_of"]
+__all__ = ["lane_setup", "lanes_of", "share_interpreter", "streams_for", "threads_of"]
 
 logger = logging.getLogger(__name__)
+
+
+SWITCH_S = 0.001
+"""How long a thread may keep the interpreter from others that want it; Python's own is 5 ms.
+
+Inference asks for it again after each wait for its device, and preprocess in Python makes it wait
+so long each time. More switches cost less than that."""
+
+
+def share_interpreter() -> None:
+    """Let threads of this process wait for one another at most `SWITCH_S`, if they wait longer."""
+    sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
 
 
 def lanes_of(loaded: LoadedHandler, cores: int) -> PerStage[int]:
@@ -65,6 +78,7 @@ def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[
     """A function that prepares the thread of a lane; prepares this one, for whole batches, now."""
     state = ThreadState.capture(device.device.type if device else None)
     torch.set_num_threads(threads.whole)
+    share_interpreter()
     logger.info(
         "threads of PyTorch in each lane %s, whole batches %d", threads.lanes, threads.whole
     )

@@ -726,3 +726,15 @@ def test_four_frames_lie_between_a_lane_and_the_users_method():
 
     assert len(depths) == 4
     assert max(depths) <= 4
+
+
+@pytest.mark.parametrize(("before_s", "after_s"), [(0.005, 0.001), (0.0002, 0.0002)])
+def test_lanes_wait_for_the_interpreter_a_millisecond_at_most(before_s, after_s):
+    """The interval is lowered where Python's own is longer, and kept where it is shorter."""
+    found_s = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(before_s)
+        micro_batched(Plain)
+        assert sys.getswitchinterval() == pytest.approx(after_s)
+    finally:
+        sys.setswitchinterval(found_s)

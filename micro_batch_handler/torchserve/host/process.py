@@ -34,6 +34,7 @@ from micro_batch_handler.torchserve.host.output import say_output
 from micro_batch_handler.torchserve.host.stage import HostHandle, HostStage
 from micro_batch_handler.torchserve.host.warm import example, example_row, warm_up
 from micro_batch_handler.torchserve.host_job import HostJob
+from micro_batch_handler.torchserve.resources import share_interpreter
 from micro_batch_handler.torchserve.routed import route
 from micro_batch_handler.torchserve.sharing import in_host
 
@@ -47,9 +48,6 @@ DEFAULT_STARTUP_TIMEOUT_S = 120
 DRAIN_S = 0.1
 """For what was written last to reach a member."""
 
-SWITCH_S = 0.001
-"""How long a thread keeps the interpreter from others: connections want it while the model runs."""
-
 
 def main() -> None:
     """Load the model, answer the members, end with the last of them or with the frontend."""
@@ -59,7 +57,7 @@ def main() -> None:
         os.set_inheritable(each, False)  # a handler's own processes must not keep the lock
     job: HostJob = pickle.load(sys.stdin.buffer)  # noqa: S301  (from the member that starts it)
     sys.path[:] = job.search_path
-    sys.setswitchinterval(SWITCH_S)
+    share_interpreter()
     host = Host(socket.socket(fileno=listener))
     host.let_go_in_children(lock)
     say_output(host)
