@@ -734,7 +734,7 @@ def test_lanes_wait_for_the_interpreter_a_millisecond_at_most(before_s, after_s)
     found_s = sys.getswitchinterval()
     try:
         sys.setswitchinterval(before_s)
-        micro_batched(Plain)
+        Plain().initialize(fake_context(0))
         assert sys.getswitchinterval() == pytest.approx(after_s)
     finally:
         sys.setswitchinterval(found_s)
