@@ -228,13 +228,25 @@ def test_checking_a_config_needs_neither_torch_nor_torchserve():
         {"backend": "inductor", "mode": "reduce-overhead"},
     ],
 )
-def test_graphs_need_allowed_sizes(pt2):
-    """A mode of torch.compile that overwrites its results is refused until they are copied."""
-    with pytest.raises(ConfigError, match="allowed_sizes"):
-        MicroBatchingConfig.from_model_yaml({"pt2": pt2})
+def test_graphs_are_made_for_few_sizes(pt2):
+    """A mode of torch.compile that makes CUDA graphs is called with powers of two, up to all rows.
 
-    section = {"allowed_sizes": [1, 2]}
-    assert MicroBatchingConfig.from_model_yaml({"pt2": pt2, "micro_batching": section})
+    Where it is not known how many these are, it is refused.
+    """
+
+    def sizes(**config):
+        return MicroBatchingConfig.from_model_yaml({"pt2": pt2, **config}).allowed_sizes
+
+    assert sizes(batchSize=1) == (1,)
+    assert sizes(batchSize=16) == (1, 2, 4, 8, 16)
+    assert sizes(batchSize=20) == (1, 2, 4, 8, 16, 20)
+    assert sizes(batchSize=20, micro_batching={"micro_batch_size": 6}) == (1, 2, 4, 6)
+    assert sizes(micro_batching={"micro_batch_size": 2}) == (1, 2)
+    assert sizes(micro_batching={"allowed_sizes": [1, 3]}) == (1, 3)
+    with pytest.raises(ConfigError, match="Set batchSize there"):
+        sizes()
+    with pytest.raises(ConfigError, match="must be 1 with allowed_sizes"):
+        sizes(batchSize=8, micro_batching={"parallelism": 2})
 
 
 @pytest.mark.parametrize(

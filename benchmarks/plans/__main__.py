@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -17,7 +19,7 @@ def main() -> int:
     """Run; gives back 0."""
     options = _parser().parse_args()
     if options.simulated:
-        return _simulate(options.simulated)
+        return _simulate(options.simulated, many_cores=options.many_cores)
     # Imported late, so that --help needs nothing installed.
     from benchmarks.plans.cases import draw
     from benchmarks.plans.rounds import Result, play
@@ -59,10 +61,14 @@ def main() -> int:
     return 0
 
 
-def _simulate(cases: int) -> int:
+def _simulate(cases: int, *, many_cores: bool) -> int:
+    from tqdm import tqdm
+
     from benchmarks.plans.simulated import play
 
-    found = [play(number) for number in range(cases)]
+    with ProcessPoolExecutor() as pool:
+        played = pool.map(partial(play, many_cores=many_cores), range(cases))
+        found = list(tqdm(played, total=cases, unit="case"))
     to_best = [each.to_best for each in found]
     sys.stdout.write(
         f"{cases} cases in simulated time, after 300 batches: to the best plan median "
@@ -84,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--simulated", type=int, metavar="N", help="so many cases in simulated time instead"
+    )
+    parser.add_argument(
+        "--many-cores",
+        action="store_true",
+        help="with --simulated: 16 cores, and stages that hold a lock for some of their time",
     )
     return parser
 

@@ -12,12 +12,12 @@ from micro_batch_handler.config.limits import (
     MOST_THREADS,
     SECTION,
     doubtful_sizes,
-    refuse_cuda_graphs,
     refuse_late_timeout,
     refuse_no_memory,
     refuse_together,
     refuse_unsupported,
     response_timeout_of,
+    sizes_for_graphs,
 )
 from micro_batch_handler.config.old_keys import new_spelling, read_old_keys
 from micro_batch_handler.config.rules import (
@@ -172,8 +172,8 @@ class MicroBatchingConfig:
     allowed_sizes: tuple[int, ...] | None = key(
         None,
         ASCENDING,
-        "the only numbers of requests that inference is called with. A smaller micro-batch is "
-        "filled up with copies of its last row, whose answers are dropped; see [GPUs](#gpus)",
+        "the only numbers of requests that inference is called with; smaller calls are filled up, "
+        "see [GPUs](#gpus). Powers of two if `pt2.compile.mode` makes CUDA graphs",
     )
     device: DeviceSettings = key(DeviceSettings(), Section(DeviceSettings))
     decode_input_request: bool = key(
@@ -238,9 +238,9 @@ class MicroBatchingConfig:
             raise ConfigError(f"model-config.yaml must be a mapping of keys, found {model_yaml!r}")
         refuse_unsupported(model_yaml)
         config = cls.from_section(model_yaml.get(SECTION), response_timeout_of(model_yaml))
-        if config.allowed_sizes is None:
-            refuse_cuda_graphs(model_yaml.get("pt2"))
-        return config
+        sizes = config.allowed_sizes or sizes_for_graphs(model_yaml, config.micro_batch_size)
+        refuse_together(config.parallelism, config.micro_batch_size, sizes)
+        return replace(config, allowed_sizes=sizes)
 
     def doubts(self, batch_size: int) -> Iterator[str]:
         """What to change in settings that work with batches of this size, a sentence each."""

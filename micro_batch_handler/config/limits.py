@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from micro_batch_handler.config.rules import is_seconds
+from micro_batch_handler.config.rules import is_seconds, is_whole
 from micro_batch_handler.config.stages import AUTO, STAGES, Lanes, PerStage, Size
 from micro_batch_handler.errors import ConfigError
 
@@ -13,12 +13,12 @@ __all__ = [
     "MOST_THREADS",
     "SECTION",
     "doubtful_sizes",
-    "refuse_cuda_graphs",
     "refuse_late_timeout",
     "refuse_no_memory",
     "refuse_together",
     "refuse_unsupported",
     "response_timeout_of",
+    "sizes_for_graphs",
 ]
 
 SECTION = "micro_batching"
@@ -118,22 +118,37 @@ def refuse_unsupported(model_yaml: Mapping[object, object]) -> None:
             raise ConfigError(f"{name}: {value!r} cannot work with micro-batching: {why}")
 
 
-def refuse_cuda_graphs(pt2: object) -> None:
-    """Refuse a compiler mode that makes CUDA graphs; only `allowed_sizes` makes these safe.
+def sizes_for_graphs(
+    model_yaml: Mapping[object, object], sizes: PerStage[Size]
+) -> tuple[int, ...] | None:
+    """The `allowed_sizes` of a model that `pt2` compiles into CUDA graphs; None for any other.
 
-    A graph overwrites the result of its last call, which postprocess may still be reading. With
+    Each size is a graph of its own, so there are few: powers of two, up to the largest call. A
+    graph overwrites the result of its last call, which postprocess may still be reading. With
     `allowed_sizes` results are copied, and graphs stay in the thread that made them.
+
+    Args:
+        model_yaml: a whole model-config.yaml.
+        sizes: of micro-batches.
+
+    Raises:
+        ConfigError: it is not known how large calls can be.
     """
+    pt2 = model_yaml.get("pt2")
     options = pt2.get("compile", pt2) if isinstance(pt2, Mapping) else None
     if not isinstance(options, Mapping) or options.get("enable") is False:
-        return
+        return None
     mode = options.get("mode")
-    if mode in GRAPH_MODES:
+    if mode not in GRAPH_MODES:
+        return None
+    most = model_yaml.get("batchSize") if sizes.inference == AUTO else sizes.inference
+    if not is_whole(most):
         raise ConfigError(
-            f"pt2.compile.mode {mode!r} makes CUDA graphs, which need "
-            f"{SECTION}.allowed_sizes: [1, 2, 4, …] up to the micro-batch size of inference. "
-            f"Set them, or remove the mode"
+            f"pt2.compile.mode {mode!r} makes a CUDA graph for each size of a call, and "
+            f"model-config.yaml does not say how large calls are. Set batchSize there, or "
+            f"{SECTION}.allowed_sizes: [1, 2, 4, …]"
         )
+    return (*(1 << bits for bits in range((most - 1).bit_length())), most)
 
 
 def doubtful_sizes(micro_batch_size: PerStage[Size], batch_size: int) -> Iterator[str]:
