@@ -142,7 +142,7 @@ def sizes_for_graphs(
     if mode not in GRAPH_MODES:
         return None
     most = model_yaml.get("batchSize") if sizes.inference == AUTO else sizes.inference
-    if not is_whole(most):
+    if not isinstance(most, int) or not is_whole(most):
         raise ConfigError(
             f"pt2.compile.mode {mode!r} makes a CUDA graph for each size of a call, and "
             f"model-config.yaml does not say how large calls are. Set batchSize there, or "

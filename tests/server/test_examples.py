@@ -127,6 +127,15 @@ def test_a_traced_network_needs_no_code_of_its_own(server):
     assert right
 
 
+def test_photos_for_the_gpu_get_the_same_labels_on_a_cpu(server):
+    """A server without a GPU decodes them by Pillow, and needs no torchvision."""
+    need(*PHOTOS)
+    with ExampleModel(server, "gpu_photos") as model:
+        right = labels_right(model)
+
+    assert right
+
+
 @pytest.mark.timeout(400)
 def test_a_compiled_network_is_compiled_before_the_first_request(server):
     """Photos get their known labels from a model that is compiled once, when it loads."""
