@@ -34,7 +34,9 @@ class Candidates:
         self.options = options
         self.model = model
         self._lane_choices = lane_choices if len(lane_choices) > 1 else [()]
-        self._proposed: dict[int, list[Plan]] = {}
+        self._proposed: dict[int, dict[LaneCounts, Plan]] = {}
+        self._hopeless: dict[int, bool] = {}
+        """Whether no split can pay, by the rows of a batch."""
         self._adapted: dict[tuple[Plan, int], Plan] = {}
         self._forecasts: dict[tuple[int, LaneCounts], Forecast] = {}
 
@@ -79,14 +81,16 @@ class Candidates:
 
     def _plans(self, in_force: Plan, rows: int) -> list[Plan]:
         """The whole batch and, if a split can pay, the model's proposals and the neighbours."""
-        if rows not in self._proposed and self.model is not None:
-            self._proposed[rows] = self._proposals(rows, self.model)
-        proposed, whole = self._proposed.get(rows), self.options.whole(rows)
+        whole, lanes = self.options.whole(rows), in_force.lanes or self._lane_choices[0]
+        others = beside(lanes, self._lane_choices)
+        if self.model is not None:
+            self._propose(rows, [lanes, *others, *self._lane_choices], self.model)
+        proposed = self._proposed.get(rows)
         if not proposed:
             return [whole]
-        lanes = in_force.lanes or self._lane_choices[0]
-        found = [whole, *proposed, *neighbours(in_force.with_lanes(lanes), self.options, rows)]
-        found += [in_force.with_lanes(each) for each in beside(lanes, self._lane_choices)]
+        found = [whole, *list(proposed.values())[::-1]]
+        found += neighbours(in_force.with_lanes(lanes), self.options, rows)
+        found += map(in_force.with_lanes, others)
         return [self.adapted(plan, rows) for plan in found]
 
     def _slower(self, plan: Plan, in_force: Plan, rows: int) -> float:
@@ -105,18 +109,20 @@ class Candidates:
             self._forecasts[rows, lanes] = model.forecast(rows, lanes)
         return self._forecasts[rows, lanes]
 
-    def _proposals(self, rows: int, model: CostModel) -> list[Plan]:
-        """What the model takes to be fastest in each number of lanes; none if no split can pay.
+    def _propose(self, rows: int, choices: Sequence[LaneCounts], model: CostModel) -> None:
+        """Find what the model takes to be fastest in one more number of lanes, if a split can pay.
 
-        The fewest lanes come first: each of them takes the interpreter from others.
+        In one at a time: a search takes milliseconds, and a batch waits for it.
         """
-        at_best = model.at_best(rows)
-        at_best_s = at_best.finish_s(best(at_best, self.options))
-        if at_best_s >= (1 - GAIN) * sum(model.inline_s(rows)):
-            return []
+        known = self._proposed.get(rows)
+        if known is None:
+            known = self._proposed[rows] = {}
+            at_best = model.at_best(rows)
+            at_best_s = at_best.finish_s(best(at_best, self.options))
+            self._hopeless[rows] = at_best_s >= (1 - GAIN) * sum(model.inline_s(rows))
         # Before anything ran in lanes, one trial tells what smaller calls cost in any number.
-        choices = self._lane_choices if any(model.beside) else self._lane_choices[:1]
-        return [
-            best(self._forecast(rows, lanes, model), self.options, model.least).with_lanes(lanes)
-            for lanes in reversed(choices)
-        ]
+        left = choices if any(model.beside) else choices[:1]
+        lanes = next((each for each in left if each not in known), None)
+        if lanes is not None and not self._hopeless[rows]:
+            found = best(self._forecast(rows, lanes, model), self.options, model.least)
+            known[lanes] = found.with_lanes(lanes)

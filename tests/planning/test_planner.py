@@ -348,11 +348,12 @@ def test_what_the_log_predicts_follows_from_the_costs_that_it_prints(seed, caplo
     split_ms, whole_ms = map(float, re.findall(r"([\d.]+) ms", head))
     *inline_ms, sum_ms, slower = _numbers(whole)
     assert sum(inline_ms) == pytest.approx(sum_ms, rel=0.01)
-    assert sum_ms * slower == pytest.approx(whole_ms, rel=0.01)
+    # Each of the three is rounded, by up to half a percent.
+    assert sum_ms * slower == pytest.approx(whole_ms, rel=0.015)
 
     calls, ends = split.split(" ms, 0.07 ms of each")
     *_, end_ms, _, _, _, slower = _numbers(ends)
-    assert end_ms * slower == pytest.approx(split_ms, rel=0.01)
+    assert end_ms * slower == pytest.approx(split_ms, rel=0.015)
     costs_ms = []
     for size, told in zip(sizes, calls.split(", ")[1:], strict=True):
         count, full_ms, *last_ms = _numbers(told)

@@ -50,7 +50,7 @@ def shared(monkeypatch, as_before, tmp_path):
         yield make
         for handler in made:
             member = vars(handler).get("_micro_batch_member")
-            started = member and member.link._starter._started
+            started = member and member.link.starter._started
             handler.close()
             if started:
                 started.process.kill()
