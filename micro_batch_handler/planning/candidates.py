@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from micro_batch_handler.planning.comparison import Comparison
-from micro_batch_handler.planning.constants import GAIN, SLOWER, VERDICTS
+from micro_batch_handler.planning.constants import GAIN, SEARCHES, SLOWER, VERDICTS
 from micro_batch_handler.planning.cost_model import CostModel
 from micro_batch_handler.planning.forecast import Forecast
 from micro_batch_handler.planning.lane_choice import LaneCounts, beside
@@ -23,6 +24,7 @@ class Candidates:
         options: the sizes that may be chosen.
         lane_choices: the numbers of lanes that may be chosen, the most first.
         model: what calls cost; None while nothing is known.
+        turns: the same numbers of lanes, in the order in which plans are searched for them.
     """
 
     def __init__(
@@ -30,15 +32,21 @@ class Candidates:
         options: SizeOptions,
         lane_choices: Sequence[LaneCounts],
         model: CostModel | None = None,
+        turns: deque[LaneCounts] | None = None,
     ) -> None:
         self.options = options
         self.model = model
         self._lane_choices = lane_choices if len(lane_choices) > 1 else [()]
+        self._turns = turns or deque(self._lane_choices)
         self._proposed: dict[int, dict[LaneCounts, Plan]] = {}
         self._hopeless: dict[int, bool] = {}
         """Whether no split can pay, by the rows of a batch."""
         self._adapted: dict[tuple[Plan, int], Plan] = {}
         self._forecasts: dict[tuple[int, LaneCounts], Forecast] = {}
+
+    def following(self, options: SizeOptions, model: CostModel | None) -> Candidates:
+        """The candidates that take the place of these, with other options or another model."""
+        return Candidates(options, self._lane_choices, model, self._turns)
 
     def adapted(self, plan: Plan, rows: int) -> Plan:
         """The plan for another number of rows, see `SizeOptions.adapted`."""
@@ -84,7 +92,7 @@ class Candidates:
         whole, lanes = self.options.whole(rows), in_force.lanes or self._lane_choices[0]
         others = beside(lanes, self._lane_choices)
         if self.model is not None:
-            self._propose(rows, [lanes, *others, *self._lane_choices], self.model)
+            self._propose(rows, lanes, self.model)
         proposed = self._proposed.get(rows)
         if not proposed:
             return [whole]
@@ -109,10 +117,11 @@ class Candidates:
             self._forecasts[rows, lanes] = model.forecast(rows, lanes)
         return self._forecasts[rows, lanes]
 
-    def _propose(self, rows: int, choices: Sequence[LaneCounts], model: CostModel) -> None:
-        """Find what the model takes to be fastest in one more number of lanes, if a split can pay.
+    def _propose(self, rows: int, lanes: LaneCounts, model: CostModel) -> None:
+        """Find what the model takes to be fastest in so many lanes, if a split can pay.
 
-        In one at a time: a search takes milliseconds, and a batch waits for it.
+        Each time also in a few of the other numbers, in turn: a search takes milliseconds, and a
+        batch waits for it.
         """
         known = self._proposed.get(rows)
         if known is None:
@@ -120,9 +129,16 @@ class Candidates:
             at_best = model.at_best(rows)
             at_best_s = at_best.finish_s(best(at_best, self.options))
             self._hopeless[rows] = at_best_s >= (1 - GAIN) * sum(model.inline_s(rows))
+        if self._hopeless[rows]:
+            return
+        wanted = [] if lanes in known else [lanes]
         # Before anything ran in lanes, one trial tells what smaller calls cost in any number.
-        left = choices if any(model.beside) else choices[:1]
-        lanes = next((each for each in left if each not in known), None)
-        if lanes is not None and not self._hopeless[rows]:
-            found = best(self._forecast(rows, lanes, model), self.options, model.least)
-            known[lanes] = found.with_lanes(lanes)
+        if any(model.beside):
+            others = [each for each in self._turns if each not in (lanes, *known)]
+            wanted += others[: SEARCHES - len(wanted)]
+            for each in wanted:
+                self._turns.remove(each)
+                self._turns.append(each)
+        for each in wanted:
+            found = best(self._forecast(rows, each, model), self.options, model.least)
+            known[each] = found.with_lanes(each)

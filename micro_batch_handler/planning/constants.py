@@ -35,6 +35,7 @@ __all__ = [
     "REACH",
     "RECENT_BATCHES",
     "REMEMBERED",
+    "SEARCHES",
     "SETTLED_BATCHES",
     "SHARE",
     "SLOWER",
@@ -108,6 +109,9 @@ WORK_COUNTS = 0.01
 
 Of plans that finish at about the same time, the one with the fewest calls loads the machine least.
 """
+
+SEARCHES = 4
+"""The numbers of lanes for which sizes are searched at once, 5 to 10 ms each on a slow machine."""
 
 STARTS = 3
 """The plans that the search starts from."""

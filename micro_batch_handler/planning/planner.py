@@ -66,9 +66,8 @@ class Planner:
         self.tunes = any(config.micro_batch_size[stage] == AUTO for stage in STAGES)
         """Whether there is a size to choose, and so anything to learn."""
         self._kept_together = False
-        self._lane_choices = lane_choices(config, lanes)
         self._candidates = Candidates(
-            SizeOptions(config, together=not regroups), self._lane_choices
+            SizeOptions(config, together=not regroups), lane_choices(config, lanes)
         )
         self._observations = Observations(
             tuple(lanes[stage] for stage in STAGES), self._candidates.options.padded, hand_over_s
@@ -135,7 +134,7 @@ class Planner:
 
     def _regroup(self, allowed: bool) -> None:
         options = SizeOptions(self._config, together=not allowed)
-        self._candidates = Candidates(options, self._lane_choices, self._candidates.model)
+        self._candidates = self._candidates.following(options, self._candidates.model)
 
     def _usual(self) -> int:
         """The number of rows that most batches have."""
@@ -181,7 +180,7 @@ class Planner:
             model, known = self._observations.model(), self._candidates.model
             counts = sorted({-(-self._batch_size // 8), self._batch_size})
             if model and (known is None or model.differs(known, counts)):
-                self._candidates = Candidates(self._candidates.options, self._lane_choices, model)
+                self._candidates = self._candidates.following(self._candidates.options, model)
 
     def _tell(self, rows: int) -> None:
         model = self._candidates.model
