@@ -15,7 +15,16 @@ from harness.examples import example_module
 from tests.fakes import fake_context
 from tests.gpu.photos import photo
 
-__all__ = ["BAD", "GOOD", "OK", "example_handler", "handler_file", "off_by", "statuses"]
+__all__ = [
+    "BODIES",
+    "DUE",
+    "GOOD",
+    "MOST_OFF",
+    "example_handler",
+    "handler_file",
+    "off_by",
+    "statuses",
+]
 
 ORIENTATION = 0x0112
 EDGE = 16
@@ -118,3 +127,10 @@ BAD = {
     "empty": (b"", BROKEN),
 }
 """Each with its status."""
+
+BODIES = [*GOOD.values(), *(body for body, _ in BAD.values())]
+DUE = [*([OK] * len(GOOD)), *(status for _, status in BAD.values())]
+"""All of them as one batch, and the status of each."""
+
+MOST_OFF = 0.05
+"""Resizing differs a little from Pillow's: here the margins are whole pixels."""
