@@ -38,9 +38,8 @@ class Candidates:
         self.model = model
         self._lane_choices = lane_choices if len(lane_choices) > 1 else [()]
         self._turns = turns or deque(self._lane_choices)
-        self._proposed: dict[int, dict[LaneCounts, Plan]] = {}
-        self._hopeless: dict[int, bool] = {}
-        """Whether no split can pay, by the rows of a batch."""
+        self._proposed: dict[int, dict[LaneCounts, Plan] | None] = {}
+        """By the rows of a batch and the lanes; None where no split can pay."""
         self._adapted: dict[tuple[Plan, int], Plan] = {}
         self._forecasts: dict[tuple[int, LaneCounts], Forecast] = {}
 
@@ -123,13 +122,13 @@ class Candidates:
         Each time also in a few of the other numbers, in turn: a search takes milliseconds, and a
         batch waits for it.
         """
-        known = self._proposed.get(rows)
-        if known is None:
-            known = self._proposed[rows] = {}
+        if rows not in self._proposed:
             at_best = model.at_best(rows)
             at_best_s = at_best.finish_s(best(at_best, self.options))
-            self._hopeless[rows] = at_best_s >= (1 - GAIN) * sum(model.inline_s(rows))
-        if self._hopeless[rows]:
+            pays = at_best_s < (1 - GAIN) * sum(model.inline_s(rows))
+            self._proposed[rows] = {} if pays else None
+        known = self._proposed[rows]
+        if known is None:
             return
         wanted = [] if lanes in known else [lanes]
         # Before anything ran in lanes, one trial tells what smaller calls cost in any number.
