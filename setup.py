@@ -28,6 +28,7 @@ setup(
         "torchserve>=0.11,<0.13",
         "torch-model-archiver>=0.11,<0.13",
         "numpy>=1.24",
+        "filelock>=3.4",
         "orjson>=3.9",
         "psutil>=5.9",
         "pyyaml>=6.0",

@@ -222,9 +222,7 @@ def test_checking_a_config_needs_neither_torch_nor_torchserve():
     "pt2",
     [
         {"compile": {"enable": True, "mode": "reduce-overhead"}},
-        {
-            "compile": {"mode": "max-autotune"}
-        },  # TorchServe deletes `enable` when it loads the model
+        {"compile": {"mode": "max-autotune"}},  # TorchServe deletes `enable` when it loads
         {"backend": "inductor", "mode": "reduce-overhead"},
     ],
 )
@@ -247,6 +245,23 @@ def test_graphs_are_made_for_few_sizes(pt2):
         sizes()
     with pytest.raises(ConfigError, match="must be 1 with allowed_sizes"):
         sizes(batchSize=8, micro_batching={"parallelism": 2})
+
+
+@pytest.mark.parametrize(
+    ("options", "section"),
+    [({"mode": "reduce-overhead"}, {}), ({}, {"allowed_sizes": [1, 2]})],
+)
+def test_programs_for_any_shape_and_for_few_sizes_are_refused_together(options, section):
+    """The error says what to remove, and without `dynamic` both are fine."""
+
+    def load(**dynamic):
+        compile_ = {"enable": True, **options, **dynamic}
+        yaml = {"batchSize": 8, "pt2": {"compile": compile_}, "micro_batching": section}
+        return MicroBatchingConfig.from_model_yaml(yaml)
+
+    assert load() == load(dynamic=False)
+    with pytest.raises(ConfigError, match="Remove dynamic and bring rows to one shape"):
+        load(dynamic=True)
 
 
 @pytest.mark.parametrize(

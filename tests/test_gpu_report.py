@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.gpu import __main__ as command
-from tests.gpu import bars, lack, report, served, shared, throughput, timeline
+from tests.gpu import bars, compiled, lack, report, served, shared, throughput, timeline
 from tests.gpu.contestants import HANDLERS, Contestant, contestants, defaults
 from tests.gpu.photos import photo, pixels
 from tests.gpu.report import Entries
@@ -238,6 +238,21 @@ def test_one_model_for_all_workers_is_measured(monkeypatch, tmp_path):
     assert set(handlers) == {bars.PLAIN, bars.SHARED, bars.ONE, bars.DECODED_PLAIN, bars.DECODED}
     assert {row["not right"] for row in handlers.values()} == {0}
     assert [row["measured"] for row in rows if "bar" in row] == ["not measured"] * 4
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("java")
+def test_a_compiled_network_is_measured(monkeypatch, tmp_path):
+    """On a CPU, by a compiler that changes nothing: calls of each size, and a server's answers."""
+    monkeypatch.setenv(report.ENTRIES, str(tmp_path / "entries.jsonl"))
+    monkeypatch.setattr(compiled, "end_on_sigterm", lambda: None)
+
+    assert compiled.main([*command.REHEARSAL, "--backend", "eager"]) == 0
+
+    rows = [entry["row"] for entry in report.read(tmp_path / "entries.jsonl")]
+    assert [row["rows"] for row in rows if "times as fast" in row] == list(compiled.ROWS)
+    served = {row["handler"]: row["not right"] for row in rows if "handler" in row}
+    assert served == {"BaseHandler": 0, "ours": 0, "ours, compiled": 0}
 
 
 def test_without_torchvision_the_rest_is_measured(monkeypatch, tmp_path):

@@ -24,7 +24,7 @@ NETWORK = "efficientnet_lite_pytorch"
 VARIANTS = {
     "eager": "the network's code and its weights",
     "torchscript": "traced: the archive needs no code of the network",
-    "compiled": "eager, and compiled by torch.compile when the model loads",
+    "compiled": "eager, and compiled by torch.compile beside the first requests",
 }
 
 

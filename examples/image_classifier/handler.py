@@ -47,7 +47,7 @@ class ImageClassifierHandler(MicroBatchHandler):
         return answers
 
     def example_row(self) -> dict[str, Any]:
-        """A grey photo, for which a compiled model is called when it loads."""
+        """A grey photo, with which a model is compiled when it has loaded."""
         photo = io.BytesIO()
         Image.new("RGB", (SIDE, SIDE), "grey").save(photo, "PNG")
         return {"body": photo.getvalue()}

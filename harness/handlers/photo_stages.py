@@ -73,7 +73,7 @@ class PhotoStages:
     """
 
     def initialize(self, context):
-        section = (context.model_yaml_config or {}).get("handler") or {}
+        section = context.model_yaml_config.get("handler") or {}
         gpu = context.system_properties.get("gpu_id")
         on_gpu = gpu is not None and torch.cuda.is_available()
         self.device = torch.device("cuda", int(gpu)) if on_gpu else torch.device("cpu")
@@ -85,6 +85,10 @@ class PhotoStages:
         torch.set_num_threads(1)
         sizes = {"blocks": (1, 1), "width": 8, "classes": 10} if section.get("tiny") else {}
         self.model = resnet(**sizes).to(self.device, self.dtype)
+        if options := (context.model_yaml_config.get("pt2") or {}).get("compile"):
+            # As BaseHandler does it.
+            enable = options.pop("enable")
+            self.model = torch.compile(self.model, **options) if enable else self.model
         self.initialized = True
 
     def preprocess(self, data):

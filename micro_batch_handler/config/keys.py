@@ -17,7 +17,7 @@ from micro_batch_handler.config.limits import (
     refuse_together,
     refuse_unsupported,
     response_timeout_of,
-    sizes_for_graphs,
+    sizes_to_compile,
 )
 from micro_batch_handler.config.old_keys import new_spelling, read_old_keys
 from micro_batch_handler.config.rules import (
@@ -238,7 +238,7 @@ class MicroBatchingConfig:
             raise ConfigError(f"model-config.yaml must be a mapping of keys, found {model_yaml!r}")
         refuse_unsupported(model_yaml)
         config = cls.from_section(model_yaml.get(SECTION), response_timeout_of(model_yaml))
-        sizes = config.allowed_sizes or sizes_for_graphs(model_yaml, config.micro_batch_size)
+        sizes = sizes_to_compile(model_yaml, config.micro_batch_size, config.allowed_sizes)
         refuse_together(config.parallelism, config.micro_batch_size, sizes)
         return replace(config, allowed_sizes=sizes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from micro_batch_handler.config.rules import is_seconds, is_whole
 from micro_batch_handler.config.stages import AUTO, STAGES, Lanes, PerStage, Size
@@ -10,15 +11,17 @@ from micro_batch_handler.errors import ConfigError
 
 __all__ = [
     "DEFAULT_RESPONSE_TIMEOUT_S",
+    "GRAPH_MODES",
     "MOST_THREADS",
     "SECTION",
+    "compile_options",
     "doubtful_sizes",
     "refuse_late_timeout",
     "refuse_no_memory",
     "refuse_together",
     "refuse_unsupported",
     "response_timeout_of",
-    "sizes_for_graphs",
+    "sizes_to_compile",
 ]
 
 SECTION = "micro_batching"
@@ -54,8 +57,8 @@ DEFAULT_RESPONSE_TIMEOUT_S = 120
 LEAST_SHARED_BYTES = 2**20
 """That a worker shares with the process of the model."""
 
-GRAPH_MODES = ("reduce-overhead", "max-autotune")
-"""Modes of `torch.compile` that make CUDA graphs."""
+GRAPH_MODES = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+"""Modes of `torch.compile` that make CUDA graphs, and what they are without them."""
 
 
 def refuse_together(
@@ -118,10 +121,25 @@ def refuse_unsupported(model_yaml: Mapping[object, object]) -> None:
             raise ConfigError(f"{name}: {value!r} cannot work with micro-batching: {why}")
 
 
-def sizes_for_graphs(
-    model_yaml: Mapping[object, object], sizes: PerStage[Size]
+def compile_options(model_yaml: Mapping[Any, object]) -> dict[str, Any] | None:
+    """What `pt2` gives `torch.compile`, as BaseHandler reads it; None if nothing is compiled."""
+    pt2 = model_yaml.get("pt2")
+    if isinstance(pt2, str):
+        return {"backend": pt2}
+    if not isinstance(pt2, Mapping) or "export" in pt2:
+        return None
+    options = pt2.get("compile", pt2)
+    if not isinstance(options, Mapping) or options.get("enable") is False:
+        return None
+    return {str(key): options[key] for key in options if key != "enable"}
+
+
+def sizes_to_compile(
+    model_yaml: Mapping[object, object],
+    sizes: PerStage[Size],
+    allowed_sizes: tuple[int, ...] | None,
 ) -> tuple[int, ...] | None:
-    """The `allowed_sizes` of a model that `pt2` compiles into CUDA graphs; None for any other.
+    """The `allowed_sizes`, or those of a model that `pt2` compiles into CUDA graphs; None for any.
 
     Each size is a graph of its own, so there are few: powers of two, up to the largest call. A
     graph overwrites the result of its last call, which postprocess may still be reading. With
@@ -130,17 +148,21 @@ def sizes_for_graphs(
     Args:
         model_yaml: a whole model-config.yaml.
         sizes: of micro-batches.
+        allowed_sizes: as the section gives them.
 
     Raises:
-        ConfigError: it is not known how large calls can be.
+        ConfigError: it is not known how large calls can be, or programs are for any number of rows.
     """
-    pt2 = model_yaml.get("pt2")
-    options = pt2.get("compile", pt2) if isinstance(pt2, Mapping) else None
-    if not isinstance(options, Mapping) or options.get("enable") is False:
-        return None
+    options = compile_options(model_yaml) or {}
     mode = options.get("mode")
-    if mode not in GRAPH_MODES:
-        return None
+    if (allowed_sizes or mode in GRAPH_MODES) and options.get("dynamic"):
+        raise ConfigError(
+            f"pt2.compile.dynamic must not be true with {SECTION}.allowed_sizes, nor with mode "
+            f"{' or '.join(GRAPH_MODES)}, which sets them: the model is compiled for each of few "
+            f"sizes. Remove dynamic and bring rows to one shape in preprocess, or remove the others"
+        )
+    if allowed_sizes or mode not in GRAPH_MODES:
+        return allowed_sizes
     most = model_yaml.get("batchSize") if sizes.inference == AUTO else sizes.inference
     if not isinstance(most, int) or not is_whole(most):
         raise ConfigError(

@@ -129,23 +129,19 @@ class Engine:
             allowed_sizes=() if hosted else self._config.allowed_sizes or (),
             readings=self._readings,
         )
-        if member is None:
-            self._warm_up(example_row, context)
+        sizes = self._config.allowed_sizes or ()
+        try:
+            if member is None:
+                warm_up(handler, example_row, self._pipeline, sizes, self._splitting, context)
+        except BaseException:
+            self.close()
+            raise
         if metrics is not None:
             metrics.start()
         if self._config.buffered_reads:
             read_buffered()
         trace_to_file(self._config.trace, self.setup, self.listeners)
         report_settings(loaded, lanes)
-
-    def _warm_up(self, example_row: Callable[[], Any] | None, context: Context) -> None:
-        """Call all allowed sizes; end the lanes if the handler cannot answer its own example."""
-        try:
-            sizes = self._config.allowed_sizes or ()
-            warm_up(example_row, self._pipeline, sizes, self._splitting, context)
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         """End the lanes."""

@@ -187,8 +187,8 @@ class MicroBatchMixin:
     def example_row(self) -> Any:
         """One request as `preprocess` gets it, `{"body": …}`; None if there is no example.
 
-        Override it together with `allowed_sizes`: every size is then called when the model
-        loads, so that no request waits for a compiler.
+        Override it together with `allowed_sizes` or `pt2`: every size is then called when the model
+        loads, so that no request waits for what a first call prepares.
         """
         return None
 

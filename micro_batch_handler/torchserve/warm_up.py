@@ -16,6 +16,7 @@ from ts.context import Context, RequestProcessor
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.planning.plan import Plan
+from micro_batch_handler.torchserve.compiling import compile_beside
 from micro_batch_handler.torchserve.served_batch import ServedBatch
 from micro_batch_handler.torchserve.splitting import Splitting
 
@@ -29,6 +30,7 @@ third replays, as all later ones do (torch/_inductor/cudagraph_trees.py)."""
 
 
 def warm_up(
+    handler: Any,
     example_row: Callable[[], Any] | None,
     pipeline: Pipeline,
     sizes: Sequence[int],
@@ -37,7 +39,9 @@ def warm_up(
 ) -> None:
     """Answer the handler's `example_row()` in batches of each size, three times, the largest first.
 
-    The sizes come in ascending order; none if all are allowed.
+    The sizes come in ascending order; none if all are allowed. A model that `pt2` compiles is
+    compiled beside the calls from then on, and without an example beside those of the first
+    requests.
 
     Raises:
         ConfigError: the handler cannot answer its own example.
@@ -45,6 +49,9 @@ def warm_up(
     if not sizes:
         return
     row = None if example_row is None else example_row()
+    model_yaml = getattr(context, "model_yaml_config", None) or {}
+    if compile_beside(handler, sizes, model_yaml) and row is None:
+        return
     if row is None:
         logger.info(
             "micro_batching.allowed_sizes %s: each is slow when it first comes. Override "

@@ -1,4 +1,4 @@
-"""What scripts/test-gpu runs: tests, throughput, TorchServe, one model for all; one report."""
+"""What scripts/test-gpu runs: tests and measurements, each a step; one report."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ GRACE_S = 10
 Steps = Mapping[str, tuple[int, list[str]]]
 
 STEPS: Steps = {
-    "tests": (195, ["-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]),
-    "throughput": (75, ["-m", "tests.gpu.throughput", "--few", "--rounds", "2"]),
-    "served": (130, ["-m", "tests.gpu.served", "--rounds", "2"]),
-    "shared": (180, ["-m", "tests.gpu.shared"]),
+    "tests": (175, ["-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]),
+    "throughput": (65, ["-m", "tests.gpu.throughput", "--few", "--rounds", "2"]),
+    "served": (110, ["-m", "tests.gpu.served", "--rounds", "2"]),
+    "shared": (150, ["-m", "tests.gpu.shared"]),
+    "compiled": (80, ["-m", "tests.gpu.compiled"]),
 }
 """Each has so many seconds, and those that the ones before have left; and a process of its own:
 one that loses the device takes no other with it."""

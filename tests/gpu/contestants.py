@@ -26,6 +26,7 @@ class Contestant:
         settings: of the `handler:` section.
         section: `micro_batching:`.
         folder: of the file.
+        pt2: what the model is compiled with, as TorchServe has it.
     """
 
     name: str
@@ -33,12 +34,19 @@ class Contestant:
     section: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = HANDLERS
+    pt2: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def helpers(self) -> dict[str, Path]:
         """What the handler imports, by names in the archive."""
         found = (*HANDLERS.glob("*_stages.py"), *self.folder.glob("*_stages.py"))
         return {each.name: each for each in found}
+
+    @property
+    def more_yaml(self) -> dict[str, Any]:
+        """Of model-config.yaml, beside the `handler:` section."""
+        sections = {"micro_batching": dict(self.section), "pt2": dict(self.pt2)}
+        return {name: section for name, section in sections.items() if section}
 
     def load(
         self,
@@ -57,8 +65,7 @@ class Contestant:
         self.handler = kind()
         self._gpu = gpu
         model_yaml = {"handler": {"tiny": tiny, **self.settings, **(settings or {})}}
-        if self.section:
-            model_yaml["micro_batching"] = dict(self.section)
+        model_yaml |= self.more_yaml
         self._model_yaml = model_yaml
         self.handler.initialize(self._context(1, batch_size))
 

@@ -61,6 +61,8 @@ CLOSING_S = 40
 
 CORES = len(os.sched_getaffinity(0))
 
+COMPILING_S = 120
+
 Row = dict[str, object]
 
 
@@ -130,8 +132,7 @@ class Stand:
             "maxBatchDelay": 20,
             "handler": {"tiny": self.options.tiny, **rival.settings},
         }
-        if rival.section:
-            config["micro_batching"] = dict(rival.section)
+        config |= rival.more_yaml
         bodies, answers = [path.read_bytes() for path in self.load.bodies], self.network.answers
         before_gib = _used_gib(self.options.device)
         # Not in a `with` statement: it ends with the server.
@@ -154,6 +155,9 @@ class Stand:
         # Each worker has a batch under way, and the next one is complete.
         load = replace(self.load, clients=self.options.batch * (workers + 1))
         right = crowd(self.server, load.clients, turn, turns=2)
+        if rival.pt2:
+            self.server.wait_for_log("inference is compiled", timeout=COMPILING_S)
+            right += crowd(self.server, load.clients, turn, turns=2)
         memory_gib = _used_gib(self.options.device) - before_gib
         served = Served(self.server, model.name, load)
         return Turns(rival.name, workers, served, memory_gib, right.count(False))

@@ -7,6 +7,7 @@ import shutil
 import sysconfig
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tests.fakes import fake_context
 SIZES = [1, 2, 4, 8]
 WIDTH = 256
 PATIENCE_S = 30
+COMPILING_S = 150
 
 
 def network(device) -> torch.nn.Module:
@@ -82,6 +84,16 @@ class Compiled(Networked):
         return self.model(batch)
 
 
+class Beside(Compiled):
+    """The same, declared by `pt2`: compiled beside the calls, and captured there."""
+
+    pt2: ClassVar = {"compile": {"mode": "reduce-overhead"}}
+
+    def compiled(self):
+        assert vars(self.model)["forward"].settled.wait(COMPILING_S)
+        return vars(self.model)["forward"].is_used
+
+
 class Captured(Networked):
     """A graph for each size, captured when the size first comes."""
 
@@ -116,8 +128,11 @@ def serve(kind: type[Networked], rows: int, batches: int = 3):
         "allowed_sizes": SIZES,
         "stage_timeout": None,
     }
-    handler.initialize(fake_context(1, batch_size=32, model_yaml={"micro_batching": section}))
+    model_yaml = {"micro_batching": section, "pt2": getattr(kind, "pt2", None)}
+    handler.initialize(fake_context(1, batch_size=32, model_yaml=model_yaml))
     try:
+        if isinstance(handler, Beside):
+            assert handler.compiled()
         handler.serving = True
         answers = [
             handler.handle([{"body": row(number)} for number in range(rows)], fake_context(rows))
@@ -139,19 +154,20 @@ def assert_right(answers, rows):
 
 
 @pytest.mark.timeout(240)
-def test_torch_compile_with_reduced_overhead(bench, note, caplog):
-    """Compiled and captured at load, in the one lane that runs it; no answer is overwritten."""
+@pytest.mark.parametrize("kind", [Compiled, Beside])
+def test_torch_compile_with_reduced_overhead(bench, note, caplog, kind):
+    """Compiled at load, in the lane that runs it or beside; no answer is overwritten."""
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("torch.compile needs a C compiler: apt-get install gcc")
     if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
         pytest.skip("torch.compile needs Python's headers: apt-get install python3-dev")
 
     with caplog.at_level(logging.WARNING):
-        handler, answers = serve(Compiled, 29)
+        handler, answers = serve(kind, 29)
 
     note(
         "CUDA graphs",
-        kind="torch.compile(mode='reduce-overhead')",
+        kind=f"{kind.__name__}: torch.compile(mode='reduce-overhead')",
         **{"calls of inference": handler.calls, "lanes": sorted(handler.threads)},
     )
     assert set(handler.calls) <= set(SIZES)

@@ -28,6 +28,7 @@ from micro_batch_handler.pipeline.device.thread_state import ThreadState
 from micro_batch_handler.pipeline.device.work import NoStreams
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
+from micro_batch_handler.torchserve.compiling import compile_beside
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
 from micro_batch_handler.torchserve.hooks import payload_ops
 from micro_batch_handler.torchserve.host.output import say_output
@@ -106,6 +107,7 @@ def _serve(host: Host, job: HostJob) -> None:
     handler = kind()
     handler.initialize(context)
     handler.context = context
+    compile_beside(handler, config.allowed_sizes or (), job.model_yaml)
     ops = payload_ops(handler, MicroBatchMixin)
     device = accelerator_of(getattr(handler, "device", None))
     streams: Streams | NoStreams = NoStreams(None, device)

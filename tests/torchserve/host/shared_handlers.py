@@ -87,3 +87,18 @@ class Heavy(Odd):
     def initialize_member(self, context):
         self.model = torch.nn.Linear(1024, 1024)
         self.again = self.model
+
+
+class Compiled(Loaded):
+    """Compiles its model as BaseHandler does."""
+
+    def initialize(self, context):
+        options = dict(context.model_yaml_config["pt2"]["compile"])
+        del options["enable"]
+        self.model = torch.compile(torch.nn.Linear(1, 1), **options)
+        torch.nn.init.constant_(self.model.weight, 3)
+        torch.nn.init.zeros_(self.model.bias)
+        self.device = torch.device("cpu")
+
+    def initialize_member(self, context):
+        self.device = torch.device("cpu")

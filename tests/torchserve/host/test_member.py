@@ -10,6 +10,7 @@ import pytest
 import torch
 from ts.context import Context
 
+from harness.wait import until
 from micro_batch_handler import MicroBatchHandler
 from micro_batch_handler.config import MicroBatchingConfig
 from micro_batch_handler.errors import ConfigError
@@ -18,7 +19,7 @@ from micro_batch_handler.torchserve import placeholder
 from micro_batch_handler.torchserve.member import Member
 from micro_batch_handler.torchserve.placeholder import GPUS, ModelElsewhere
 from tests.fakes import fake_context
-from tests.torchserve.host.shared_handlers import FailsToLoad, Heavy, Loaded, Odd
+from tests.torchserve.host.shared_handlers import Compiled, FailsToLoad, Heavy, Loaded, Odd
 
 ALONE = {"micro_batching": {"share_model": False}}
 
@@ -68,6 +69,27 @@ def test_answers_statuses_and_errors_are_as_without_sharing(shared, caplog):
     strict = shared(Odd(), micro_batching={"on_error": "fail_batch"}).load()
     with pytest.raises(MemoryError):
         strict.ask("a", "error MemoryError")
+
+
+def test_the_model_is_compiled_by_the_host_alone(shared, capfd):
+    """`pt2` compiles it there beside the first answers, once for all workers."""
+    pt2 = {"compile": {"enable": True, "mode": "reduce-overhead", "backend": "eager"}}
+    members = [shared(Compiled(), pt2=pt2, batchSize=4).load() for _ in range(2)]
+
+    def answers():
+        return [member.ask(*range(number))[0] for member in members for number in (1, 2, 3, 4)]
+
+    expected = 2 * [[3.0 * body for body in range(number)] for number in (1, 2, 3, 4)]
+    assert answers() == expected
+    said = []
+
+    def compiled():
+        said.append(capfd.readouterr().out)
+        return "inference is compiled for 1, 2, 4 rows" in "".join(said)
+
+    until(compiled, "a compiled model", 60)
+    assert answers() == expected
+    assert "called uncompiled" not in capfd.readouterr().out
 
 
 class Triple(torch.nn.Module):
