@@ -14,7 +14,6 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from micro_batch_handler.hosting.gate import Gate
 from micro_batch_handler.hosting.host_lane import HostLane
 from micro_batch_handler.hosting.member_memory import MemberMemory
 from micro_batch_handler.hosting.merging import Asked, Item, Returned
@@ -25,6 +24,7 @@ from micro_batch_handler.pipeline.device.accelerator import Accelerator
 from micro_batch_handler.pipeline.device.device_errors import device_is_lost, is_out_of_memory
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.work import NoStreams
+from micro_batch_handler.pipeline.gate import Gate
 from micro_batch_handler.pipeline.memory import free_memory
 from micro_batch_handler.pipeline.micro_batch import Part, gather
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps

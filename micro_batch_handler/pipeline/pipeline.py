@@ -13,22 +13,23 @@ outcomes                 when every request is settled
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.pipeline.admission import Admission
 from micro_batch_handler.pipeline.batch import LAST, Batch, Steps
-from micro_batch_handler.pipeline.device.device_errors import is_out_of_memory
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.work import NoStreams
 from micro_batch_handler.pipeline.executor import Executor
+from micro_batch_handler.pipeline.gate import Gate
 from micro_batch_handler.pipeline.lanes import Lanes
-from micro_batch_handler.pipeline.memory import MemoryLimits, free_memory
+from micro_batch_handler.pipeline.memory import MemoryLimits
 from micro_batch_handler.pipeline.micro_batch import MicroBatch
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
 from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN, PayloadOps
 from micro_batch_handler.pipeline.payloads.readings import Readings
-from micro_batch_handler.pipeline.recovery import Policy, Recovery, verdicts
+from micro_batch_handler.pipeline.recovery import Policy, Recovery
 from micro_batch_handler.pipeline.requests import Requests
 from micro_batch_handler.pipeline.stage import StageFunction, StageMethod
 from micro_batch_handler.pipeline.watch import Clock, alarm_works_here, in_main_thread
@@ -45,7 +46,8 @@ class Pipeline:
     """The three stages and their lanes.
 
     Owns its threads: use it in a `with` statement, or call `close()`. Several threads may call
-    `run()` at once.
+    `run()` at once: the lanes work on all their batches. A batch whose stages are called elsewhere
+    than in their own lanes runs alone, since a stage may not bear two threads.
 
     Args:
         functions: what each stage calls.
@@ -98,13 +100,9 @@ class Pipeline:
         ]
         self._memory = MemoryLimits(len(stages))
         self._groups = ops.group_by is not None
-        self._executor = Executor(
-            stages,
-            Admission(stages, self._memory, self._clock),
-            Recovery(policy, self._memory, self._streams, self._clock),
-            self._memory,
-            self._clock,
-        )
+        self._recovery = Recovery(policy, self._memory, self._streams, self._clock)
+        admission = Admission(stages, self._memory, self._clock)
+        self._executor = Executor(stages, admission, self._recovery, self._memory, self._clock)
         self._lanes = Lanes(
             self._executor,
             lanes,
@@ -113,6 +111,7 @@ class Pipeline:
             unbounded=unbounded,
             one_thread=self._one_thread,
         )
+        self._gate = Gate()
         self._closed = False
 
     def run(
@@ -152,9 +151,10 @@ class Pipeline:
         rows = len(requests)
         interruptible = self._stage_timeout_s is not None and alarm_works_here()
         inline = not self._one_thread and (interruptible or self._stage_timeout_s is None)
-        # What must not be cut may need the very thread that was handed the batch, bounded or not.
+        # What must not be cut may need the thread that was handed the batch, bounded or not.
         here = not self._one_thread and (inline or in_main_thread())
-        if rows and inline and not serial and plan.fits(rows) and not self._groups:
+        inline = inline and plan.fits(rows)
+        if rows and inline and not serial and not self._groups:
             serial = [range(rows)]
         if bounded and until_s is None:
             until_s = self.limit_s()
@@ -166,15 +166,20 @@ class Pipeline:
             until_s=until_s,
             interruptible=interruptible,
         )
-        if serial:
-            groups = [MicroBatch(group, serial=True) for group in serial if len(group)]
-            self._pass(batch, groups, here=here)
-        elif inline and plan.fits(rows):
-            self._run_here(batch, batch.first())
-        elif rows:
-            self._lanes.run(batch, batch.first(), self._stage_timeout_s if bounded else None)
+        with self._gate.passing(alone=bool(serial) or inline):
+            if serial:
+                groups = [MicroBatch(group, serial=True) for group in serial if len(group)]
+                self._pass(batch, groups, here=here)
+            elif inline:
+                self._run_here(batch, batch.first())
+            elif rows:
+                self._lanes.run(batch, batch.first(), self._stage_timeout_s if bounded else None)
         self._make_last_calls(batch, here=here)
         return batch.outcomes()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """In the body no batch is under way; the stages may be called by the calling thread."""
+        return self._gate.passing(alone=True)
 
     def limit_s(self) -> float | None:
         """When a batch that begins now makes no call again; None where calls may take any time."""
@@ -231,18 +236,13 @@ class Pipeline:
         aside = batch.take_aside()
         if not aside:
             return
-        errors = (failure.error for failure in aside)
-        if error := next(filter(is_out_of_memory, errors), None):
-            if batch.idle is not None:
-                self._clock.wait(batch.idle)
-            free_memory(error, self._streams.release)  # all of it: nothing runs now
-            del error  # it holds frames
-        last = verdicts(aside)
-        if not here:
-            self._pass(batch, [micro_batch for micro_batch, _ in last], here=False)
-            return
-        for micro_batch, failure in last:
-            if batch.is_late(self._clock.now_s()):
-                batch.fail(LAST, Failure(failure.stage, failure.error, micro_batch.indices))
-            else:
-                self._pass(batch, [micro_batch], here=True)
+        with self.alone():
+            last = self._recovery.last_calls(batch, aside)
+            if not here:
+                self._pass(batch, [micro_batch for micro_batch, _ in last], here=False)
+                return
+            for micro_batch, failure in last:
+                if batch.is_late(self._clock.now_s()):
+                    batch.fail(LAST, Failure(failure.stage, failure.error, micro_batch.indices))
+                else:
+                    self._pass(batch, [micro_batch], here=True)

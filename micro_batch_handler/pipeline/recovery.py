@@ -45,7 +45,7 @@ from micro_batch_handler.pipeline.outcomes import Failure
 from micro_batch_handler.pipeline.requests import Unreadable
 from micro_batch_handler.pipeline.watch import Clock
 
-__all__ = ["Policy", "Recovery", "inspectable", "is_misread", "retries", "verdicts"]
+__all__ = ["Policy", "Recovery", "inspectable", "is_misread", "retries"]
 
 FINAL = (StageTimeout, HostLost, HostMissing)
 """Errors after which a row that failed alone gets no last call: that would cost as much again."""
@@ -105,6 +105,21 @@ class Recovery:
         if not self._policy.repeats(batch.tag, micro_batch.indices):
             return batch.fail(call.position, failure)
         return self._again(batch, call, failure)
+
+    def last_calls(
+        self, batch: Batch, aside: Sequence[Failure]
+    ) -> list[tuple[MicroBatch, Failure]]:
+        """The last calls for requests that were set aside, and with what they failed before.
+
+        Nothing may run any more: all memory is made free that can be.
+        """
+        errors = (failure.error for failure in aside)
+        if error := next(filter(is_out_of_memory, errors), None):
+            if batch.idle is not None:
+                self._clock.wait(batch.idle)
+            free_memory(error, self._streams.release)
+            del error  # it holds frames
+        return _verdicts(aside)
 
     def _again(self, batch: Batch, call: Call, failure: Failure) -> Steps:
         """The calls that are made instead, as long as there is time and memory for them."""
@@ -175,7 +190,7 @@ def _after_lost_host(micro_batch: MicroBatch) -> list[MicroBatch]:
     return [micro_batch.again(failed_alone=micro_batch.failed_alone, lost_alone=True)]
 
 
-def verdicts(aside: Sequence[Failure]) -> list[tuple[MicroBatch, Failure]]:
+def _verdicts(aside: Sequence[Failure]) -> list[tuple[MicroBatch, Failure]]:
     """The last calls for requests that were set aside, and with what they failed before.
 
     Those whose payloads could not be read as rows pass together: a payload that is not cut need

@@ -101,7 +101,7 @@ class Engine:
         )
         """What batches run with."""
         self._ends = False
-        # An engine with other settings need not find out again what is known of the handler.
+        # An engine with other settings need not find out anew what is known of the handler.
         known = vars(handler).setdefault("_micro_batch_known", {})
         self._sizing = Sizing(
             self._config, planner, self._splitting, ops, known, trusted=loaded.first_row
@@ -129,6 +129,8 @@ class Engine:
             allowed_sizes=() if hosted else self._config.allowed_sizes or (),
             readings=self._readings,
         )
+        self.alone = self._pipeline.alone
+        """A context in which no batch is under way, and the calling thread may call the stages."""
         sizes = self._config.allowed_sizes or ()
         try:
             if member is None:

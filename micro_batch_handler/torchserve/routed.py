@@ -37,8 +37,7 @@ def route(context: Context) -> None:
     routes = routes_of(context)
     if routes is None:
         return  # a view, or a class of somebody else's
-    routes.running = {}
-    routes.thread = threading.get_ident()
+    routes.begin_batch()
     _route_metrics(vars(context).get("_metrics"), routes)
 
 
@@ -134,7 +133,7 @@ def _routed_metrics(kind: type) -> type:
         def add(self: Any, *args: Any, **kwargs: Any) -> Any:
             routes = vars(self)[ROUTES]
             view = own_view(routes)
-            if view is None and threading.get_ident() != routes.thread:
+            if view is None and not routes.is_batchs_thread():
                 given = inspect.signature(method).bind(self, *args, **kwargs).arguments
                 view = None if given.get("idx") is None else view_in(routes)
             if view is not None:

@@ -18,7 +18,8 @@ from ts.context import Context
 __all__ = ["ROUTES", "Routes", "current_view", "own_view", "routes_of", "view_in", "viewed_by"]
 
 _here = threading.local()
-"""`_here.view` is the (handler, view) of the stage call that runs in this thread."""
+"""`_here.view` is the (handler, view) of the stage call that runs in this thread, and
+`_here.batch_of` the routes of the batch that this thread was handed."""
 
 _NOBODY = (None, None)
 
@@ -29,12 +30,22 @@ ROUTES = "_micro_batch_routes"
 class Routes:
     """The views of a context that are in use; copies of the context share them."""
 
-    __slots__ = ("running", "thread")
+    __slots__ = ("running", "several_batches")
 
     def __init__(self) -> None:
         self.running: dict[int, Any] = {}
-        self.thread = 0
-        """The thread that the batch was handed to: it sees all of it."""
+        self.several_batches = False
+        """Whether batches are under way at once, each in a thread and with a copy of its own."""
+
+    def begin_batch(self) -> None:
+        """The calling thread was handed a batch, and sees all of it from now on."""
+        _here.batch_of = self
+        if not self.several_batches:
+            self.running = {}
+
+    def is_batchs_thread(self) -> bool:
+        """Whether the calling thread was handed a batch."""
+        return getattr(_here, "batch_of", None) is self
 
 
 def current_view(handler: object) -> Any:
@@ -82,7 +93,7 @@ def view_in(routes: Routes) -> Any:
     if view is not None:
         return view
     running = routes.running
-    if not running or threading.get_ident() == routes.thread:
+    if not running or routes.is_batchs_thread():
         return None
     views = list(running.values())
     if len(views) == 1:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.crowd import together
 from harness.fixtures import collected, lanes
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import LengthError, PayloadError, StageError
@@ -284,6 +285,61 @@ def test_batches_of_several_callers_do_not_mix(doubling):
         thread.join()
 
     assert answers == {n: [[2 * row for row in range(100 * n, 100 * n + 20)]] * 5 for n in range(8)}
+
+
+def test_batches_under_way_at_once_share_the_lanes():
+    """While one batch is in inference the next one is in preprocess; no stage has two threads."""
+    second = threading.Event()
+
+    def preprocess(rows):
+        if "second" in rows:
+            second.set()
+        return rows
+
+    def inference(batch):
+        assert "first" not in batch or second.wait(GATE_S)
+        return batch
+
+    with Pipeline(stages(preprocess, inference), PerStage(1, 1, 1), stage_timeout_s=60) as pipeline:
+        answers = together(
+            2, lambda number: pipeline.run([("first", "second")[number]], plan(1)).answers
+        )
+
+    assert answers == [["first"], ["second"]]
+
+
+@pytest.mark.parametrize("how", ["whole", "by the class beside"])
+def test_a_batch_whose_stages_are_called_elsewhere_than_in_their_lanes_runs_alone(how):
+    """What its preprocess leaves for its inference stays there: others wait until it is done."""
+    begun, came = threading.Event(), threading.Event()
+    kept: list[str] = []
+
+    def preprocess(rows):
+        if begun.is_set():
+            came.set()
+        kept[:] = rows
+        return rows
+
+    def inference(batch):
+        if not begun.is_set():
+            begun.set()
+            came.wait(0.2)  # others come meanwhile, if they may
+        return kept[: len(batch)]
+
+    with Pipeline(stages(preprocess, inference), PerStage(1, 1, 2), stage_timeout_s=60) as pipeline:
+
+        def alone(row):
+            if how == "whole":
+                return pipeline.run([row], plan(1), serial=[[0]]).answers
+            with pipeline.alone():
+                return inference(preprocess([row]))
+
+        def run(number):
+            if number:
+                assert begun.wait(GATE_S)
+            return alone(str(number))
+
+        assert together(3, run) == [["0"], ["1"], ["2"]]
 
 
 def test_side_effects_of_a_call_count_only_if_its_result_does():

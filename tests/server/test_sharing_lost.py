@@ -13,7 +13,7 @@ from harness.wait import until
 from harness.wire import Request
 from micro_batch_handler.errors import HostLost
 from micro_batch_handler.hosting.client import HostClient
-from micro_batch_handler.hosting.gate import Gate
+from micro_batch_handler.pipeline.gate import Gate
 from micro_batch_handler.tools.workbench.model_folder import importable, working_in
 
 pytestmark = pytest.mark.usefixtures("as_before")

@@ -1,4 +1,4 @@
-"""Lets questions into the host together, and those that may have ended a host one by one."""
+"""Lets threads in together, or one alone."""
 
 from __future__ import annotations
 
