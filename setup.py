@@ -52,6 +52,7 @@ setup(
             "pytest-xdist",
             "requests",
         ],
+        "ray": ["grpcio", "protobuf", "python-multipart", "ray[serve]>=2.40"],
         "tools": ["matplotlib>=3.8", "ruamel.yaml>=0.18", "tqdm>=4.66"],
         "benchmark": ["matplotlib>=3.8"],
         "check": ["mypy", "ruff", "types-PyYAML", "types-requests"],

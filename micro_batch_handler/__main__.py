@@ -22,9 +22,13 @@ COMMANDS = {
     "wrap": "put micro-batching into an archive that is there, or take it out again",
     "trace": "show where the time of a batch goes, and what to change",
     "tune": "find the batch size, micro-batch sizes, lanes and workers for a handler",
+    "ray": "serve archives with Ray Serve, on one machine or many",
 }
-"""What each command does, in its --help. `micro_batch_handler/tools/<command>.py` holds
-`main(argv) -> int`, the exit status, and is imported only when that command is run."""
+"""What each command does, in its --help. `micro_batch_handler/tools/<command>.py`, or
+`<command>/command.py`, holds `main(argv) -> int`, the exit status, and is imported only when that
+command is run."""
+
+MODULES = {"ray": "ray.command"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only the first word is read here: the rest belongs to the command, whose flags may have the
     # same names (the archiver's --version is the model's).
     command: str = _parser().parse_args(arguments[:1]).command
-    tool = importlib.import_module(f"micro_batch_handler.tools.{command}")
+    module = MODULES.get(command, f"tools.{command}")
+    tool = importlib.import_module(f"micro_batch_handler.{module}")
     try:
         return int(tool.main(arguments[1:]))
     except MicroBatchError as error:

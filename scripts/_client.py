@@ -55,3 +55,20 @@ class Client:
                 return reply.status, json.load(reply)
         except urllib.error.HTTPError as refused:
             return refused.code, json.load(refused)
+
+
+class KeylessClient(Client):
+    """Asks Ray Serve, which wants no keys and tells by KServe's path whether a model is ready."""
+
+    def key(self, kind: str) -> str:  # noqa: ARG002 - none is needed
+        """No key."""
+        return ""
+
+    def is_ready(self, model: str) -> bool:
+        """A replica has loaded the model."""
+        url = f"http://{LOOPBACK}:{self.ports.inference}/v2/models/{model}/ready"
+        try:
+            status, _ = self._ask("inference", url)
+        except (OSError, ValueError):  # no port open yet, or Ray's own answer
+            return False
+        return bool(status == HTTPStatus.OK)

@@ -1,4 +1,4 @@
-"""Serve the example with TorchServe on this machine and send it real photos.
+"""Serve the example with TorchServe or Ray on this machine and send it real photos.
 
 What happens: .venv gets what is needed, Java too where the machine has none;
 model_store/image_classifier.mar is packed; TorchServe starts on loopback with
@@ -23,7 +23,7 @@ def main() -> int:
         if options.stop:
             _steps.stop()
         else:
-            _steps.run(keep=options.keep, first_port=options.port)
+            _steps.run(options.on, keep=options.keep, first_port=options.port)
     except _steps.FAILURES as error:
         print(f"\nquickstart: {error}", file=sys.stderr)
         return 1
@@ -41,6 +41,12 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="PYTHON=/path/to/python names the Python that makes .venv.\n\n"
         "example: scripts/quickstart --keep --port 9000",
+    )
+    parser.add_argument(
+        "--on",
+        choices=("torchserve", "ray"),
+        default="torchserve",
+        help="what serves the archive (default: torchserve)",
     )
     parser.add_argument("--keep", action="store_true", help="leave the server running at the end")
     parser.add_argument("--stop", action="store_true", help="stop the server that --keep left")

@@ -1,4 +1,4 @@
-"""A TorchServe apart from any other on this machine: its own temp, log and working folders."""
+"""A server apart from any other on this machine: its own temp, log and working folders."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 from _java import java_home
+from _ports import Ports
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / ".run"
@@ -38,6 +39,8 @@ class Server:
     pid: int
     created: float
     temp: str
+    asks_children: bool = True
+    """Whether TorchServe's frontend is asked to end, and not the process that was started."""
 
     @classmethod
     def start(cls, config: Path, archive: Path) -> Server:
@@ -63,6 +66,30 @@ class Server:
             "--models": archive.name,
         }
         command += [str(word) for option in options.items() for word in option]
+        return cls._launch(command, environment, temp)
+
+    @classmethod
+    def start_ray(cls, ports: Ports, archive: Path) -> Server:
+        """Start Ray Serve with one archive; it is not ready yet."""
+        shutil.rmtree(LOGS, ignore_errors=True)
+        LOGS.mkdir(parents=True)
+        temp = tempfile.mkdtemp(prefix="mbh-")
+        environment = {**os.environ, "TMPDIR": temp, "RAY_TMPDIR": temp}
+        environment.pop("RAY_ADDRESS", None)  # of another Ray
+        command = [sys.executable, "-m", "micro_batch_handler", "ray", str(archive)]
+        command += ["--port", str(ports.inference), "--grpc-port", str(ports.grpc_inference)]
+        command += ["--metrics-port", str(ports.metrics)]
+        return cls._launch(command, environment, temp, asks_children=False)
+
+    @classmethod
+    def _launch(
+        cls,
+        command: list[str],
+        environment: dict[str, str],
+        temp: str,
+        *,
+        asks_children: bool = True,
+    ) -> Server:
         with (LOGS / "console.log").open("wb") as console:
             launcher = psutil.Popen(
                 command,
@@ -73,7 +100,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us; we stop the server in order
             )
-        server = cls(launcher.pid, launcher.create_time(), temp)
+        server = cls(launcher.pid, launcher.create_time(), temp, asks_children)
         STATE.write_text(json.dumps(vars(server)), encoding="utf-8")
         return server
 
@@ -103,7 +130,8 @@ class Server:
             launcher = psutil.Process(self.pid)
             family = [launcher, *launcher.children(recursive=True)]
             # The frontend is asked: it ends its workers, and the launcher ends with it.
-            _signal(launcher.children() or [launcher], signal.SIGTERM)
+            asked = launcher.children() if self.asks_children else []
+            _signal(asked or [launcher], signal.SIGTERM)
             deadline = time.monotonic() + STOP_SECONDS
             while any(map(_lives, family)) and time.monotonic() < deadline:
                 time.sleep(0.05)

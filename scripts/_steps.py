@@ -8,7 +8,7 @@ import time
 from http import HTTPStatus
 from pathlib import Path
 
-from _client import Client
+from _client import Client, KeylessClient
 from _ports import LOOPBACK, Ports
 from _server import KEY_FILE, LOGS, ROOT, RUN, Server, ServerError
 
@@ -30,20 +30,25 @@ class StepError(Exception):
 FAILURES = (StepError, ServerError)
 
 
-def run(*, keep: bool, first_port: int | None) -> None:
+NAMES = {"torchserve": "TorchServe", "ray": "Ray Serve"}
+
+
+def run(on: str, *, keep: bool, first_port: int | None) -> None:
     """All steps; no server stays behind that nobody asked to keep."""
     if Server.running():
         raise StepError("a server of an earlier call still runs: scripts/quickstart --stop")
     config, ports = settings(first_port)
     pack()
-    print(f"Starting TorchServe on {LOOPBACK}:{ports.inference}, logs in {shown(LOGS)}/")
-    server = Server.start(config, ARCHIVE)
-    client = Client(ports, KEY_FILE)
+    print(f"Starting {NAMES[on]} on {LOOPBACK}:{ports.inference}, logs in {shown(LOGS)}/")
+    if on == "ray":
+        server, client = Server.start_ray(ports, ARCHIVE), KeylessClient(ports, KEY_FILE)
+    else:
+        server, client = Server.start(config, ARCHIVE), Client(ports, KEY_FILE)
     kept = False
     try:
         wait_until_ready(server, client)
         sent = [send(client, photo) for photo in photos()]
-        print_by_hand(client, sent[0], keep=keep)
+        print_by_hand(client, sent[0], NAMES[on], keep=keep)
         kept = keep
     finally:
         if not kept:
@@ -55,7 +60,7 @@ def stop() -> None:
     server = Server.running()
     if server:
         server.stop()
-    print("Stopped TorchServe" if server else "No server of this quickstart is running")
+    print("Stopped the server" if server else "No server of this quickstart is running")
 
 
 def pack() -> None:
@@ -103,7 +108,7 @@ def wait_until_ready(server: Server, client: Client) -> None:
 def failure(server: Server, waited: float) -> str | None:
     """Why the model will not become ready, if that is known by now."""
     if not server.is_running():
-        return f"TorchServe ended while it started; see {shown(LOGS)}/console.log"
+        return f"the server ended while it started; see {shown(LOGS)}/console.log"
     # TorchServe would try again for minutes; a model that failed once fails again.
     log = LOGS / "ts_log.log"
     if log.exists() and "Load model failed" in log.read_text(encoding="utf-8", errors="replace"):
@@ -129,17 +134,18 @@ def send(client: Client, photo: Photo) -> Photo:
     return photo
 
 
-def print_by_hand(client: Client, photo: Photo, *, keep: bool) -> None:
+def print_by_hand(client: Client, photo: Photo, name: str, *, keep: bool) -> None:
     """Print the request as a person would send it."""
-    curl = (
-        f"curl {client.predict_url(MODEL)} -T {shown(photo.path)} "
-        f'-H "Authorization: Bearer {client.key("inference")}"'
-    )
+    curl = f"curl {client.predict_url(MODEL)} -T {shown(photo.path)}"
+    key = client.key("inference")
+    if key:
+        curl += f' -H "Authorization: Bearer {key}"'
     if keep:
-        print(f"\nTorchServe keeps running. By hand:\n  {curl}\nStop it: scripts/quickstart --stop")
+        print(f"\n{name} keeps running. By hand:\n  {curl}\nStop it: scripts/quickstart --stop")
     else:
         print(f"\nBy hand, this was:\n  {curl}")
-        print("TorchServe stops now; scripts/quickstart --keep leaves it running, with a new key.")
+        new_key = ", with a new key" if key else ""
+        print(f"{name} stops now; scripts/quickstart --keep leaves it running{new_key}.")
 
 
 def shown(path: Path) -> Path:

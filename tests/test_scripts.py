@@ -299,3 +299,19 @@ def test_a_java_that_is_too_old_is_passed_over(tmp_path, monkeypatch):
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert str(new) == found.strip()
+
+
+@pytest.mark.server
+@pytest.mark.timeout(300)
+def test_ray_names_the_cat(tmp_path):
+    """`scripts/quickstart --on ray` serves the same archive with Ray, and leaves nothing behind."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    checkout = copy_checkout(tmp_path)
+
+    done = quickstart(checkout, "--on", "ray", "--port", str(five_free_ports()))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Egyptian cat" in done.stdout
+    assert "Authorization" not in done.stdout
+    left = [each.info["cmdline"] for each in psutil.process_iter(["cmdline"])]
+    assert not [line for line in left if str(checkout) in " ".join(line or ())]

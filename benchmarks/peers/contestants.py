@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 
-from benchmarks.peers.servers import PeerServer, Server, TorchServeServer
+from benchmarks.peers.servers import PeerServer, RayServer, Server, TorchServeServer
 from benchmarks.throughput.workload import Config
 from benchmarks.throughput.workloads import WORKLOADS as THROUGHPUT
 
@@ -77,11 +77,15 @@ TORCHSERVE = (
     TorchServeServer("stock", "TorchServe's MicroBatching", "stock", candidates=_STOCK),
 )
 
-NAMES = (*(each.key for each in TORCHSERVE), *PEERS)
+ON_RAY = RayServer("ours-ray", "MicroBatchHandler on Ray Serve", "ours", _OURS)
+
+ARCHIVES = (*TORCHSERVE, ON_RAY)
+
+NAMES = (*(each.key for each in ARCHIVES), *PEERS)
 
 
 def server_of(name: str) -> Server:
     """The server with this name."""
     if name in PEERS:
         return PeerServer(import_module(f"benchmarks.peers.{name}").PEER)
-    return next(each for each in TORCHSERVE if each.key == name)
+    return next(each for each in ARCHIVES if each.key == name)

@@ -23,12 +23,14 @@ from benchmarks.peers.peer import Peer, Settings
 from benchmarks.throughput.servers import HERE as THROUGHPUT
 from benchmarks.throughput.servers import WrongAnswerError, expected_answers, same
 from benchmarks.throughput.workload import Config, Workload
+from harness.archives import pack
 from harness.processes import free_ports, group, kill
+from harness.ray_serve import RayServe
 from harness.settings import OVERRIDES
 from harness.torchserve import TorchServe
 from harness.wait import until
 
-__all__ = ["PeerServer", "Running", "Server", "TorchServeServer"]
+__all__ = ["PeerServer", "RayServer", "Running", "Server", "TorchServeServer"]
 
 QUIET = {"ACCESS_LOG_LEVEL": "off"}
 """For TorchServe, since no peer logs requests either."""
@@ -117,10 +119,7 @@ class TorchServeServer:
     def running(self, workload: Workload, settings: Settings, device: Path) -> Iterator[Running]:
         """Archive, server, workers."""
         properties = {**OVERRIDES, "decode_input_request": str(self.decode).lower()}
-        helpers = {
-            "stages.py": THROUGHPUT / "stages" / f"{workload.stages}.py",
-            "accelerator.py": THROUGHPUT / "accelerator.py",
-        }
+        helpers = _helpers(workload)
         handler = THROUGHPUT / "contenders" / f"{self.contender}.py"
         config = workload.config_for(settings, str(device))
         with (
@@ -137,6 +136,39 @@ class TorchServeServer:
             )
             _check(running, workload, self)
             yield running
+
+
+@dataclass(frozen=True)
+class RayServer:
+    """A handler of throughput/contenders/ as an archive on Ray Serve."""
+
+    key: str
+    title: str
+    contender: str
+    candidates: Mapping[str, Sequence[Config]] | None = None
+    """By workload, what it adds to the workload's model-config.yaml; None for nothing."""
+
+    def settings(self, workload: Workload) -> Sequence[Settings]:
+        """What model-config.yaml may add."""
+        return (self.candidates or {}).get(workload.name, ({},))
+
+    @contextmanager
+    def running(self, workload: Workload, settings: Settings, device: Path) -> Iterator[Running]:
+        """Archive, Ray, one replica."""
+        handler = THROUGHPUT / "contenders" / f"{self.contender}.py"
+        config = workload.config_for(settings, str(device))
+        with tempfile.TemporaryDirectory(prefix="peer-") as folder:
+            archive = pack("model", handler, config, Path(folder), helpers=_helpers(workload))
+            with RayServe([archive], "--quiet", "--replicas", "1") as served:
+                running = Running(
+                    f"http://127.0.0.1:{served.ports.inference}/predictions/model",
+                    workload.bodies(),
+                    workload.content_type,
+                    lambda answer: answer,
+                    lambda: _family(served.process.pid),
+                )
+                _check(running, workload, self)
+                yield running
 
 
 @dataclass(frozen=True)
@@ -197,6 +229,13 @@ class PeerServer:
                 yield running
             finally:
                 _end(process)
+
+
+def _helpers(workload: Workload) -> dict[str, Path]:
+    return {
+        "stages.py": THROUGHPUT / "stages" / f"{workload.stages}.py",
+        "accelerator.py": THROUGHPUT / "accelerator.py",
+    }
 
 
 def _folder(peer: Peer) -> Path:

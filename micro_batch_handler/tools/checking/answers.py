@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import struct
 from dataclasses import dataclass
 from typing import Any
+
+from micro_batch_handler.torchserve.wire.response import read_response
 
 __all__ = ["Answer", "cause", "is_same", "parse_response", "readable"]
 
@@ -48,31 +48,17 @@ def parse_response(response: bytes, logged: BaseException | None = None) -> list
     Returns:
         An answer for each request of the batch.
     """
-    stream = io.BytesIO(response)
-
-    def number() -> int:
-        return int(struct.unpack("!i", stream.read(4))[0])
-
-    def field() -> bytes:
-        return stream.read(number())
-
-    batch_code, batch_message = number(), field().decode()
+    code, message, answers = read_response(response)
     whole = ""
-    if batch_code != _OK:
+    if code != _OK:
         why = f": {cause(logged)}" if logged is not None else ""
-        whole = f"its answer is {batch_code} {batch_message}{why}"
-    answers = []
-    while (length := number()) >= 0:
-        stream.read(length)  # the request's id
-        content_type = field().decode()
-        status, reason = number(), field().decode()
-        for _ in range(number()):
-            field(), field()  # a response header and its value
-        body = field()
-        text = " ".join(body.decode("utf-8", errors="replace").split())
-        own = "" if status == _OK else f"its answer is {status} {reason}: {text}"
-        answers.append(Answer(status, content_type, body, whole or own))
-    return answers
+        whole = f"its answer is {code} {message}{why}"
+    found = []
+    for each in answers:
+        text = " ".join(each.body.decode("utf-8", errors="replace").split())
+        own = "" if each.status == _OK else f"its answer is {each.status} {each.phrase}: {text}"
+        found.append(Answer(each.status, each.content_type, each.body, whole or own))
+    return found
 
 
 def cause(error: BaseException) -> str:

@@ -39,12 +39,13 @@ FRONTEND = "MICRO_BATCH_FRONTEND"
 with a shared model ends with it."""
 
 
-def load(model: Path, device: int = 0) -> Any:
+def load(model: Path, device: int = 0, metrics: Any = None) -> Any:
     """Load the model in a folder, as `TorchModelServiceWorker.load_model` does; return its service.
 
     Args:
         model: the folder.
         device: the number of the GPU, where there are any.
+        metrics: a cache of metrics; None for TorchServe's, with what its metrics.yaml declares.
 
     Raises:
         Exception: whatever the handler raises.
@@ -60,8 +61,9 @@ def load(model: Path, device: int = 0) -> Any:
     config_file = described.get("configFile")
     settings = (get_yaml_config(model / config_file) if config_file else None) or {}
     on_cpu = str(settings.get("deviceType", "")).lower() == "cpu" or not torch.cuda.is_available()
-    metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs" / "metrics.yaml"))
-    metrics.initialize_cache()
+    if metrics is None:
+        metrics = MetricsCacheYamlImpl(str(Path(ts.__file__).parent / "configs" / "metrics.yaml"))
+        metrics.initialize_cache()
     metrics.model_name = described["modelName"]
     service = ModelLoaderFactory.get_model_loader().load(
         described["modelName"],

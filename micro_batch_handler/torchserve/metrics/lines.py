@@ -16,7 +16,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
@@ -52,12 +52,17 @@ Sample: TypeAlias = "tuple[Metric, float, tuple[str, ...]]"
 """A metric, a value of it, and the values of the metric's own dimensions."""
 
 
+Record: TypeAlias = Callable[[str, float, Mapping[str, str]], None]
+"""Takes a sample: the metric's name, the value, and the values of all dimensions by name."""
+
+
 class MetricLines:
     """Collects samples, and writes all of them at once. Any thread may use it.
 
     Args:
         cache: TorchServe's cache of metrics in this worker. It knows what the server's metrics.yaml
-            declares, and the model's name.
+            declares, and the model's name. One with a method `record` gets each sample by that, and
+            no lines are written.
         metrics: all that there may be samples of; lines are written in this order.
         undeclared: whether to write metrics that metrics.yaml does not declare, too. A frontend
             with `model_metrics_auto_detect=true` takes them.
@@ -68,6 +73,7 @@ class MetricLines:
     ) -> None:
         self._model = str(cache.model_name)
         self._host = socket.gethostname()
+        self._record: Record | None = getattr(cache, "record", None)
         self.declared = {
             metric: declared
             for metric in metrics
@@ -95,17 +101,30 @@ class MetricLines:
         """Write all samples for the frontend."""
         with self._lock:
             now_s = int(time.time())
-            lines = [
-                f"{begin}{_shown(value)}{end}{now_s}"
+            samples = [
+                (metric, dimensions, value)
                 for metric, found in self._samples.items()
                 for dimensions, values in found.items()
-                for begin, end in [self._around(metric, dimensions)]
                 for value in values
             ]
             self._samples = self._none()
+            if self._record is not None:
+                for metric, dimensions, value in samples:
+                    self._record(metric.name, value, self._named(metric, dimensions))
+                return
+            lines = [
+                f"{begin}{_shown(value)}{end}{now_s}"
+                for metric, dimensions, value in samples
+                for begin, end in [self._around(metric, dimensions)]
+            ]
             # Inside the lock, so that a later write cannot overtake this one.
             if lines:
                 metrics_logger.info("\n".join(lines))
+
+    def _named(self, metric: Metric, dimensions: tuple[str, ...]) -> dict[str, str]:
+        """The values of all dimensions, by name."""
+        names = (*metric.dimensions, *ALWAYS)
+        return dict(zip(names, (*dimensions, self._model, "Model"), strict=True))
 
     def _none(self) -> dict[Metric, dict[tuple[str, ...], list[float]]]:
         return {metric: {} for metric in self.declared}
@@ -113,8 +132,7 @@ class MetricLines:
     def _text_around(self, metric: Metric, dimensions: tuple[str, ...]) -> tuple[str, str]:
         """The text of a line before the value, and the text between it and the time."""
         declared = self.declared[metric]
-        values = dict(zip(metric.dimensions, dimensions, strict=True))
-        values.update(zip(ALWAYS, (self._model, "Model"), strict=True))
+        values = self._named(metric, dimensions)
         shown = ",".join(f"{name}:{values[name]}" for name in declared.dimension_names)
         return (
             f"[METRICS]{declared.metric_name}.{declared.unit}:",

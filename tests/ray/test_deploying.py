@@ -1,0 +1,84 @@
+"""Archives that are deployed on Ray Serve: what is read of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import socket
+import zipfile
+
+import pytest
+
+pytest.importorskip("ray", reason="the extra `ray` is not installed")
+
+from harness.archives import pack
+from micro_batch_handler.__main__ import main
+from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.ray import app, deployment
+from micro_batch_handler.ray.model_archive import ModelArchive
+
+SETTINGS = {"batchSize": 4, "maxBatchDelay": 30, "minWorkers": 2, "maxWorkers": 5}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An Echo."""
+    return pack("echo", "echo", SETTINGS, tmp_path_factory.mktemp("archives"))
+
+
+@pytest.mark.parametrize("style", ["zip-store", "no-archive"])
+def test_an_archive_is_read_as_torchserve_reads_it(tmp_path, style):
+    """Name, version and settings, of a file and of a folder."""
+    path = pack("echo", "echo", SETTINGS, tmp_path, style, version="2.1")
+
+    found = ModelArchive.read(path)
+
+    assert (found.key, found.batch_size, found.batch_delay_s) == ("echo/2.1", 4, 0.03)
+    assert found.workers == (2, 5)
+
+
+def test_workers_become_replicas(archive):
+    """`minWorkers` and `maxWorkers` are the bounds between which Ray scales; options come first."""
+    scaled = deployment(archive)._bound_deployment
+    fixed = deployment(archive, num_replicas=3)._bound_deployment
+
+    assert scaled._deployment_config.autoscaling_config.min_replicas == 2
+    assert scaled._deployment_config.autoscaling_config.max_replicas == 5
+    assert fixed.num_replicas == 3
+
+
+def test_what_cannot_be_deployed_is_refused_at_once(archive, tmp_path):
+    """No archive, none of that name, none at all inside, the same one twice, arguments astray."""
+    broken = tmp_path / "broken.mar"
+    broken.write_bytes(b"no zip")
+    empty = tmp_path / "empty.mar"
+    with zipfile.ZipFile(empty, "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {}}))
+
+    for arguments, why in (
+        ((), "name at least one"),
+        ((tmp_path / "none.mar",), "No such file"),
+        ((broken,), "it is no archive"),
+        ((empty,), "modelName"),
+        ((archive, archive), "two archives have the same model and version: echo/1.0"),
+    ):
+        with pytest.raises(ArchiveError, match=why):
+            deployment(*arguments)
+    with pytest.raises(ArchiveError, match="must be a list of paths"):
+        app({"archives": "x.mar"})
+
+
+def test_the_command_says_in_one_line_what_to_change(archive, tmp_path, capsys, monkeypatch):
+    """A port in use, an archive that is not there, and Ray missing."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["ray", str(archive), "--port", str(port)]) == 1
+    assert "Give another with --port" in capsys.readouterr().err
+
+    free = ["--port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    assert main(["ray", str(tmp_path / "none.mar"), *free]) == 1
+    assert "none.mar cannot be deployed" in capsys.readouterr().err
+
+    monkeypatch.setattr("micro_batch_handler.ray.command.find_spec", lambda _name: None)
+    assert main(["ray", str(archive), *free]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("not installed: ray. pip install 'micro-batch-handler[ray]'")
