@@ -14,6 +14,7 @@ WORKLOADS = ("vector", "image", "text")
 SERVERS = (
     "ours",
     "ours-2",
+    "ours-ray",
     "base",
     "base-2",
     "stock",

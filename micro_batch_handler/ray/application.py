@@ -22,6 +22,9 @@ from micro_batch_handler.ray.served_model import IN_FLIGHT
 
 __all__ = ["app", "deployment"]
 
+SCALING = frozenset({"num_replicas", "autoscaling_config"})
+"""Options of which Ray Serve takes one only."""
+
 LEAST_ONGOING = 100
 """Requests that a replica takes at a time, as TorchServe's default `jobQueueSize`."""
 
@@ -52,7 +55,7 @@ def deployment(
     kind: Any = ModelReplica if len(found) > 1 else ModelWithFrontend
     models = {
         each.key: serve.deployment(kind)
-        .options(**{"name": each.key.replace("/", "-"), **_options_of(each), **options})
+        .options(**{"name": each.key.replace("/", "-"), **_options_of(each, options)})
         .bind(each, install_requirements=install_requirements)
         for each in found
     }
@@ -80,12 +83,14 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     return deployment(*archives, **options)
 
 
-def _options_of(archive: ModelArchive) -> dict[str, Any]:
-    """What model-config.yaml says, in Ray Serve's words."""
+def _options_of(archive: ModelArchive, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What model-config.yaml says, in Ray Serve's words; the user's own options come first."""
     least, most = archive.workers
     ongoing = _ongoing(archive)
     scaling: dict[str, Any] = {"num_replicas": least}
-    if most > least:
+    if SCALING & own.keys():
+        scaling = {}
+    elif most > least:
         target = archive.batch_size * IN_FLIGHT
         scaling = {
             "autoscaling_config": {
@@ -97,7 +102,7 @@ def _options_of(archive: ModelArchive) -> dict[str, Any]:
     on_gpu = str(archive.model_yaml.get("deviceType", "gpu")).lower() != "cpu"
     gpus = int(on_gpu and ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0)
     actor = {"ray_actor_options": {"num_gpus": gpus}} if gpus else {}
-    return {**scaling, **actor, "max_ongoing_requests": ongoing}
+    return {**scaling, **actor, "max_ongoing_requests": ongoing, **own}
 
 
 def _ongoing(archive: ModelArchive) -> int:

