@@ -1,7 +1,7 @@
 """Ray Serve applications of archives, with settings derived from model-config.yaml.
 
 minWorkers, maxWorkers    replicas, scaled between the two by the requests under way
-batchSize                 requests of a batch; a replica takes the next ones while two are under way
+batchSize                 requests of a batch; a replica has up to four batches under way
 deviceType                a GPU for each replica, unless it is cpu or the cluster has none
 """
 

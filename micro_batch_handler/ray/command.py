@@ -18,6 +18,14 @@ __all__ = ["GRPC_API", "main", "use_haproxy"]
 
 LOOPBACK = "127.0.0.1"
 
+OWN_PORTS = (
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+)
+"""Of Ray Serve's, which are the same for each Ray by default."""
+
 GRPC_API = "micro_batch_handler.ray.grpc_api.add_InferenceAPIsServiceServicer_to_server"
 
 EPILOG = """\
@@ -43,9 +51,11 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("port", "grpc_port", "metrics_port"):
         _refuse_used(options.host, getattr(options, name), name)
     signal.signal(signal.SIGTERM, _interrupt)
-    # Both before Ray is imported.
+    # All before Ray is imported.
     os.environ.setdefault("RAY_SERVE_DEFAULT_HTTP_HOST", options.host)
     use_haproxy()
+    if options.address is None:
+        _keep_apart(options.host)
     # Ray writes what replicas write; into a file, too, as it comes.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     import ray
@@ -56,7 +66,6 @@ def main(arguments: Sequence[str]) -> int:
     # Read before Ray starts, which takes seconds.
     deployment(*options.archives)
     if options.address is None:
-        # Other machines reach neither Ray nor the replicas, unless they are to.
         local = {"_node_ip_address": LOOPBACK} if options.host == LOOPBACK else {}
         ray.init(
             **local,
@@ -72,6 +81,7 @@ def main(arguments: Sequence[str]) -> int:
         serve.start(
             http_options={"host": options.host, "port": options.port},
             grpc_options={"port": options.grpc_port, "grpc_servicer_functions": [GRPC_API]},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         replicas = {} if options.replicas is None else {"num_replicas": options.replicas}
         application = deployment(
@@ -86,6 +96,19 @@ def main(arguments: Sequence[str]) -> int:
         serve.shutdown()
         ray.shutdown()
     return 0
+
+
+def _keep_apart(host: str) -> None:
+    """Let nobody reach a Ray that starts here, nor get into the way of another one.
+
+    HAProxy's two ports for statistics listen on all interfaces all the same.
+    """
+    if host == LOOPBACK:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on Linux, too
+    for name in OWN_PORTS:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            os.environ.setdefault(name, str(probe.getsockname()[1]))
 
 
 def _interrupt(*_: object) -> None:

@@ -39,8 +39,8 @@ __all__ = ["ServedModel"]
 
 logger = logging.getLogger(__name__)
 
-IN_FLIGHT = 2
-"""Batches: one computes, and the next is prepared."""
+IN_FLIGHT = 4
+"""Batches: one is computed, the next is prepared, and clients of others read or write meanwhile."""
 
 OK = 200
 TOO_LARGE, NO_STORAGE = 413, 507

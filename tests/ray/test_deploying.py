@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import socket
+import textwrap
 import zipfile
+from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
+
+from ray.serve.schema import ServeDeploySchema
 
 from harness.archives import pack
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.ray import app, deployment
 from micro_batch_handler.ray.model_archive import ModelArchive
+
+ROOT = Path(__file__).parents[2]
 
 SETTINGS = {"batchSize": 4, "maxBatchDelay": 30, "minWorkers": 2, "maxWorkers": 5}
 
@@ -82,3 +91,25 @@ def test_the_command_says_in_one_line_what_to_change(archive, tmp_path, capsys, 
     assert main(["ray", str(archive), *free]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("not installed: ray. pip install 'micro-batch-handler[ray]'")
+
+
+@pytest.mark.parametrize("where", ["docs/ray.md", "examples/kuberay.yaml"])
+def test_config_files_as_printed_are_valid_for_ray_serve(where):
+    """Ray Serve's own schema takes them, and the functions that they name are there."""
+    text = (ROOT / where).read_text(encoding="utf-8")
+    if where.endswith(".md"):
+        (printed,) = re.findall(r"```yaml\n(.+?)```", text, re.DOTALL)
+    else:
+        printed = yaml.safe_load(text)["spec"]["serveConfigV2"]
+
+    config = ServeDeploySchema.model_validate(yaml.safe_load(textwrap.dedent(printed)))
+
+    (application,) = config.applications
+    named = [
+        application.import_path.replace(":", "."),
+        *config.grpc_options.grpc_servicer_functions,
+    ]
+    for name in named:
+        module, _, function = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), function))
+    assert application.args["archives"]
