@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve until interrupted.
 
     Raises:
-        ArchiveError: Ray is missing, or an archive cannot be deployed.
+        ArchiveError: Ray is missing, or an archive cannot be deployed or loaded.
         ConfigError: a port is in use.
     """
     options = _parser().parse_args(arguments)
@@ -87,7 +87,12 @@ def main(arguments: Sequence[str]) -> int:
         application = deployment(
             *options.archives, install_requirements=options.install_requirements, **replicas
         )
-        serve.run(application, route_prefix="/")
+        try:
+            serve.run(application, route_prefix="/")
+        except RuntimeError as error:
+            # Ray has written the traceback of the replica.
+            why = [line for line in str(error).splitlines() if line.strip()][-1:]
+            raise ArchiveError(f"it cannot be served: {' '.join(why)}") from None
         sys.stdout.write(f"serving on http://{options.host}:{options.port}\n")
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -215,7 +215,9 @@ def test_metrics_have_the_same_names(on_ray):
 
         def told():
             text = client._call("GET", on_ray.ports.metrics, "/metrics").text
-            return [line for line in text.splitlines() if line.startswith("ray_mbh_requests_total")]
+            lines = [line for line in text.splitlines() if line.startswith("ray_mbh_requests_tot")]
+            return [line for line in lines if 'ModelName="echo"' in line]
 
-        lines = until(told, "metrics of Ray", 60)
-    assert any('ModelName="echo"' in line and 'Level="Model"' in line for line in lines), lines
+        (line,) = until(told, "metrics of Ray", 60)
+    assert 'Level="Model"' in line
+    assert float(line.rpartition(" ")[2]) >= 1
