@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from starlette.responses import Response
 
-from micro_batch_handler.torchserve.wire.response import WireAnswer
+from micro_batch_handler.tools.checking.response import WireAnswer
 
 __all__ = ["ServerError", "error_response", "json_response", "response_of"]
 

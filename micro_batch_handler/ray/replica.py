@@ -27,7 +27,7 @@ from micro_batch_handler.ray.model_archive import ModelArchive
 from micro_batch_handler.ray.paths import Route, route_of
 from micro_batch_handler.ray.served_model import ServedModel
 from micro_batch_handler.ray.wire_request import WireRequest, from_grpc, from_http
-from micro_batch_handler.torchserve.wire.response import WireAnswer
+from micro_batch_handler.tools.checking.response import WireAnswer
 
 __all__ = ["Frontend", "ModelReplica", "ModelWithFrontend"]
 

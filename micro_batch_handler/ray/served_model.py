@@ -28,12 +28,12 @@ from micro_batch_handler.ray.answers import ServerError
 from micro_batch_handler.ray.metrics import RayMetricsCache
 from micro_batch_handler.ray.model_archive import ModelArchive
 from micro_batch_handler.ray.wire_request import WireRequest
+from micro_batch_handler.tools.checking.response import WireAnswer, read_response
 from micro_batch_handler.tools.checking.worker import DECODES, load
 from micro_batch_handler.tools.workbench.model_folder import model_folder, set_share_model
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
 from micro_batch_handler.torchserve.views import routes_of
 from micro_batch_handler.torchserve.wire.decode import decode_rows
-from micro_batch_handler.torchserve.wire.response import WireAnswer, read_response
 
 __all__ = ["ServedModel"]
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from micro_batch_handler.torchserve.wire.response import read_response
+from micro_batch_handler.tools.checking.response import read_response
 
 __all__ = ["Answer", "cause", "is_same", "parse_response", "readable"]
 
