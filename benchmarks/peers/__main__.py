@@ -14,10 +14,10 @@ WORKLOADS = ("vector", "image", "text")
 SERVERS = (
     "ours",
     "ours-2",
-    "ours-ray",
     "base",
     "base-2",
     "stock",
+    "ours-ray",
     "mosec",
     "triton",
     "litserve",

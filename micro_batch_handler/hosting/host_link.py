@@ -20,7 +20,7 @@ from functools import partial
 from micro_batch_handler.errors import ConfigError, HostMissing
 from micro_batch_handler.hosting.greeting import LoadError, greeting_on, introduce
 from micro_batch_handler.hosting.host_connection import Connections, HostConnection, Pulse
-from micro_batch_handler.hosting.host_starter import HostStarter
+from micro_batch_handler.hosting.host_starter import HostStarter, tell
 from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
 from micro_batch_handler.hosting.messages import Hello, Ready
 from micro_batch_handler.hosting.remote_errors import unpacked
@@ -156,6 +156,7 @@ class HostLink:
                 if why and raises:
                     error = RuntimeError(f"the process with the model failed: {why}")
                     raise LoadError(error)  # noqa: TRY301
+                tell(why)
                 started = self._start_one()
             except (LoadError, ConfigError) as error:
                 if raises:
@@ -244,5 +245,4 @@ class HostLink:
         self.connections.drop(connection)
         if not self.connections.closed:
             self.connections.down(generation)
-            if words := self.starter.last_words():
-                logger.warning("the process with the model: %s", words)
+            tell(self.starter.last_words())

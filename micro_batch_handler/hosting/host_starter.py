@@ -11,7 +11,7 @@ from contextlib import suppress
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.hosting.meeting_place import MeetingPlace, StartedHost
 
-__all__ = ["HostStarter"]
+__all__ = ["HostStarter", "tell"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,12 @@ WAIT_S = 0.05
 
 END_S = 2.0
 """For a host to end that was told to."""
+
+
+def tell(words: str) -> None:
+    """Log how a host has ended, if that is known."""
+    if words:
+        logger.warning("the process with the model: %s", words)
 
 
 class HostStarter:
@@ -43,9 +49,11 @@ class HostStarter:
         Raises:
             ConfigError: it cannot be started.
         """
-        started = self._start(self._place)
+        started, before = self._start(self._place), self._started
         if started is None:
             return False
+        if before is not None:  # it had not quite ended when its last words were asked for
+            tell(before.last_words())
         self._started = started
         # Waited for, so that it is no zombie once it has ended.
         threading.Thread(target=started.process.wait, name="mbh-host-wait", daemon=True).start()
