@@ -241,6 +241,7 @@ def test_one_model_for_all_workers_is_measured(monkeypatch, tmp_path):
 
 
 @pytest.mark.server
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("java")
 def test_a_compiled_network_is_measured(monkeypatch, tmp_path):
     """On a CPU, by a compiler that changes nothing: calls of each size, and a server's answers."""

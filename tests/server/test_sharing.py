@@ -9,6 +9,7 @@ import shutil
 import threading
 
 import pytest
+import requests
 
 from harness.alone import answers_alone, folder_of
 from harness.archives import pack, pack_plain
@@ -141,6 +142,13 @@ def version_of(name, scale, into):
     return archive.rename(into / f"{name}-{scale}.mar")
 
 
+def scaled(model, workers):
+    """Whether TorchServe has so many workers now, as far as it says."""
+    with contextlib.suppress(requests.Timeout):
+        return model.scale(workers).ok
+    return False
+
+
 def not_right(load):
     """What went wrong in a load."""
     return [each for each in load.results if each.outcome != "right"]
@@ -256,6 +264,7 @@ def test_a_kind_answers_what_it_answers_alone(server, kind, tmp_path):
 # Members and hosts that come and go.
 
 
+@pytest.mark.timeout(300)
 def test_scaled_under_load_from_one_to_eight_to_two(server, coded):
     """All members have one host, which gives the memory back of those that have gone.
 
@@ -273,7 +282,7 @@ def test_scaled_under_load_from_one_to_eight_to_two(server, coded):
         shrinking.wait_for(50)
         # Under load TorchServe may fail halfway (ConcurrentModificationException when a worker's
         # requests are refused), with some of the workers left; what it is asked again it ends.
-        until(lambda: coded.scale(2).ok, "a request to scale that TorchServe does not fail in")
+        until(lambda: scaled(coded, 2), "a request to scale that TorchServe does not fail in", 120)
         until(lambda: memory_of_members(host) == 2, "the end of six members")
     with after.running(server, LOAD_CLIENTS):
         after.wait_for(50)
