@@ -24,8 +24,8 @@ import pytest
 import requests
 from PIL import Image
 
-from harness.grpc_client import SERVICE
 from harness.wait import until
+from micro_batch_handler.ray.grpc_api import SERVICE
 
 ROOT = Path(__file__).parent.parent
 COPIED = ["config.properties", "log4j2.xml", "metrics.yaml"]
@@ -155,7 +155,7 @@ def test_a_load_balancer_asks_with_the_inference_key(kept):
     with grpc.insecure_channel(
         f"127.0.0.1:{kept.port + 3}", options=[("grpc.enable_http_proxy", 0)]
     ) as channel:
-        ping = channel.unary_unary(f"{SERVICE}/Ping")
+        ping = channel.unary_unary(f"/{SERVICE}/Ping")
         key = [("authorization", kept.headers["Authorization"])]
         assert b'"Healthy"' in ping(b"", metadata=key, timeout=60)
         with pytest.raises(grpc.RpcError) as refused:

@@ -61,26 +61,26 @@ _pool.Add(_file())
 
 
 def _message(name: str) -> Any:
-    kind = message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+    """The class of a message; always the same one."""
+    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+
+
+def _picklable(name: str) -> Any:
+    """The class of a message that Ray can send to a replica."""
+    kind = _message(name)
     copyreg.pickle(kind, lambda message: (_parsed, (name, message.SerializeToString())))
     return kind
 
 
 def _parsed(name: str, data: bytes) -> Message:
-    message: Message = _KINDS[name].FromString(data)
+    message: Message = _message(name).FromString(data)
     return message
 
 
-PredictionsRequest = _message("PredictionsRequest")
-PredictionResponse = _message("PredictionResponse")
-PingResponse = _message("TorchServeHealthResponse")
-_Empty = _message("Empty")
-_KINDS = {
-    "PredictionsRequest": PredictionsRequest,
-    "PredictionResponse": PredictionResponse,
-    "TorchServeHealthResponse": PingResponse,
-    "Empty": _Empty,
-}
+PredictionsRequest = _picklable("PredictionsRequest")
+PredictionResponse = _picklable("PredictionResponse")
+PingResponse = _picklable("TorchServeHealthResponse")
+_Empty = _picklable("Empty")
 
 
 def add_InferenceAPIsServiceServicer_to_server(servicer: Any, server: Any) -> None:  # noqa: N802  (as generated)
