@@ -110,6 +110,15 @@ def own_server(java: None) -> Iterator[TorchServe]:
         yield one
 
 
+def pytest_configure() -> None:
+    """Let programs that tests start be interrupted, also by a suite that runs in the background.
+
+    A shell lets its background jobs ignore SIGINT, and their children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with a server, which mostly wait, and others, which compute, take turns.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -85,7 +84,7 @@ class RayServe:
         started = []
         with suppress(psutil.NoSuchProcess):
             started = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(signal.SIGINT)
+        self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDING_S)
         self.process.kill()

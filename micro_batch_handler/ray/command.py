@@ -18,6 +18,9 @@ __all__ = ["GRPC_API", "main", "use_haproxy"]
 
 LOOPBACK = "127.0.0.1"
 
+LEAST_DRAINING_S = "2"
+"""HAProxy on the same machine knows within a second."""
+
 OWN_PORTS = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
@@ -50,9 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ArchiveError("not installed: ray. pip install 'micro-batch-handler[ray]'")
     for name in ("port", "grpc_port", "metrics_port"):
         _refuse_used(options.host, getattr(options, name), name)
-    signal.signal(signal.SIGTERM, _interrupt)
     # All before Ray is imported.
-    os.environ.setdefault("RAY_SERVE_DEFAULT_HTTP_HOST", options.host)
     use_haproxy()
     if options.address is None:
         _keep_apart(options.host)
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str]) -> int:
         )
     else:
         ray.init(address=options.address)
+    # Ray has set its own, which aborts without ending what it has started.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, _interrupt)
     try:
         serve.start(
             http_options={"host": options.host, "port": options.port},
@@ -106,8 +110,10 @@ def main(arguments: Sequence[str]) -> int:
 def _keep_apart(host: str) -> None:
     """Let nobody reach a Ray that starts here, nor get into the way of another one.
 
-    HAProxy's two ports for statistics listen on all interfaces all the same.
+    HAProxy's statistics and the gRPC ports of replicas listen on all interfaces all the same.
     """
+    # Without it replicas wait for half a minute until load balancers elsewhere know that they end.
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", LEAST_DRAINING_S)
     if host == LOOPBACK:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on Linux, too
     for name in OWN_PORTS:
@@ -117,7 +123,7 @@ def _keep_apart(host: str) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """A SIGTERM ends Ray in order, as Ctrl-C does."""
+    """End Ray in order, also where a shell lets its background jobs ignore Ctrl-C."""
     raise KeyboardInterrupt
 
 

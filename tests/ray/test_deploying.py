@@ -15,9 +15,11 @@ import yaml
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
+import psutil
 from ray.serve.schema import ServeDeploySchema
 
 from harness.archives import pack
+from harness.ray_serve import RayServe
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.ray import app, deployment
@@ -91,6 +93,18 @@ def test_the_command_says_in_one_line_what_to_change(archive, tmp_path, capsys, 
     assert main(["ray", str(archive), *free]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("not installed: ray. pip install 'micro-batch-handler[ray]'")
+
+
+@pytest.mark.server
+def test_a_sigterm_ends_it_in_order(archive):
+    """Status 0 within seconds, and no process that it started is left."""
+    with RayServe([archive], "--replicas", "1", "--quiet") as served:
+        started = psutil.Process(served.process.pid).children(recursive=True)
+
+        served.process.terminate()
+
+        assert served.process.wait(20) == 0
+        assert not psutil.wait_procs(started, 5)[1]
 
 
 @pytest.mark.parametrize("where", ["docs/ray.md", "examples/kuberay.yaml"])
