@@ -1,4 +1,4 @@
-"""docs/quickstart.md's first steps, done as they are printed: from a handler to a real server's answer."""
+"""The first steps of docs/quickstart.md, as they are printed: from a handler to a real answer."""
 
 from __future__ import annotations
 
