@@ -17,10 +17,7 @@ import yaml
 
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig
-
-ROOT = Path(__file__).parents[1]
-FOLDERS = (".", "docs", "benchmarks", "dashboards", "examples/*", "model_store")
-PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/*.md"))
+from tests.test_docs import PAGES, ROOT
 
 FENCED = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+")
