@@ -1,8 +1,12 @@
-"""The repository's pages: their links, the paths that they name, the picture of the imports."""
+"""The repository's pages: their links, the paths that they name, the picture of the imports.
+
+`scripts/docs` checks the same links as the site has them.
+"""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -43,6 +47,21 @@ def test_links_lead_to_a_file_and_a_heading(page):
 
         assert to.exists(), link
         assert not anchor or anchor in anchors(to), link
+
+
+@pytest.mark.parametrize("url", ["", "https://example.org/me/it"])
+def test_the_readme_on_pypi_has_no_relative_links(url, monkeypatch):
+    """They lead to the repository, which they name in full, or are left out with their pictures."""
+    spec = importlib.util.spec_from_file_location("package_metadata", ROOT / "setup.py")
+    metadata = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(metadata)
+    monkeypatch.setattr(metadata, "URL", url)
+
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata.readme())
+
+    assert all(link.startswith(("https://", "#")) for link in links)
+    assert (f"{url}/blob/main/docs/faults.md" in links) is bool(url)
+    assert (f"{url}/raw/main/docs/batch-path.svg" in links) is bool(url)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

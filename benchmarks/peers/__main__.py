@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from harness.command import about, chosen, end_on_sigterm
 
-RESULT = Path(__file__).parents[2] / ".run" / "peers.json"
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / ".run" / "peers.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 WORKLOADS = ("vector", "image", "text")
 SERVERS = (
@@ -54,12 +57,14 @@ more than an hour, and what it installs before that; --quick some minutes.
 def main() -> int:
     """Run; gives back 1 if a server was left out."""
     options = _parser().parse_args()
+    if options.publish:
+        return _publish(options.publish)
     end_on_sigterm()
     # Imported late, so that --help needs nothing installed.
     from benchmarks.peers.contestants import WORKLOADS as ALL
     from benchmarks.peers.contestants import server_of
     from benchmarks.peers.environments import prepare
-    from benchmarks.peers.report import markdown, write
+    from benchmarks.peers.report import markdown, result_of, write
     from benchmarks.peers.rounds import Lengths, play
     from benchmarks.peers.servers import PeerServer
 
@@ -83,10 +88,24 @@ def main() -> int:
     for name in options.workloads:
         played.append((name, ALL[name], play(ALL[name], servers, lengths)))
         # After each workload, so that a run that is cut short leaves what it has.
-        files = write(options.result, machine, lengths, played)
-    sys.stdout.write(f"\n{markdown(machine, lengths, played)}\n")
+        result = result_of(machine, lengths, played)
+        files = write(options.result, result)
+    sys.stdout.write(f"\n{markdown(result)}\n")
     sys.stdout.writelines(f"{file}\n" for file in files)
     return 1 if any(len(entries) < len(servers) for _, _, entries in played) else 0
+
+
+def _publish(path: Path) -> int:
+    """Puts a result that a run has left onto the page; 1 if it cannot be published."""
+    from benchmarks.peers.publish import publish
+
+    try:
+        files = publish(json.loads(path.read_text(encoding="utf-8")), PAGE)
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"{path} cannot be published: {error!r}\n")
+        return 1
+    sys.stdout.writelines(f"{file}\n" for file in files)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/benchmark-peers",
         description=ABOUT,
         epilog="Ends with 1 if a server did not start or answered wrong: it is left out.\n\n"
-        "example: scripts/benchmark-peers --workloads image --servers ours mosec --clients 8 64",
+        "examples: scripts/benchmark-peers --workloads image --servers ours mosec --clients 8 64\n"
+        "          scripts/benchmark-peers --publish .run/peers.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -111,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-faults", action="store_true", help="leave out the load with bad requests")
     add("--quick", action="store_true", help="a smoke run: whether it works, not what it gives")
     add("--result", type=Path, default=RESULT, metavar="FILE", help=".run/peers.json")
+    told = "runs nothing; puts the result of a run, with pictures, into docs/benchmarks.md"
+    add("--publish", type=Path, metavar="FILE", help=told)
     return parser
 
 

@@ -41,11 +41,6 @@ class Faults:
     bad_told: int
     """Answered 4xx, which says that the request was at fault."""
 
-    @property
-    def share(self) -> float:
-        """Of the good requests, those that failed."""
-        return self.good_failed / self.good if self.good else 0.0
-
 
 def with_bad_requests(
     running: Running,

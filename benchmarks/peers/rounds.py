@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.peers.faults import BAD, Faults, with_bad_requests
 from benchmarks.peers.meter import Cost, metered
 from benchmarks.peers.peer import Settings
-from benchmarks.peers.servers import PeerServer, Running, Server
+from benchmarks.peers.servers import PeerServer, Running, Server, TorchServeServer
 from benchmarks.throughput.search import Found, best, spread
 from benchmarks.throughput.servers import expected_answers
+from benchmarks.throughput.summary import settings_of
 from benchmarks.throughput.workload import Workload
 from harness.clients import Sample
 from harness.load import load_of
@@ -59,33 +59,18 @@ class Entry:
     """By the number of clients, one for each round."""
     faults: Faults | None = None
 
-    def of(self, clients: int, figure: str) -> float:
-        """The median of a field of the samples."""
-        return median(getattr(sample, figure) for sample, _ in self.samples[clients])
-
-    def cpu_s_per_1000(self, clients: int) -> float:
-        """Processor seconds of all its processes for a thousand answers; median."""
-        return median(
-            1000 * cost.cpu_s / max(1, sample.requests) for sample, cost in self.samples[clients]
-        )
-
-    @property
-    def memory_bytes(self) -> int:
-        """The most at once, in all samples."""
-        return max(cost.memory_bytes for each in self.samples.values() for _, cost in each)
-
-    @property
-    def failed(self) -> int:
-        """Requests refused or lost, in all samples."""
-        return sum(
-            sample.refused + sample.lost for each in self.samples.values() for sample, _ in each
-        )
-
     def figures(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """For a JSON file; `benchmarks.peers.measured.Measured` reads them."""
+        candidate = self.found.candidate
+        if isinstance(self.server, TorchServeServer):
+            words = settings_of(candidate)
+        else:
+            words = ", ".join(f"{key} {value}" for key, value in candidate.items())
         return {
+            "key": self.server.key,
             "server": self.server.title,
-            "settings": self.found.candidate,
+            "settings": candidate,
+            "settings in words": words,
             "search": self.found.record,
             "samples": {
                 str(clients): [{**sample.figures(), **vars(cost)} for sample, cost in each]

@@ -11,6 +11,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import psutil
 import pytest
@@ -18,12 +19,13 @@ import pytest
 pytest.importorskip("matplotlib", reason="the extra `benchmark` is not installed")
 
 from benchmarks.peers import contestants, rounds
-from benchmarks.peers.__main__ import SERVERS
+from benchmarks.peers.__main__ import PAGE, SERVERS
 from benchmarks.peers.__main__ import WORKLOADS as NAMED
-from benchmarks.peers.faults import with_bad_requests
+from benchmarks.peers.faults import Faults, with_bad_requests
 from benchmarks.peers.meter import Cost, metered
 from benchmarks.peers.page import page
-from benchmarks.peers.report import table, write
+from benchmarks.peers.publish import BEGIN, END, publish
+from benchmarks.peers.report import result_of, table, write
 from benchmarks.peers.rounds import Entry, Lengths
 from benchmarks.peers.servers import PeerServer, Running, TorchServeServer
 from benchmarks.throughput.search import Found
@@ -144,7 +146,9 @@ def test_settings_that_cannot_work_lose_the_search(monkeypatch, tmp_path):
 
 def test_tables_put_the_fastest_first():
     """A row for each server, in order."""
-    rows = table([entry("slow", 10), entry("fast", 1000)], LENGTHS.clients).splitlines()
+    servers = [entry("slow", 10).figures(), entry("fast", 1000).figures()]
+
+    rows = table(servers, LENGTHS.clients).splitlines()
 
     assert rows[2].startswith("| Fast | defaults | 1,000 | 1,000 | 1.0 / 2.0 / 3.0 | 0.10 | 3 |")
     assert rows[3].startswith("| Slow |")
@@ -161,7 +165,9 @@ def test_tables_tell_the_settings_of_each():
     peer = replace(entry("peer", 5), server=contestants.server_of("mosec"))
     peer = replace(peer, found=Found({"inference": 2, "max_batch_size": 16}))
 
-    rows = table([entry("one", 10, settings), peer], LENGTHS.clients).splitlines()
+    servers = [entry("one", 10, settings).figures(), peer.figures()]
+
+    rows = table(servers, LENGTHS.clients).splitlines()
 
     assert rows[2].startswith(
         "| One | batchSize 16, micro_batch_size 4/16/auto, parallelism 2/1/1, sort_by_length |"
@@ -169,16 +175,64 @@ def test_tables_tell_the_settings_of_each():
     assert rows[3].startswith("| mosec | inference 2, max_batch_size 16 |")
 
 
+def result() -> dict:
+    """Of one workload and two servers, of which one was asked with bad requests, too."""
+    workload = contestants.WORKLOADS["vector"]
+    fast = replace(entry("fast", 1000), faults=Faults(200, 10, 4, 4))
+    played = [("vector", workload, [entry("slow", 10), fast])]
+    return result_of({"machine": "a <small> one", "date": "2026-01-02"}, LENGTHS, played)
+
+
 def test_the_page_needs_nothing_else(tmp_path):
     """It loads no file and no address, and its plot names every server."""
-    workload = contestants.WORKLOADS["vector"]
-    played = [("vector", workload, [entry("slow", 10), entry("fast", 1000)])]
-
-    text = page({"machine": "a <small> one"}, LENGTHS, played)
-    files = write(tmp_path / "run" / "peers.json", {}, LENGTHS, played)
+    text = page(result())
+    files = write(tmp_path / "run" / "peers.json", result())
 
     assert not re.search(r"(src|href)=\"(?!#)", text)
     assert "Slow" in text
     assert "a &lt;small&gt; one" in text
     assert all(file.stat().st_size for file in files)
     assert json.loads(files[0].read_text())["workloads"][0]["servers"][0]["server"] == "Slow"
+
+
+def test_a_result_file_is_published_as_often_as_one_likes(tmp_path):
+    """The page gets date, machine, a picture and a table of each workload, once; the rest stays."""
+    docs = tmp_path / "benchmarks.md"
+    docs.write_text(f"before\n\n{BEGIN}none yet\n{END}\nafter\n", encoding="utf-8")
+    stored, *_ = write(tmp_path / "peers.json", result())
+
+    for _ in range(2):
+        files = publish(json.loads(stored.read_text()), docs)
+
+    text = docs.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "none yet" not in text
+    assert text.count("2026-01-02, a <small> one.") == 1
+    assert "| Fast | defaults | 1,000 | 1,000 |" in text
+    assert "| 5.0% of 200 |" in text
+    (picture,) = re.findall(r"!\[[^\]]+\]\((.+)\)", text)
+    drawn = ET.parse(tmp_path / picture)
+    assert {"Fast", "Slow"} <= {
+        each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")
+    }
+    assert {tmp_path / picture, tmp_path / "benchmarks" / "peers.json", docs} == set(files)
+
+
+def test_a_page_without_a_place_is_left_alone(tmp_path):
+    """The error prints the markers, and nothing is written."""
+    docs = tmp_path / "benchmarks.md"
+    docs.write_text("text\n", encoding="utf-8")
+
+    with pytest.raises(ValueError, match="put in\n<!-- what follows"):
+        publish(result(), docs)
+
+    assert [docs] == list(tmp_path.iterdir())
+
+
+def test_our_page_has_a_place():
+    """docs/benchmarks.md has the markers."""
+    text = PAGE.read_text(encoding="utf-8")
+
+    assert BEGIN in text
+    assert END in text

@@ -84,7 +84,7 @@ class TraceSettings:
             ),
         ),
         "where a worker writes a trace of its first batches; `%p` in the file's name stands for "
-        "its process id. See [Where the time goes](#where-the-time-goes)",
+        "its process id. See [Where the time goes](trace.md)",
     )
     batches: int = key(20, COUNT, "how many batches the trace has")
 
@@ -131,7 +131,7 @@ class MicroBatchingConfig:
         False,
         FLAG,
         "loads the model once, in a process that all workers of the model on a device ask; see "
-        "[One model for all workers](#one-model-for-all-workers)",
+        "[One model for all workers](share_model.md)",
     )
     hosted_stages: tuple[Stage, ...] = key(
         ("inference",),
@@ -173,7 +173,7 @@ class MicroBatchingConfig:
         None,
         ASCENDING,
         "the only numbers of requests that inference is called with; smaller calls are filled up, "
-        "see [GPUs](#gpus). Powers of two if `pt2.compile.mode` makes CUDA graphs",
+        "see [GPUs](gpus.md). Powers of two if `pt2.compile.mode` makes CUDA graphs",
     )
     device: DeviceSettings = key(DeviceSettings(), Section(DeviceSettings))
     decode_input_request: bool = key(
@@ -192,7 +192,7 @@ class MicroBatchingConfig:
     metrics: Metrics = key(
         "auto",
         Rule("auto, true or false", lambda value: value == AUTO or isinstance(value, bool)),
-        "which [metrics](#metrics) are written: those that the server's metrics.yaml declares "
+        "which [metrics](metrics.md) are written: those that the server's metrics.yaml declares "
         "(`auto`), all, or none",
     )
     trace: TraceSettings = key(TraceSettings(), Section(TraceSettings))

@@ -41,7 +41,7 @@ class Rule(Generic[T]):
     """What a key must hold."""
 
     text: str
-    """Completes "the key must be …", in messages and in the README's table."""
+    """Completes "the key must be …", in messages and in the table of docs/configuration.md."""
     holds: Callable[[Any], bool]
     """Whether a value of any type is such a value."""
 
@@ -101,7 +101,8 @@ def key(default: T, rule: Rule[T], means: str = "") -> T:
     Args:
         default: what holds without the key.
         rule: what the key must hold.
-        means: what the key does, for the README's table; the keys of a section say so themselves.
+        means: what the key does, for the table of docs/configuration.md; the keys of a section
+            say so themselves.
     """
     declared: T = field(default=default, metadata={"rule": rule, "means": means})
     return declared

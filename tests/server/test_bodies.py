@@ -114,7 +114,7 @@ def test_rows_are_the_same_whoever_decodes(models):
     assert found["header"] == "[('body', [1])]"
 
 
-def test_a_check_sends_what_the_readmes_request_sends(models, tmp_path):
+def test_a_check_sends_what_the_quickstarts_request_sends(models, tmp_path):
     """A .json as JSON, other files without a content type: rows are those of the real server."""
     bodies = {"a.json": b"[1]", "B.JSON": b'{"a": 1}', "a.txt": b"x", "a.jpg": b"\xff", "a": b"1"}
     samples = [tmp_path / name for name in bodies]

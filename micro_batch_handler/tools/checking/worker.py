@@ -80,7 +80,7 @@ def load(model: Path, device: int = 0, metrics: Any = None) -> Any:
 
 
 def content_type(sample: Path) -> str:
-    """The content type that the README's `curl` line sends: JSON for a .json, none for others.
+    """The content type that the quickstart's `curl` line sends: JSON for a .json, none for others.
 
     `curl -T` by itself sends no content type, whatever the file's name.
     """

@@ -184,7 +184,7 @@ def batch_metrics(
     if not lines.declared:
         logger.info(
             "no metrics of micro-batching, since the server's metrics.yaml declares none; see "
-            "Metrics in the README of micro_batch_handler"
+            "docs/metrics.md of micro_batch_handler"
         )
         return None
     return BatchMetrics(lines, lanes, batch_size, host=host)

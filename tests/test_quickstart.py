@@ -1,4 +1,4 @@
-"""The README's first steps, done as they are printed: from a handler to a real server's answer."""
+"""The first steps of docs/quickstart.md, as they are printed: from a handler to a real answer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from harness.processes import free_ports, group, kill
 from harness.settings import ROOT, Ports
 from harness.wait import until
 
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## A handler\n")[1]
-SECTION = SECTION.split("\n## ")[0]
+PAGE = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
 PORTS = Ports(8080, 8081, 8082, 7070, 7071)
-"""Those of config.properties, which the README's commands name."""
+"""Those of config.properties, which the page's commands name."""
 
 START = "torchserve --start"
 STOP = "torchserve --stop"
@@ -30,13 +29,13 @@ STOP = "torchserve --stop"
 
 def files() -> dict[str, str]:
     """The fenced blocks that are files, by the name in their first line."""
-    blocks = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     return dict(blocks)
 
 
 def commands() -> tuple[str, str]:
     """The indented lines up to the server's start, and those from there to its end."""
-    prose = re.sub(r"^```.*?^```$", "", SECTION, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"^```.*?^```$", "", PAGE, flags=re.DOTALL | re.MULTILINE)
     lines = [line[4:] for line in prose.splitlines() if line.startswith("    ")]
     wanted = [line for line in lines if not line.startswith("pip install")]
     started = next(at for at, line in enumerate(wanted) if line.startswith(START)) + 1
@@ -53,8 +52,8 @@ def on_ports(text: str, ports: Ports) -> str:
 
 @pytest.mark.server
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's request is curl's")
-def test_the_readmes_commands_work_as_they_are_printed(java, tmp_path):
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page's request is curl's")
+def test_the_quickstarts_commands_work_as_they_are_printed(java, tmp_path):
     """Handler, settings, model, archive, check, server and request: the answer is the model's."""
     ports = free_ports()
     for name, text in files().items():
