@@ -47,7 +47,7 @@ def main() -> None:
         long_description_content_type="text/markdown",
         license="Apache-2.0",
         packages=find_packages(include=["micro_batch_handler", "micro_batch_handler.*"]),
-        package_data={"micro_batch_handler": ["py.typed"]},
+        package_data={"micro_batch_handler": ["py.typed", "tools/skeletons/*/*"]},
         python_requires=">=3.10",
         # Each dependency is justified by one line in CONTRIBUTING.md.
         install_requires=[

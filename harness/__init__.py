@@ -5,6 +5,7 @@ A real TorchServe
     java.py         a Java that TorchServe can run on
     torchserve.py   TorchServe: starts and stops one server in a private folder
     processes.py    process groups, ports, and what is left of them
+    printed.py      a page's commands, run as they are printed
     prometheus.py   Prometheus: one real Prometheus that scrapes a server
     fixtures.py     the pytest plugin: servers, their logs, a check that no lane is left behind
 

@@ -18,6 +18,7 @@ __all__ = ["main"]
 PROG = "micro-batch-handler"
 
 COMMANDS = {
+    "init": "write a folder with a handler that works, to be changed into your own",
     "archive": "pack a handler, its model and this package into one archive for TorchServe",
     "wrap": "put micro-batching into an archive that is there, or take it out again",
     "trace": "show where the time of a batch goes, and what to change",

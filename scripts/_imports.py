@@ -65,7 +65,9 @@ def main() -> int:
 
 def read_rooms() -> dict[str, Room]:
     """All rooms, by their path in the package."""
-    modules = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+    # Files in a folder without __init__.py are data: what `init` writes.
+    paths = [path for path in PACKAGE.rglob("*.py") if (path.parent / "__init__.py").exists()]
+    modules = {module_name(path): path for path in sorted(paths)}
     rooms: dict[str, Room] = {}
     for path in modules.values():
         source = path.read_text(encoding="utf-8")

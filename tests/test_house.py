@@ -13,7 +13,9 @@ import micro_batch_handler
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / micro_batch_handler.__name__
-MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if (path.parent / "__init__.py").exists())
+"""Without the data: the files that `init` writes."""
+
 TESTS = sorted([*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("benchmarks/**/test_*.py")])
 
 ROOMS = [

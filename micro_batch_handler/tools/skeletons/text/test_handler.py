@@ -1,0 +1,21 @@
+"""The handler, asked without a server: pytest runs this."""
+
+from pathlib import Path
+
+SAMPLE = (Path(__file__).parent / "sample.txt").read_bytes()
+
+
+def test_the_sample_is_english(ask):
+    """The sample's answer is its language, with a probability."""
+    ((status, answer),) = ask(SAMPLE)
+
+    assert status == 200
+    assert answer["language"] == "English"
+    assert answer["probability"] > 0.9
+
+
+def test_a_bad_request_is_refused_alone(ask):
+    """It gets 400; the requests before and after it get their answers."""
+    statuses = [status for status, _ in ask(SAMPLE, b"\xff", SAMPLE)]
+
+    assert statuses == [200, 400, 200]
