@@ -59,6 +59,7 @@ setup(
         "ray": ["grpcio", "protobuf", "python-multipart", "ray[serve]>=2.40"],
         "tools": ["matplotlib>=3.8", "ruamel.yaml>=0.18", "tqdm>=4.66"],
         "benchmark": ["matplotlib>=3.8"],
+        "audit": ["cyclonedx-bom", "pip-audit"],
         "check": ["mypy", "ruff", "types-PyYAML", "types-requests"],
     },
     entry_points={

@@ -22,7 +22,7 @@ import yaml
 
 from harness.archives import pack
 from harness.java import java_home
-from harness.processes import free_ports, is_free, wait_gone
+from harness.processes import free_ports, is_free, kill, wait_gone
 from harness.prometheus import program
 from harness.settings import ROOT, Ports
 from harness.wait import until
@@ -334,13 +334,16 @@ def served(java, tmp_path_factory):
             start_new_session=True,
         )
     one = Served(folder, ports, process)
+    started = []
     try:
-        until(lambda: one.check().returncode == 0, "a healthy server", 60, lambda: None)
+        until(lambda: one.check().returncode == 0, "a healthy server", 60)
+        started = psutil.Process(process.pid).children(recursive=True)
         yield one
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
+        kill(each.pid for each in started)
         shutil.rmtree(short)
 
 
@@ -545,3 +548,34 @@ def test_a_container_fails_when_torchserve_does(tmp_path):
     done = python(entrypoint, cwd=tmp_path, TMPDIR=str(tmp_path))
 
     assert (done.returncode, "directory not found" in done.stdout) == (1, True)
+
+
+# --- the audit ---
+
+KNOWN = {"id": "CVE-1", "fix_versions": ["2"], "description": ""}
+GOOD = {"name": "good", "version": "1", "vulns": []}
+BAD = {"name": "bad", "version": "1", "vulns": [KNOWN]}
+SKIPPED = {"name": "skipped", "skip_reason": "not found on PyPI"}
+
+
+@pytest.mark.parametrize(
+    ("pins", "code"),
+    [([GOOD], 0), ([GOOD, BAD, SKIPPED], 1), ([GOOD, SKIPPED], 3), (None, 3)],
+    ids=["nothing known", "an advisory", "not looked up", "no network"],
+)
+def test_the_audit_does_not_call_good_what_nobody_looked_up(pins, code, tmp_path):
+    """Its status tells advisories from pins that PyPI does not know, and from a failure."""
+    report = None if pins is None else json.dumps({"dependencies": pins})
+    (tmp_path / "pip_audit.py").write_text(
+        f"import sys\nreport = {report!r}\n"
+        "report and open(sys.argv[-1], 'w').write(report)\n"
+        "sys.exit('no network' if report is None else 0)\n",
+        encoding="utf-8",
+    )
+
+    script = ROOT / "scripts" / "_audit.py"
+    done = python(script, ROOT / "constraints.txt", PYTHONPATH=str(tmp_path))
+
+    assert done.returncode == code, done.stderr
+    assert ("CVE-1" in done.stdout) == (code == 1)
+    assert ("skipped" in done.stdout) == (pins is not None and SKIPPED in pins)
