@@ -24,7 +24,7 @@ PAGES = sorted(
     for folder in (".", "docs", "benchmarks", "dashboards", "examples/*", "model_store")
     for page in ROOT.glob(f"{folder}/*.md")
 )
-TOP = r"benchmarks|dashboards|docs|examples|harness|micro_batch_handler|scripts|tests"
+TOP = r"benchmarks|dashboards|deploy|docs|examples|harness|micro_batch_handler|scripts|tests"
 CODE = re.compile(r"^```[\s\S]*?^```$|^    .*$", re.MULTILINE)
 
 
