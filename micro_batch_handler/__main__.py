@@ -18,6 +18,7 @@ __all__ = ["main"]
 PROG = "micro-batch-handler"
 
 COMMANDS = {
+    "advise": "say whether this package would help an archive, and what to do",
     "archive": "pack a handler, its model and this package into one archive for TorchServe",
     "wrap": "put micro-batching into an archive that is there, or take it out again",
     "trace": "show where the time of a batch goes, and what to change",
