@@ -12,12 +12,15 @@ from harness.simulated import Machine, linear
 from harness.tuned import SimulatedRunner
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig, PerStage
+from micro_batch_handler.tools.advising.findings import run
 from micro_batch_handler.tools.advising.memory import Memory, machine_bytes
 from micro_batch_handler.tools.advising.options import Forecasts, Option, Options
 from micro_batch_handler.tools.advising.rules import Verdict, advise
 from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.measure import measure
 from micro_batch_handler.tools.tuning.model import BatchModel
+from micro_batch_handler.tools.tuning.result import goals
+from micro_batch_handler.tools.tuning.search import Search
 from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting, Space
 from micro_batch_handler.tools.tuning.trials import TimeBudget
 
@@ -56,6 +59,7 @@ def options(*, noise=0.0, crowded=None, decoded=None, bound=False, **rates):
         ({"changed": 130, "workers": 370, "shared": 800}, Verdict.WORKERS, 3.7, 4),
         ({"changed": 130, "workers": 190, "decoded": 500}, Verdict.DECODE, 5.0, 1),
         ({"changed": 170, "workers": 190, "decoded": 300}, Verdict.USE, 1.7, 1),
+        ({"changed": 105, "workers": 101, "both": 119}, Verdict.USE, 1.19, 4),
         ({"changed": 107, "workers": 95}, Verdict.NOTHING, 1.0, 1),
         ({"changed": 130, "noise": 0.4}, Verdict.NOTHING, 1.0, 1),
         ({"changed": 130, "workers": 190, "bound": True}, Verdict.NOTHING, 1.0, 1),
@@ -69,15 +73,18 @@ def test_one_advice_follows_from_the_forecasts(given, verdict, gain, workers):
     assert advice.gain == pytest.approx(gain)
 
 
-def forecast(costs, lanes=FOUR_LANES, *, plain_s=0.0, copies=8, photos=False, **more):
+def forecast(costs, lanes=FOUR_LANES, *, cores=CORES, plain_s=0.0, copies=8, photos=False, **more):
     """The options on a machine with these costs, whose memory has room for so many copies."""
-    runner = SimulatedRunner(Machine(costs, cores=CORES))
-    space = Space(MicroBatchingConfig.from_section({}), [1, 2, 4, 8, 16], lanes, CORES)
-    measured = measure(runner, space, TimeBudget(20, now_s=lambda: runner.now_s), 1.0)
-    model = BatchModel(measured, space.size_options(), CORES)
+    runner = SimulatedRunner(Machine(costs, cores=cores))
+    space = Space(MicroBatchingConfig.from_section({}), [1, 2, 4, 8, 16], lanes, cores)
+    budget = TimeBudget(20, now_s=lambda: runner.now_s)
+    measured = measure(runner, space, budget, 0.5)
+    model = BatchModel(measured, space.size_options(), cores)
     memory = Memory(GIB // 2, GIB, int((copies + 0.5) * GIB / 0.8), **more)
-    load = Load(clients=64)
-    return Forecasts(model, load, memory, plain_s, 16, 16, 1, photos).options()
+    search = Search(runner, model, Load(clients=64), goals(None, None), budget)
+    forecasts = Forecasts(search, memory, plain_s, 16, 16, 1, photos)
+    run(search, forecasts.proposals(), Setting.whole(16))
+    return forecasts.options()
 
 
 PREPARING = [linear(0.0, 0.004), linear(0.002, 0.0001), linear(0.0, 0.0001)]
@@ -89,8 +96,8 @@ GPU = {"devices": 1, "on_device_bytes": GIB, "device_bytes": 80 * GIB}
 @pytest.mark.parametrize(
     ("given", "verdict"),
     [
-        # Four lanes prepare as much as four workers.
-        ({"costs": PREPARING}, Verdict.USE),
+        # Two lanes prepare nearly as much as two workers.
+        ({"costs": PREPARING, "cores": 2}, Verdict.USE),
         # JSON takes longer than all stages.
         ({"costs": TRIVIAL, "plain_s": 0.0005}, Verdict.USE),
         ({"costs": TRIVIAL}, Verdict.NOTHING),
@@ -111,11 +118,14 @@ def test_few_clients_do_not_fill_several_workers():
     """No more workers are advised than clients send."""
     runner = SimulatedRunner(Machine(COMPUTING, cores=CORES))
     space = Space(MicroBatchingConfig.from_section({}), [1, 2], FOUR_LANES, CORES)
-    measured = measure(runner, space, TimeBudget(5, now_s=lambda: runner.now_s), 1.0)
+    budget = TimeBudget(5, now_s=lambda: runner.now_s)
+    measured = measure(runner, space, budget, 0.5)
     model = BatchModel(measured, space.size_options(), CORES)
     memory = Memory(0, GIB, 100 * GIB)
 
-    found = Forecasts(model, Load(clients=1), memory, 0.0, 2, 2, CORES).options()
+    search = Search(runner, model, Load(clients=1), goals(None, None), budget)
+    search.run(Setting.whole(1))
+    found = Forecasts(search, memory, 0.0, 2, 2, CORES).options()
 
     assert {each.workers for each in (found.now, found.workers, found.shared)} == {1}
     assert found.now.setting.batch_size == 1
@@ -168,6 +178,8 @@ class Handler(MicroBatchHandler):
         return outputs
 """
 
+SINGLE = PLAIN.replace("return [row", "(only,) = data\n        return [row")
+
 EXAMPLE = """
     def example_row(self):
         return {"body": {"number": 3}}
@@ -180,6 +192,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     Path("handler.py").write_text(PLAIN)
+    Path("single.py").write_text(SINGLE)
     Path("ours.py").write_text(OURS)
     Path("example.py").write_text(OURS + EXAMPLE)
     Path("broken.py").write_text("import no_such_thing\n" + PLAIN)
@@ -243,6 +256,13 @@ def test_an_example_of_the_handler_stands_for_a_sample(capsys):
 
     assert found["batch_size"] == 32
     assert any("all figures are for batchSize 32" in note for note in found["notes"])
+
+
+def test_a_handler_that_takes_one_row_is_compared_with_one_row(capsys):
+    """TorchServe alone fails on its batches, which is no fault of the samples."""
+    found = advice(capsys, "single.py", "--sample", "good.json")
+
+    assert "TorchServe alone can only serve this handler one request at a time" in found["notes"]
 
 
 @pytest.mark.parametrize(

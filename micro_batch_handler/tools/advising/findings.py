@@ -1,8 +1,9 @@
 """What was measured of an archive in a short time, and what is forecast from it.
 
 load       a copy of the archive, with micro-batching in front of its handler if it has none
-stages     each measured alone, as the tuner does it          three quarters of the time
-plainly    whole batches in turns with TorchServe alone       the rest
+compare    whole batches in turns with TorchServe alone       a quarter of the time
+measure    each stage alone, as the tuner does it             half of it
+run        what looks best in one worker                      the rest
 forecast   every way to serve the archive                     advising/options.py
 """
 
@@ -13,14 +14,13 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.planning.cores import usable_cores
+from micro_batch_handler.tools.advising.comparison import compare
 from micro_batch_handler.tools.advising.memory import (
     Memory,
     device_bytes,
@@ -33,29 +33,27 @@ from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.measure import measure
 from micro_batch_handler.tools.tuning.model import BatchModel
 from micro_batch_handler.tools.tuning.progress import time_budget
+from micro_batch_handler.tools.tuning.result import goals
+from micro_batch_handler.tools.tuning.search import Search
 from micro_batch_handler.tools.tuning.setting import Setting, Space, counts_up_to
-from micro_batch_handler.tools.tuning.trials import SettingFails, TimeBudget
+from micro_batch_handler.tools.tuning.trials import TimeBudget
 from micro_batch_handler.tools.workbench.flags import files_of
 from micro_batch_handler.tools.workbench.model_folder import bring, model_folder, set_share_model
 
 if TYPE_CHECKING:
     from micro_batch_handler.tools.tuning.handler_runner import HandlerRunner
-    from micro_batch_handler.tools.workbench.ran import Ran
     from micro_batch_handler.tools.workbench.workbench import Workbench
 
 __all__ = ["Findings", "find"]
 
-TURNS_SHARE = 0.25
-"""The share of the time at which the turns end."""
-
-LEAST_TURNS = 3
-MOST_TURNS = 60
-
-LONGEST = 1 / 40
-"""The share of the time that a batch of a turn may take; else it has fewer rows."""
-
 USUAL_BATCH = 32
 """For an archive without a `batchSize` above 1. What the README's handlers are served with."""
+
+MEASURED = 0.75
+"""The share of the time at which measuring stages ends."""
+
+EXPLORED = 0.9
+"""The share at which trying settings ends. Then the best takes turns with whole batches."""
 
 JPEG = b"\xff\xd8\xff"
 
@@ -68,12 +66,15 @@ class Findings:
     """The model's, in the archive."""
     brought: bool
     """Whether the archive's handler does not micro-batch by itself."""
-    batch_size: int
     clients: int
+    batch_size: int
+    """The most requests of a batch."""
+    rows: int
+    """The requests of a batch that so many clients fill, in one worker."""
     stages_s: Sequence[float]
-    """Seconds of each stage for a whole batch."""
+    """Seconds of each stage for such a batch, not cut."""
     around_s: float
-    """What TorchServe alone needs besides, beyond what this package needs."""
+    """Seconds that such a batch takes longer on TorchServe alone."""
     memory: Memory
     options: Options
     notes: Sequence[str]
@@ -117,13 +118,14 @@ def _measured(
 
     cores, devices = usable_cores(), torch.cuda.device_count()
     given = bench.batch_size
-    rows = flags.batch_size or (given if given > 1 else min(USUAL_BATCH, flags.clients))
+    batch_size = flags.batch_size or (given if given > 1 else USUAL_BATCH)
+    rows = min(batch_size, flags.clients)
     bench.configure(batch_size=rows)
     lanes = bench.setup.lanes
     counts = counts_up_to(cores)
     space = Space(bench.config, counts_up_to(rows), lanes, cores, counts)
-    alone_rows, plain_s = _compare(bench, runner, budget, rows)
-    found = measure(runner, space, budget, 1.0)
+    alone_rows, plain_s = compare(bench, runner, budget, rows)
+    found = measure(runner, space, budget, MEASURED)
     model = BatchModel(found, space.size_options(together=not found.regroups), cores)
     on_device, device = device_bytes()
     held = found.memory.at(found.largest) if found.memory else 0
@@ -133,23 +135,18 @@ def _measured(
         machine_bytes(),
         on_device,
         device,
-        devices,
+        devices if on_device else 0,
     )
     photos = all(sample.read_bytes().startswith(JPEG) for sample in runner.samples)
-    options = Forecasts(
-        model,
-        Load(clients=flags.clients),
-        memory,
-        plain_s,
-        rows,
-        alone_rows,
-        started_workers(bench.model_yaml, cores, devices),
-        photos,
-    ).options()
+    search = Search(runner, model, Load(clients=flags.clients), goals(None, None), budget)
+    started = started_workers(bench.model_yaml, cores, devices)
+    forecasts = Forecasts(search, memory, plain_s, rows, alone_rows, started, photos)
+    run(search, forecasts.proposals(), Setting.whole(min(rows, found.largest)))
+    options = forecasts.options()
     notes = [f"with `wrap`, {front}"] if front else []
-    if rows != given:
+    if batch_size != given:
         notes.append(
-            f"model-config.yaml has batchSize {given}, but all figures are for batchSize {rows}: "
+            f"the archive has batchSize {given}, but all figures are for batchSize {batch_size}: "
             f"set that, or give --batch-size {given}"
         )
     if alone_rows < rows:
@@ -158,8 +155,9 @@ def _measured(
     return Findings(
         _name(bench.folder),
         bool(front),
-        rows,
         flags.clients,
+        batch_size,
+        rows,
         [found.whole[at](rows) for at in range(len(STAGES))],
         rows * plain_s,
         memory,
@@ -168,41 +166,11 @@ def _measured(
     )
 
 
-def _compare(
-    bench: Workbench, runner: HandlerRunner, budget: TimeBudget, rows: int
-) -> tuple[int, float]:
-    """Run whole batches in turns with TorchServe alone.
-
-    Returns:
-        The rows that TorchServe alone can serve at once, which are 1 if the handler fails on more;
-        and the seconds that a request takes longer there.
-
-    Raises:
-        SettingFails: a sample cannot be answered.
-    """
-    budget.doing("comparing with TorchServe alone")
-    _refuse_failures(bench.run(runner.samples))
-    most = rows
-    while True:
-        samples = list(islice(cycle(runner.samples), rows))
-        first = bench.run(samples, plainly=True)
-        if rows == 1 or not (first.failures or first.seconds > LONGEST * budget.seconds):
-            break
-        most = 1 if first.failures else most
-        rows = min(most, rows // 2)
-    _refuse_failures(first)
-    runner.run(Setting.whole(rows))
-    more_s: list[float] = []
-    while len(more_s) < LEAST_TURNS or (len(more_s) < MOST_TURNS and budget.lasts(TURNS_SHARE)):
-        ours, alone = bench.run(samples), bench.run(samples, plainly=True)
-        _refuse_failures(ours)
-        more_s.append((alone.seconds - ours.seconds) / rows)
-    return most, median(more_s)
-
-
-def _refuse_failures(ran: Ran) -> None:
-    for why in ran.failures.values():
-        raise SettingFails(why)
+def run(search: Search, proposals: Sequence[Setting], whole: Setting) -> None:
+    """Run whole batches, then what looks best, which corrects what is expected of all settings."""
+    search.run(whole)
+    search.explore(proposals, EXPLORED)
+    search.settle(whole)
 
 
 def _samples(given: Sequence[Path], bench: Workbench, private: Path) -> Sequence[Path]:

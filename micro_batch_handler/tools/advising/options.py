@@ -10,9 +10,9 @@ from micro_batch_handler.config import AUTO, PerStage
 from micro_batch_handler.planning.cores import lanes_for
 from micro_batch_handler.planning.sizes import INFERENCE
 from micro_batch_handler.tools.advising.memory import Memory
-from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.measurements import NOTHING
 from micro_batch_handler.tools.tuning.model import BatchModel
+from micro_batch_handler.tools.tuning.search import Search
 from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting, counts_up_to
 
 __all__ = ["Forecasts", "Option", "Options"]
@@ -70,9 +70,8 @@ class Forecasts:
     launch kernels overlap.
     """
 
-    model: BatchModel
-    load: Load
-    """Has the clients."""
+    search: Search
+    """Has the tuner's model, the clients, and what was run, which corrects the model."""
     memory: Memory
     plain_s: float
     """Seconds that a request takes longer on TorchServe alone: JSON, above all."""
@@ -84,15 +83,20 @@ class Forecasts:
     photos: bool = False
     """Whether all samples are JPEGs, which a GPU can decode."""
 
+    @property
+    def model(self) -> BatchModel:
+        """Of the stages, as they were measured."""
+        return self.search.model
+
     def options(self) -> Options:
         """All ways."""
-        clients, most = self.load.clients or 1, self.memory.most_copies
+        clients, most = self.search.load.clients or 1, self.memory.most_copies
         counts = [count for count in counts_up_to(max(self.model.cores, 1)) if count <= clients]
         now = self.plain(min(self.started, most, clients))
         plain = [now, *(self.plain(count) for count in counts)]
         best = max(plain, key=_rate)
         rows = now.setting.batch_size
-        handled_s = self.model.batch_s(Setting.whole(rows)) + self.plain_s * rows
+        handled_s = self._batch_s(Setting.whole(rows)) + self.plain_s * rows
         fitting = max((each for each in plain if each.workers <= most), key=_rate)
         return Options(
             now,
@@ -102,8 +106,8 @@ class Forecasts:
             best if best.workers > most else None,
             max((self.ours(count, shares=True) for count in counts), key=_rate),
             self._decoded(now.workers),
-            handled_s < self.load.gap.at(rows),
-            self.model.measured.spread,
+            handled_s < self.search.load.gap.at(rows),
+            max(self.model.measured.spread, *(each.spread for each in self.search.measured())),
         )
 
     def plain(self, workers: int) -> Option:
@@ -115,13 +119,17 @@ class Forecasts:
 
     def ours(self, workers: int, *, shares: bool = False) -> Option:
         """Micro-batching, in its best sizes and lanes of those that `auto` chooses from."""
+        return max(map(self._option, self.proposals(workers, shares=shares)), key=_rate)
+
+    def proposals(self, workers: int = 1, *, shares: bool = False) -> list[Setting]:
+        """The settings with micro-batching that may be best in so many workers."""
         rows = self._rows(self.batch_size, workers)
-        proposals = {
-            replace(each, workers=workers, shares=shares or None)
+        found = {
+            replace(each, workers=workers, shares=shares or None): None
             for lanes in self._lanes(workers, shares=shares)
             for each in self.model.proposals(rows, lanes)
         }
-        return max(map(self._option, proposals), key=_rate)
+        return list(found)
 
     def _decoded(self, workers: int) -> Option | None:
         measured, rows = self.model.measured, self.batch_size
@@ -131,19 +139,27 @@ class Forecasts:
             return None
         whole, lanes = ([NOTHING, *curves[1:]] for curves in (measured.whole, measured.lanes))
         faster = replace(self.model, measured=replace(measured, whole=whole, lanes=lanes))
-        return replace(self, model=faster).plain(workers)
+        search = Search(self.search.runner, faster, self.search.load, (), self.search.budget)
+        return replace(self, search=search).plain(workers)
 
     def _option(self, setting: Setting, more_s: float = 0.0) -> Option:
-        batch_s = self.model.batch_s(setting) + more_s
+        batch_s = self._batch_s(setting) + more_s
         if self.memory.devices:
             call_s = self.model.measured.whole[INFERENCE](setting.batch_size)
             batch_s = max(batch_s, setting.workers / self.memory.devices * call_s)
         held = self.memory.of_shared if setting.shares else self.memory.of_copies
-        return Option(setting, self.load.rate(setting, batch_s), held(setting.workers))
+        return Option(setting, self.search.load.rate(setting, batch_s), held(setting.workers))
+
+    def _batch_s(self, setting: Setting) -> float:
+        """Seconds of a batch: measured if it was run, else expected."""
+        ran = self.search.trials.get(setting)
+        if ran:
+            return self.search.load.measured(setting, ran).batch_s
+        return self.search.expected(setting).batch_s
 
     def _rows(self, most: int, workers: int) -> int:
         """The requests that come together."""
-        return max(1, min(most, (self.load.clients or most) // workers))
+        return max(1, min(most, (self.search.load.clients or most) // workers))
 
     def _lanes(self, workers: int, *, shares: bool) -> Sequence[PerStage[int]]:
         if shares:

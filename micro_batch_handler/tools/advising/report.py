@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from micro_batch_handler.config import SECTION, STAGES
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.tools.advising.findings import Findings
+from micro_batch_handler.tools.advising.next_step import next_step
 from micro_batch_handler.tools.advising.options import Option
 from micro_batch_handler.tools.advising.rules import Advice, Verdict
 from micro_batch_handler.tools.tuning.report import columns
 from micro_batch_handler.tools.tuning.units import mib, ms
 
 __all__ = ["as_json", "as_text"]
-
-PROGRAM = "micro-batch-handler"
 
 TITLES = {
     Verdict.USE: "Use it as it is, with one changed line",
@@ -38,7 +36,7 @@ def as_text(findings: Findings, advice: Advice, flags: argparse.Namespace) -> st
         "\n".join([_stages(findings), _memory(findings), _clients(findings)]),
         _table(findings),
         f"Why: {_why(findings, advice)}.",
-        f"Next: {_next(findings, advice, flags)}",
+        f"Next: {next_step(findings, advice, flags)}",
     ]
     return "\n\n".join([*parts, *(f"Note: {note}." for note in findings.notes)])
 
@@ -51,9 +49,10 @@ def as_json(findings: Findings, advice: Advice, flags: argparse.Namespace) -> di
         "gain": round(advice.gain, 3),
         "workers": advice.option.workers,
         "why": _why(findings, advice),
-        "next": _next(findings, advice, flags),
+        "next": next_step(findings, advice, flags),
         "clients": findings.clients,
         "batch_size": findings.batch_size,
+        "requests_of_a_batch": findings.rows,
         "stages_ms": {
             stage: _rounded_ms(seconds)
             for stage, seconds in zip(STAGES, findings.stages_s, strict=True)
@@ -113,8 +112,9 @@ def _stages(findings: Findings) -> str:
     told = [f"{stage} {ms(s)}" for stage, s in zip(STAGES, findings.stages_s, strict=True)]
     around_s = max(0.0, findings.around_s)
     return (
-        f"A batch of {findings.batch_size} takes {ms(sum(findings.stages_s) + around_s)} on "
-        f"TorchServe alone: {', '.join(told)}, and {ms(around_s)} more around them than here."
+        f"A batch of {findings.rows} takes {ms(sum(findings.stages_s) + around_s)} on "
+        f"TorchServe alone: {', '.join(told)}, and {ms(around_s)} around them that this "
+        f"package saves."
     )
 
 
@@ -176,51 +176,6 @@ def _why_use(findings: Findings, workers: int) -> str:
 
 def _to_now(findings: Findings, option: Option) -> str:
     return f"{option.rate / findings.options.now.rate:.2f} times"
-
-
-def _next(findings: Findings, advice: Advice, flags: argparse.Namespace) -> str:
-    """The next command to run, and what to set for it."""
-    source, samples = str(flags.source), list(map(str, flags.sample))
-    check = ["--check", *samples] if samples else []
-    sample = ["--sample", *samples] if samples else []
-    workers = advice.option.workers
-    counted = f"minWorkers: {workers} and maxWorkers: {workers}"
-    if advice.verdict == Verdict.USE:
-        if not findings.brought:
-            return _command("tune", source, *sample)
-        also = f"\n      and set {counted} in model-config.yaml"
-        return (
-            f"{_brought(flags, check)}\n"
-            f"      or, in the handler, take micro_batch_handler.MicroBatchHandler in place of "
-            f"BaseHandler{also if workers != findings.options.now.workers else ''}"
-        )
-    if advice.verdict == Verdict.SHARE:
-        then = _brought(flags, check) if findings.brought else _command("tune", source, *sample)
-        keys = f"{SECTION}: {{share_model: true}}, {counted}"
-        return f"set {keys} in model-config.yaml, then\n      {then}"
-    if advice.verdict == Verdict.WORKERS:
-        url = f"http://127.0.0.1:8081/models/{findings.name}?min_worker={workers}"
-        return (
-            f'curl -X PUT "{url}" -H "Authorization: Bearer $MANAGEMENT_KEY"\n'
-            f"      or set {counted} in model-config.yaml"
-        )
-    if advice.verdict == Verdict.DECODE:
-        again = _command("advise", source, *sample)
-        return f"decode in preprocess as examples/gpu_photos/handler.py does, then\n      {again}"
-    more = ["--clients", str(4 * findings.clients)]
-    return f"nothing; if more clients come: {_command('advise', source, *sample, *more)}"
-
-
-def _brought(flags: argparse.Namespace, check: list[str]) -> str:
-    """The command that puts micro-batching in front of a handler without it."""
-    if flags.source.suffix == ".mar" and flags.source.is_file():
-        output = f"{flags.source.with_suffix('')}_micro_batched.mar"
-        return _command("wrap", str(flags.source), "--output", output, *check)
-    return f"pack it as before, with {_command('archive', '--micro-batch', '…', *check)}"
-
-
-def _command(*words: str) -> str:
-    return f"{PROGRAM} {shlex.join(words)}".replace("'…'", "…")
 
 
 def _rounded_ms(seconds: float) -> float:

@@ -7,7 +7,8 @@
     4  more copies than fit would pay, and around one model they are   share_model
        SURE faster than all that fits
     5  the changed line gains, and plain workers are not SURE faster   use it as it is
-    6  the changed line in these workers is SURE faster than they are  use it as it is, in them
+    6  more plain workers do not gain, or are SURE faster with the     use it as it is, in them
+       changed line
     7  else                                                            more plain workers
 
 Why, and where that was measured:
@@ -87,7 +88,7 @@ def advise(options: Options) -> Advice:
         return _advice(Verdict.SHARE, shared, now)
     if changed.rate >= least and (1 + SURE) * changed.rate >= workers.rate:
         return _advice(Verdict.USE, changed, now)
-    if options.both.rate >= max((1 + SURE) * workers.rate, least):
+    if workers.rate < least or options.both.rate >= (1 + SURE) * workers.rate:
         return _advice(Verdict.USE, options.both, now)
     return _advice(Verdict.WORKERS, workers, now)
 

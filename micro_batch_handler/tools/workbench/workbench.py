@@ -184,13 +184,14 @@ class Workbench:
         """
         named = list(islice(cycle(samples), rows or len(samples)))
         self._records.clear()
-        with self._plainly() if plainly else nullcontext(), working_in(self.folder):
+        with self._plainly() if plainly else nullcontext():
             began_s = time.perf_counter()
             try:
                 batch = [request(sample) for sample in named]
             except OSError as error:
                 raise ArchiveError(f"a sample cannot be read: {error}") from error
-            answers = predict(self._service, batch, self._log)
+            with working_in(self.folder):
+                answers = predict(self._service, batch, self._log)
             ended_s = time.perf_counter()
         ran = Ran.of(named, answers, self._records, ended_s - began_s)
         if any(record.outcomes.fatal for record in ran.records):
