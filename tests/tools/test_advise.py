@@ -12,6 +12,7 @@ from harness.simulated import Machine, linear
 from harness.tuned import SimulatedRunner
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig, PerStage
+from micro_batch_handler.tools.advising.comparison import Alone
 from micro_batch_handler.tools.advising.findings import run
 from micro_batch_handler.tools.advising.memory import Memory, machine_bytes
 from micro_batch_handler.tools.advising.options import Forecasts, Option, Options
@@ -82,7 +83,7 @@ def forecast(costs, lanes=FOUR_LANES, *, cores=CORES, plain_s=0.0, copies=8, pho
     model = BatchModel(measured, space.size_options(), cores)
     memory = Memory(GIB // 2, GIB, int((copies + 0.5) * GIB / 0.8), **more)
     search = Search(runner, model, Load(clients=64), goals(None, None), budget)
-    forecasts = Forecasts(search, memory, plain_s, 16, 16, 1, photos)
+    forecasts = Forecasts(search, memory, Alone(16, plain_s), 16, 1, photos)
     run(search, forecasts.proposals(), Setting.whole(16))
     return forecasts.options()
 
@@ -125,7 +126,7 @@ def test_few_clients_do_not_fill_several_workers():
 
     search = Search(runner, model, Load(clients=1), goals(None, None), budget)
     search.run(Setting.whole(1))
-    found = Forecasts(search, memory, 0.0, 2, 2, CORES).options()
+    found = Forecasts(search, memory, Alone(2, 0.0), 2, CORES).options()
 
     assert {each.workers for each in (found.now, found.workers, found.shared)} == {1}
     assert found.now.setting.batch_size == 1
@@ -247,7 +248,7 @@ def test_the_text_says_one_advice_why_and_what_next(capsys):
     assert "this package, one changed line" in told
     assert "\nWhy: " in told
     assert "\nNext: " in told
-    assert "wrap" not in told
+    assert "Next: micro-batch-handler trace ours.py --config-file model-config.yaml" in told
 
 
 def test_an_example_of_the_handler_stands_for_a_sample(capsys):

@@ -33,12 +33,13 @@ from micro_batch_handler.tools.tuning.load import Load
 from micro_batch_handler.tools.tuning.measure import measure
 from micro_batch_handler.tools.tuning.model import BatchModel
 from micro_batch_handler.tools.tuning.progress import time_budget
-from micro_batch_handler.tools.tuning.result import goals
+from micro_batch_handler.tools.tuning.result import NOISY, goals
 from micro_batch_handler.tools.tuning.search import Search
 from micro_batch_handler.tools.tuning.setting import Setting, Space, counts_up_to
-from micro_batch_handler.tools.tuning.trials import TimeBudget
+from micro_batch_handler.tools.tuning.trials import SettingFails, TimeBudget, Trial
 from micro_batch_handler.tools.workbench.flags import files_of
 from micro_batch_handler.tools.workbench.model_folder import bring, model_folder, set_share_model
+from micro_batch_handler.tracing.recording import call_s
 
 if TYPE_CHECKING:
     from micro_batch_handler.tools.tuning.handler_runner import HandlerRunner
@@ -124,7 +125,7 @@ def _measured(
     lanes = bench.setup.lanes
     counts = counts_up_to(cores)
     space = Space(bench.config, counts_up_to(rows), lanes, cores, counts)
-    alone_rows, plain_s = compare(bench, runner, budget, rows)
+    alone = compare(bench, runner, budget, rows, space.size_options())
     found = measure(runner, space, budget, MEASURED)
     model = BatchModel(found, space.size_options(together=not found.regroups), cores)
     on_device, device = device_bytes()
@@ -140,8 +141,9 @@ def _measured(
     photos = all(sample.read_bytes().startswith(JPEG) for sample in runner.samples)
     search = Search(runner, model, Load(clients=flags.clients), goals(None, None), budget)
     started = started_workers(bench.model_yaml, cores, devices)
-    forecasts = Forecasts(search, memory, plain_s, rows, alone_rows, started, photos)
-    run(search, forecasts.proposals(), Setting.whole(min(rows, found.largest)))
+    forecasts = Forecasts(search, memory, alone, rows, started, photos)
+    whole = Setting(rows, model.options.whole(rows))
+    run(search, forecasts.proposals(), whole)
     options = forecasts.options()
     notes = [f"with `wrap`, {front}"] if front else []
     if batch_size != given:
@@ -149,8 +151,13 @@ def _measured(
             f"the archive has batchSize {given}, but all figures are for batchSize {batch_size}: "
             f"set that, or give --batch-size {given}"
         )
-    if alone_rows < rows:
+    if alone.rows < rows:
         notes.append("TorchServe alone can only serve this handler one request at a time")
+    if options.noise > NOISY:
+        notes.append(
+            f"the machine was too restless to trust this: batches that were the same took "
+            f"{options.noise:.0%} more or less. Stop what else runs on it, or give more --seconds"
+        )
     notes += [f"the log says: {warning}" for warning in bench.warnings]
     return Findings(
         _name(bench.folder),
@@ -158,8 +165,8 @@ def _measured(
         flags.clients,
         batch_size,
         rows,
-        [found.whole[at](rows) for at in range(len(STAGES))],
-        rows * plain_s,
+        _stages_s(search.trials[whole]),
+        rows * alone.more_s,
         memory,
         options,
         [*notes, *_unknown(devices, photos)],
@@ -167,10 +174,26 @@ def _measured(
 
 
 def run(search: Search, proposals: Sequence[Setting], whole: Setting) -> None:
-    """Run whole batches, then what looks best, which corrects what is expected of all settings."""
+    """Run whole batches, then what looks best, which corrects what is expected of all settings.
+
+    Raises:
+        SettingFails: a request has failed in a whole batch.
+    """
     search.run(whole)
     search.explore(proposals, EXPLORED)
     search.settle(whole)
+    if whole in search.failed:
+        raise SettingFails(search.failed[whole])
+
+
+def _stages_s(trials: Sequence[Trial]) -> list[float]:
+    """Seconds of each stage in a batch, on average."""
+    batches = [batch.traced for trial in trials for batch in trial.batches]
+    calls = [call for batch in batches for call in batch.calls]
+    return [
+        sum(call_s(call) for call in calls if call.stage == stage) / len(batches)
+        for stage in STAGES
+    ]
 
 
 def _samples(given: Sequence[Path], bench: Workbench, private: Path) -> Sequence[Path]:

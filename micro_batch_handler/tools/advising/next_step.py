@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from micro_batch_handler.config import SECTION
 from micro_batch_handler.tools.advising.findings import Findings
 from micro_batch_handler.tools.advising.rules import Advice, Verdict
+from micro_batch_handler.tools.workbench.flags import files_of
 
 __all__ = ["next_step"]
 
@@ -70,7 +71,9 @@ def _adopt(findings: Findings, flags: argparse.Namespace) -> str:
 def _command(name: str, flags: argparse.Namespace, flag: str, more: Sequence[str] = ()) -> str:
     """A command for the same source, with the same samples after this flag."""
     samples = [flag, *_samples(flags)] if flags.sample else []
-    words = shlex.join([PROGRAM, name, str(flags.source), *more, *samples])
+    files = {f"--{key.replace('_', '-')}": value for key, value in vars(files_of(flags)).items()}
+    given = [word for flag_of, value in files.items() if value for word in (flag_of, value)]
+    words = shlex.join([PROGRAM, name, str(flags.source), *given, *more, *samples])
     return words.replace(f"'{MORE}'", MORE)
 
 

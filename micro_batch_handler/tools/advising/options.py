@@ -9,6 +9,7 @@ from itertools import product
 from micro_batch_handler.config import AUTO, PerStage
 from micro_batch_handler.planning.cores import lanes_for
 from micro_batch_handler.planning.sizes import INFERENCE
+from micro_batch_handler.tools.advising.comparison import Alone
 from micro_batch_handler.tools.advising.memory import Memory
 from micro_batch_handler.tools.tuning.measurements import NOTHING
 from micro_batch_handler.tools.tuning.model import BatchModel
@@ -73,11 +74,8 @@ class Forecasts:
     search: Search
     """Has the tuner's model, the clients, and what was run, which corrects the model."""
     memory: Memory
-    plain_s: float
-    """Seconds that a request takes longer on TorchServe alone: JSON, above all."""
+    alone: Alone
     batch_size: int
-    plain_batch_size: int
-    """1 if the handler takes one row per call."""
     started: int
     """Workers that TorchServe starts."""
     photos: bool = False
@@ -96,7 +94,10 @@ class Forecasts:
         plain = [now, *(self.plain(count) for count in counts)]
         best = max(plain, key=_rate)
         rows = now.setting.batch_size
-        handled_s = self._batch_s(Setting.whole(rows)) + self.plain_s * rows
+        ran = self.search.measured()
+        finalists = [each for each in ran if not each.setting.splits]
+        finalists.append(max(ran, key=lambda each: each.rate))
+        handled_s = self._batch_s(Setting.whole(rows)) + self.alone.more_s * rows
         fitting = max((each for each in plain if each.workers <= most), key=_rate)
         return Options(
             now,
@@ -107,14 +108,14 @@ class Forecasts:
             max((self.ours(count, shares=True) for count in counts), key=_rate),
             self._decoded(now.workers),
             handled_s < self.search.load.gap.at(rows),
-            max(self.model.measured.spread, *(each.spread for each in self.search.measured())),
+            max([self.alone.noise, *(each.spread for each in finalists)]),
         )
 
     def plain(self, workers: int) -> Option:
         """TorchServe alone."""
-        setting = Setting.whole(self._rows(self.plain_batch_size, workers), workers)
+        setting = Setting.whole(self._rows(min(self.alone.rows, self.batch_size), workers), workers)
         # Workers share the cores, which this time keeps busy.
-        more_s = self.plain_s * setting.batch_size * max(1.0, workers / self.model.cores)
+        more_s = self.alone.more_s * setting.batch_size * max(1.0, workers / self.model.cores)
         return self._option(setting, more_s)
 
     def ours(self, workers: int, *, shares: bool = False) -> Option:
