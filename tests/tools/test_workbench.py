@@ -163,6 +163,20 @@ def test_settings_change_without_loading_the_model_again():
         assert answers(bench.run([Path("yes.json")])) == ["YES"]
 
 
+def test_the_class_beside_the_mixin_answers_as_on_torchserve_alone():
+    """With the same answers and no engine: no batch is recorded, and one bad body fails all."""
+    samples = [Path("yes.json"), Path("no.json")]
+    with Workbench(Path("word_handler.py"), FILES) as bench:
+        plain = bench.run(samples, plainly=True)
+        beside_bad = bench.run([*samples, Path("raise.json")], plainly=True)
+        ours = bench.run(samples)
+
+    assert answers(plain) == answers(ours) == ["YES", "NO"]
+    assert (len(plain.records), len(ours.records)) == (0, 1)
+    assert [answer.status for answer in plain.answers] == [200, 200]
+    assert len(beside_bad.failures) == 3
+
+
 @pytest.mark.parametrize(
     "key", ["trace: {{file: {}, batches: 1}}", "trace_file: {}, trace_batches: 1"]
 )

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from micro_batch_handler.tools.workbench.flags import count, workbench_parser
+from micro_batch_handler.tools.workbench.flags import above_0, count, workbench_parser
 
 __all__ = ["PROG", "tune_parser"]
 
@@ -51,13 +51,13 @@ def tune_parser() -> argparse.ArgumentParser:
     wanted = parser.add_argument_group("what is wanted")
     wanted.add_argument(
         "--p99-ms",
-        type=_above_0,
+        type=above_0,
         metavar="MS",
         help="also the most throughput with 99 of 100 requests answered within this",
     )
     wanted.add_argument(
         "--memory-mib",
-        type=_above_0,
+        type=above_0,
         metavar="MIB",
         help="also the most throughput with all workers together holding at most this memory, of "
         "the machine, not of a device",
@@ -84,7 +84,7 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     space = parser.add_argument_group("what may be tried")
     space.add_argument(
         "--seconds",
-        type=_above_0,
+        type=above_0,
         default=60.0,
         help="of tuning, not counting the time to load the handler and the workers (default: 60)",
     )
@@ -126,17 +126,7 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     )
     space.add_argument(
         "--gap-ms",
-        type=_above_0,
+        type=above_0,
         metavar="MS",
         help="the server's own time between two full batches (default: 0.5 and 0.06 a request)",
     )
-
-
-def _above_0(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, found {text!r}")
-    return value

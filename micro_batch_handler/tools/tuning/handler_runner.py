@@ -22,7 +22,8 @@ from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.setting import ONE_LANE, Setting
 from micro_batch_handler.tools.tuning.trials import MeasuredBatch, SettingFails, TimeBudget, Trial
 from micro_batch_handler.tools.tuning.workers import OtherWorkers
-from micro_batch_handler.tools.workbench.workbench import Ran, Workbench
+from micro_batch_handler.tools.workbench.ran import Ran
+from micro_batch_handler.tools.workbench.workbench import Workbench
 from micro_batch_handler.tracing.recording import TracedBatch
 
 __all__ = ["HandlerRunner", "PeakMemory"]

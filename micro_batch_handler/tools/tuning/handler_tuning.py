@@ -6,8 +6,8 @@ import argparse
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,9 @@ from micro_batch_handler.errors import ArchiveError, ConfigError
 from micro_batch_handler.planning.cores import lanes_for, usable_cores
 from micro_batch_handler.planning.cost_curve import Line
 from micro_batch_handler.tools.tuning.load import GAP, Load
+from micro_batch_handler.tools.tuning.progress import time_budget
 from micro_batch_handler.tools.tuning.result import Tuning, goals
 from micro_batch_handler.tools.tuning.setting import Setting, Space, counts_up_to
-from micro_batch_handler.tools.tuning.trials import TimeBudget
 from micro_batch_handler.tools.tuning.tuner import tune
 from micro_batch_handler.tools.tuning.workers import Job, OtherWorkers, other_workers
 from micro_batch_handler.tools.workbench.flags import files_of
@@ -67,7 +67,7 @@ def tune_handler(flags: argparse.Namespace) -> Tuning:
             start_rivals = partial(start, count=counts.own(not shares), shares=not shares, first=0)
             rivals, notes = rivals_of(stack, workbench, job, start_rivals)
             counts = counts if rivals else counts.without(not shares)
-        budget = stack.enter_context(_progress(flags.seconds))
+        budget = stack.enter_context(time_budget(flags.seconds))
         runner = HandlerRunner(workbench, samples, others, rivals)
         most = counts.own(shares)
         given = runner.given(budget, flags.batch_size, min(started, most))
@@ -128,7 +128,7 @@ def rivals_of(
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micro-batch-")), "model")
     try:
         if shares:
-            kind = workbench.handler_class
+            kind = type(workbench.handler)
             state = state_of_class(kind)
             refuse_state_across(kind.__name__, state, workbench.config.hosted_stages)
         shutil.copytree(workbench.folder, folder, copy_function=os.link)
@@ -203,19 +203,3 @@ def _space(
         )
     }
     return Space(config, sizes, lanes, cores, numbers[False], numbers[True])
-
-
-@contextmanager
-def _progress(seconds: float) -> Iterator[TimeBudget]:
-    """The time, with a progress bar."""
-    from tqdm import tqdm  # of an extra
-
-    tqdm.monitor_interval = 0  # no thread of its own while others are measured
-    form = "{desc:<44.44} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s"
-    with tqdm(total=seconds, bar_format=form, disable=None, leave=False) as bar:
-
-        def told(used_s: float, doing: str) -> None:
-            bar.set_description_str(doing, refresh=False)
-            bar.update(min(used_s, seconds) - bar.n)
-
-        yield TimeBudget(seconds, told)

@@ -14,7 +14,9 @@ from micro_batch_handler.tools.tuning.yaml_file import as_yaml
 
 __all__ = [
     "ALREADY",
+    "MISSED",
     "blocks",
+    "columns",
     "costs_table",
     "figures_table",
     "keys_of",
@@ -36,9 +38,9 @@ def report(tuning: Tuning) -> str:
     """All of it, for a terminal."""
     parts = [
         f"What calls cost, each stage alone ({tuning.measured.rounds} rounds):",
-        _columns(costs_table(tuning)),
+        columns(costs_table(tuning)),
         f"{tuning.candidates} settings were computed, {len(tuning.tried)} of them run:",
-        _columns(figures_table(tuning)),
+        columns(figures_table(tuning)),
     ]
     parts += [_recommended(tuning, *block) for block in blocks(tuning)]
     parts += [f"Note: {note}" for note in notes(tuning)]
@@ -185,7 +187,7 @@ def _cells(title: str, measured: Figures, predicted: Figures) -> list[str]:
     ]
 
 
-def _columns(table: Table) -> str:
+def columns(table: Table) -> str:
     """The table in columns, with numbers to the right."""
     head, rows = table
     first, *others = zip(head, *rows, strict=True)

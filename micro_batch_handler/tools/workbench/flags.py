@@ -9,7 +9,7 @@ from pathlib import Path
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.workbench.model_folder import ModelFiles
 
-__all__ = ["count", "files_of", "require_tools", "workbench_parser"]
+__all__ = ["above_0", "count", "files_of", "require_tools", "workbench_parser"]
 
 _TOOLS = ("matplotlib", "ruamel.yaml", "tqdm")
 """What the extra `tools` installs."""
@@ -90,3 +90,18 @@ def count(text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, found {text!r}")
     return int(text)
+
+
+def above_0(text: str) -> float:
+    """Read a number above 0 from the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, found {text!r}")
+    return value

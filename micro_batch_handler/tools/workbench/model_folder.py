@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tarfile
 import zipfile
@@ -23,17 +24,23 @@ from micro_batch_handler.config import SECTION
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.tools.packing.content import MANIFEST, archive_content
 from micro_batch_handler.tools.packing.formats import FOLDER, source_date, unpack, write_folder
+from micro_batch_handler.tools.packing.front import front_of
+from micro_batch_handler.tools.packing.handler_class import read_handler
+from micro_batch_handler.tools.packing.handler_file import split_handler
 from micro_batch_handler.tools.packing.inputs import ArchiveInputs
 from micro_batch_handler.tools.packing.model_config import read_model_config
 
 __all__ = [
     "ModelFiles",
+    "bring",
     "environment",
     "importable",
     "model_folder",
     "set_share_model",
     "working_in",
 ]
+
+_OURS = re.compile(rb"^\s*(from|import) micro_batch_handler\b", re.MULTILINE)
 
 _FORMATS = {".mar": "default", ".tar.gz": "tgz", ".tgz": "tgz"}
 
@@ -83,6 +90,28 @@ def model_folder(source: Path, files: ModelFiles | None, private: Path) -> Path:
     if not (model / MANIFEST).is_file():
         raise ArchiveError(f"{source} has no {MANIFEST}, so it is no archive")
     return model
+
+
+def bring(folder: Path) -> str | None:
+    """Put micro-batching in front of the folder's handler, as `wrap` does for an archive.
+
+    Returns:
+        A note on it; None if the handler's file imports this package, and is left as it is.
+
+    Raises:
+        ArchiveError: the handler cannot be taken over; the message says what to change in it.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    named = str(manifest["model"]["handler"])
+    file = folder / split_handler(named)[0].name
+    source = file.read_bytes() if file.is_file() else None
+    if source is not None and _OURS.search(source):
+        return None
+    front = front_of(read_handler(named, source))
+    (folder / front.name).write_text(front.text, encoding="utf-8")
+    manifest["model"]["handler"] = front.name
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    return front.note
 
 
 def set_share_model(folder: Path, *, shares: bool) -> None:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 from micro_batch_handler.config import AUTO, SECTION, MicroBatchingConfig
 from micro_batch_handler.errors import ArchiveError
 from micro_batch_handler.pipeline.outcomes import BatchRecord
-from micro_batch_handler.tools.checking.answers import Answer, cause
+from micro_batch_handler.tools.checking.answers import cause
 from micro_batch_handler.tools.checking.ways import TRACE_KEYS
 from micro_batch_handler.tools.checking.worker import (
     DECODES,
@@ -42,25 +42,12 @@ from micro_batch_handler.tools.workbench.model_folder import (
     model_folder,
     working_in,
 )
+from micro_batch_handler.tools.workbench.ran import Ran
 from micro_batch_handler.torchserve.handler import MicroBatchMixin, engine_of
 from micro_batch_handler.torchserve.sharing import MEMBER, member_of
 from micro_batch_handler.tracing.recording import Setup
 
-__all__ = ["Ran", "Workbench"]
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A batch that was run."""
-
-    answers: Sequence[Answer]
-    """One for each request, in order."""
-
-    records: Sequence[BatchRecord]
-    """One; none if the class beside the mixin has answered by itself, as it does for `explain`."""
-
-    failures: Mapping[int, str]
-    """Why a request's answer is bad, with its body; by the request's place."""
+__all__ = ["Workbench"]
 
 
 class Workbench:
@@ -143,9 +130,9 @@ class Workbench:
         return self._log.warnings
 
     @property
-    def handler_class(self) -> type:
-        """The handler's."""
-        return type(self._handler)
+    def handler(self) -> MicroBatchMixin:
+        """That is loaded."""
+        return self._handler
 
     def configure(
         self,
@@ -180,28 +167,33 @@ class Workbench:
             engine = engine_of(self._handler, context)
         engine.listeners.append(self._records.append)
 
-    def run(self, samples: Sequence[Path], rows: int | None = None) -> Ran:
+    def run(
+        self, samples: Sequence[Path], rows: int | None = None, *, plainly: bool = False
+    ) -> Ran:
         """Answer one batch.
 
         Args:
             samples: files with the body of one request each; a file's name tells its content type.
             rows: the number of requests, for which the samples are taken in turn; None for each
                 sample once.
+            plainly: whether the class beside the mixin answers, as on TorchServe alone.
 
         Raises:
             ArchiveError: a sample cannot be read, or the handler can serve no more because its
                 device or its lanes are lost.
         """
         named = list(islice(cycle(samples), rows or len(samples)))
-        try:
-            batch = [request(sample) for sample in named]
-        except OSError as error:
-            raise ArchiveError(f"a sample cannot be read: {error}") from error
         self._records.clear()
-        with working_in(self.folder):
-            answers = predict(self._service, batch, self._log)
-        records = tuple(self._records)
-        ran = Ran(answers, records, _failures(answers, named, records))
+        with self._plainly() if plainly else nullcontext():
+            began_s = time.perf_counter()
+            try:
+                batch = [request(sample) for sample in named]
+            except OSError as error:
+                raise ArchiveError(f"a sample cannot be read: {error}") from error
+            with working_in(self.folder):
+                answers = predict(self._service, batch, self._log)
+            ended_s = time.perf_counter()
+        ran = Ran.of(named, answers, self._records, ended_s - began_s)
         if any(record.outcomes.fatal for record in ran.records):
             why = next(iter(ran.failures.values()), "")
             raise ArchiveError(f"a worker would end here, its device or lanes are lost: {why}")
@@ -216,6 +208,18 @@ class Workbench:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """In the body the class beside the mixin answers, and TorchServe decodes bodies."""
+        usual, decodes = self._service._entry_point, os.environ[DECODES]  # noqa: SLF001
+        self._service._entry_point = super(MicroBatchMixin, self._handler).handle  # type: ignore[misc]  # noqa: SLF001
+        os.environ[DECODES] = "true"
+        try:
+            yield
+        finally:
+            self._service._entry_point = usual  # noqa: SLF001
+            os.environ[DECODES] = decodes
 
     def _load(self, source: Path, device: int) -> tuple[Any, MicroBatchMixin]:
         before = torch.get_num_threads()
@@ -235,16 +239,3 @@ class Workbench:
         asked = config.intra_op_threads.inference == AUTO
         self._threads = torch.get_num_threads() if asked else before
         return service, handler
-
-
-def _failures(
-    answers: Sequence[Answer], samples: Sequence[Path], records: Sequence[BatchRecord]
-) -> dict[int, str]:
-    failed = records[-1].outcomes.failures if records else {}
-    found = {}
-    for at, (answer, sample) in enumerate(zip(answers, samples, strict=True)):
-        if answer.problem:
-            # Clients are not told what was raised, but who runs this is.
-            raised = f" ({cause(failed[at].error)})" if at in failed else ""
-            found[at] = f"{sample.name}: {answer.problem}{raised}"
-    return found

@@ -1,0 +1,1 @@
+"""Whether this package helps an archive: measured briefly, forecast, and one advice."""
