@@ -17,7 +17,7 @@ Why, and where that was measured:
     2  The cores decode and the GPU waits: benchmarks/README.md, gpu. examples/gpu_photos decodes
        there.
     3  README, "When not to use it".
-    4  Where copies fit, more plain workers are about as fast: README, "One model for all workers".
+    4  Where copies fit, more plain workers are about as fast: docs/share_model.md.
     5  It costs no memory. Stages overlap, and JSON costs less: benchmarks/README.md, throughput.
     6  Both gains add up: benchmarks/README.md, peers.
     7  One worker waits for the frontend between two batches, whatever it does inside one:
