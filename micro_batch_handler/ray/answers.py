@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from collections.abc import AsyncIterator
+from typing import NamedTuple, TypeAlias
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from micro_batch_handler.tools.checking.response import WireAnswer
 
-__all__ = ["ServerError", "error_response", "json_response", "response_of"]
+__all__ = [
+    "Part",
+    "ServerError",
+    "error_response",
+    "json_response",
+    "response_of",
+    "response_of_parts",
+]
 
 NO_CACHE = {
     "Pragma": "no-cache",
@@ -19,12 +27,20 @@ NO_CACHE = {
 """TorchServe sends these with every answer that has no Cache-Control of its own."""
 
 
+MORE = "ts_stream_next"
+"""The header that a part of an answer has: "true" before the last."""
+
+
 class ServerError(NamedTuple):
     """An answer that no handler has given."""
 
     status: int
     type: str
     message: str
+
+
+Part: TypeAlias = WireAnswer | ServerError
+"""An answer, or a part of one."""
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -39,9 +55,31 @@ def error_response(error: ServerError) -> Response:
     return json_response(told, error.status)
 
 
-def response_of(answer: WireAnswer) -> Response:
+def response_of(answer: Part) -> Response:
     """What a client gets."""
-    response = Response(answer.body, answer.status)
+    if isinstance(answer, ServerError):
+        return error_response(answer)
+    return _headed(Response(answer.body, answer.status), answer)
+
+
+async def response_of_parts(parts: AsyncIterator[Part]) -> Response:
+    """The same for an answer that comes part by part, sent as they come.
+
+    Status and headers are those of the first. An error after it ends the body, as TorchServe's.
+    """
+    first = await anext(parts)
+    if isinstance(first, ServerError) or first.headers.get(MORE) != "true":
+        return response_of(first)
+
+    async def bodies() -> AsyncIterator[bytes]:
+        yield first.body
+        async for part in parts:
+            yield bytes(error_response(part).body) if isinstance(part, ServerError) else part.body
+
+    return _headed(StreamingResponse(bodies(), first.status), first)
+
+
+def _headed(response: Response, answer: WireAnswer) -> Response:
     named = {name.lower() for name in answer.headers}
     headers = {**NO_CACHE, **answer.headers} if "cache-control" not in named else answer.headers
     if answer.content_type:

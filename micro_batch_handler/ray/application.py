@@ -16,8 +16,9 @@ import ray
 from ray import serve
 
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.ray.frontend import FrontendOfSeveral
 from micro_batch_handler.ray.model_archive import ModelArchive
-from micro_batch_handler.ray.replica import Frontend, ModelReplica, ModelWithFrontend
+from micro_batch_handler.ray.replica import ModelReplica, ModelWithFrontend
 from micro_batch_handler.ray.served_model import IN_FLIGHT
 
 __all__ = ["app", "deployment"]
@@ -61,7 +62,7 @@ def deployment(
     }
     if len(found) == 1:
         return models[found[0].key]
-    frontend = serve.deployment(Frontend).options(
+    frontend = serve.deployment(FrontendOfSeveral).options(
         name="frontend", max_ongoing_requests=sum(map(_ongoing, found))
     )
     return frontend.bind(found, models)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +22,9 @@ LOOPBACK = "127.0.0.1"
 
 LEAST_DRAINING_S = "2"
 """HAProxy on the same machine knows within a second."""
+
+QUIET_PORTS = range(20000, 30000)
+"""Above those of Ray's workers, and below its replicas' and those that systems give to clients."""
 
 OWN_PORTS = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
@@ -116,10 +121,19 @@ def _keep_apart(host: str) -> None:
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", LEAST_DRAINING_S)
     if host == LOOPBACK:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on Linux, too
-    for name in OWN_PORTS:
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            os.environ.setdefault(name, str(probe.getsockname()[1]))
+    for name, port in zip(OWN_PORTS, _free_ports(), strict=False):
+        os.environ.setdefault(name, str(port))
+
+
+def _free_ports() -> Iterator[int]:
+    """Ports that nobody uses, in any order.
+
+    HAProxy binds them seconds later, so they must not be of those that systems give out.
+    """
+    for port in random.sample(QUIET_PORTS, len(QUIET_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))  # noqa: S104  (as HAProxy will)
+            yield port
 
 
 def _interrupt(*_: object) -> None:

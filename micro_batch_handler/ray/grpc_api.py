@@ -85,17 +85,19 @@ _Empty = _picklable("Empty")
 
 def add_InferenceAPIsServiceServicer_to_server(servicer: Any, server: Any) -> None:  # noqa: N802  (as generated)
     """Register the methods, for Ray's `grpc_servicer_functions`."""
+    one, many = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
     kinds = {
-        "Predictions": (PredictionsRequest, PredictionResponse),
-        "Ping": (_Empty, PingResponse),
+        "Predictions": (one, PredictionsRequest, PredictionResponse),
+        "StreamPredictions": (many, PredictionsRequest, PredictionResponse),
+        "Ping": (one, _Empty, PingResponse),
     }
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
+        name: kind(
             getattr(servicer, name),
             request_deserializer=request.FromString,
             response_serializer=response.SerializeToString,
         )
-        for name, (request, response) in kinds.items()
+        for name, (kind, request, response) in kinds.items()
     }
     generic = grpc.method_handlers_generic_handler(SERVICE, handlers)
     server.add_generic_rpc_handlers((generic,))

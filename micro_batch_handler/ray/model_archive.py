@@ -20,6 +20,16 @@ __all__ = ["ModelArchive"]
 DEFAULT_BATCH_DELAY_MS = 100
 """TorchServe's own `maxBatchDelay`."""
 
+TORCHSERVES = (
+    "asyncCommunication",
+    "continuousBatching",
+    "parallelType",
+    "sequenceBatching",
+    "sequenceMaxIdleMSec",
+    "torchrun",
+)
+"""Keys of handlers that count on what only TorchServe does."""
+
 
 @dataclass(frozen=True)
 class ModelArchive:
@@ -38,7 +48,7 @@ class ModelArchive:
         """Read manifest and settings.
 
         Raises:
-            ArchiveError: there is no archive, or it cannot be read.
+            ArchiveError: there is no archive, it cannot be read, or it needs TorchServe.
         """
         try:
             described = json.loads(_member(path, MANIFEST))["model"]
@@ -50,6 +60,12 @@ class ModelArchive:
             raise ArchiveError(f"{path} cannot be deployed: {why}") from error
         if settings is not None and not isinstance(settings, Mapping):
             raise ArchiveError(f"{path}: {config_file} must be a mapping of keys")
+        needed = [key for key in TORCHSERVES if (settings or {}).get(key)]
+        if needed:
+            raise ArchiveError(
+                f"{path} cannot be deployed: its {config_file} sets {', '.join(needed)}, which Ray "
+                f"Serve has nothing like. Remove it, or serve this archive with TorchServe"
+            )
         requirements = str(described.get("requirementsFile") or "")
         return cls(path.resolve(), name, version, settings or {}, requirements)
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from micro_batch_handler.ray.model_archive import ModelArchive
 from micro_batch_handler.ray.wire_request import WireRequest
 from micro_batch_handler.tools.checking.response import WireAnswer, read_response
 from micro_batch_handler.tools.checking.worker import DECODES, load
+from micro_batch_handler.tools.packing.inputs import PACKAGE
 from micro_batch_handler.tools.workbench.model_folder import model_folder, set_share_model
 from micro_batch_handler.torchserve.handler import MicroBatchMixin
+from micro_batch_handler.torchserve.refusals import SENDERS
 from micro_batch_handler.torchserve.views import routes_of
 from micro_batch_handler.torchserve.wire.decode import decode_rows
 
@@ -83,7 +85,11 @@ class ServedModel:
         """Batches that may be under way at once; one of a handler without micro-batching."""
         if self.in_flight == 1:
             service._entry_point = _decoding(service._entry_point)  # noqa: SLF001
-        self._connection = _Connection()
+        self.sends_parts = _sends_parts(folder)
+        """Whether its code may send parts of answers before the last."""
+        self.listeners: dict[str, Callable[[WireAnswer], object]] = {}
+        """Who gets the parts of the answer to a request, by its id."""
+        self._connection = _Connection(self.listeners)
         self._services: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.in_flight):
             self._services.put(self._copy(service))
@@ -134,7 +140,8 @@ class _Processor(RequestProcessor):  # type: ignore[misc]  # ts is untyped
 class _Connection:
     """In place of the socket to TorchServe's frontend, which a worker that ends stops reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Mapping[str, Callable[[WireAnswer], object]]) -> None:
+        self._listeners = listeners
         self._closed = threading.Event()
 
     @property
@@ -144,13 +151,22 @@ class _Connection:
     def shutdown(self, how: int = socket.SHUT_RD) -> None:  # noqa: ARG002
         self._closed.set()
 
-    def sendall(self, _message: bytes) -> None:
-        """Refuse a part of an answer.
+    def sendall(self, message: bytes) -> None:
+        """Hand each request's part of its answer to who listens to it."""
+        for part in read_response(bytes(message)).answers:
+            listener = self._listeners.get(part.request_id)
+            if listener is not None:  # its client is gone
+                listener(part)
 
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("parts of answers are sent by TorchServe only, not by Ray Serve")
+
+def _sends_parts(folder: Path) -> bool:
+    """Whether a Python file of the model, this package's apart, names what sends parts."""
+    return any(
+        name in file.read_text(encoding="utf-8", errors="replace")
+        for file in folder.rglob("*.py")
+        if PACKAGE not in file.relative_to(folder).parts
+        for name in SENDERS
+    )
 
 
 def _log_to_stdout() -> None:

@@ -25,10 +25,11 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(400)]
 CLIENTS = 16
 ROUNDS = 4
 BAD_EVERY = 5
-RIGHT = {"right"}
+RIGHT = {"right", "broken off beside a bad one"}
 
-OF_KINDS = ("context_kept", "context_status", "state_list", "shape_loss")
-"""Handlers that keep their context, set statuses, keep state between stages, return no rows."""
+OF_KINDS = ("context_kept", "context_status", "state_list", "shape_loss", "stream_words")
+"""Handlers that keep their context, set statuses, keep state between stages, return no rows, send
+parts of answers."""
 
 SETTINGS = {"batchSize": 8, "maxBatchDelay": 20, "maxWorkers": 1, "deviceType": "cpu"}
 HANDLERS = Path(__file__).parent / "handlers"
@@ -158,10 +159,13 @@ def test_clients_at_once_get_what_each_gets_alone(on_ray, name, tmp_path):
     requests = {n: kind.ask(n, bad=n % BAD_EVERY == BAD_EVERY - 1) for n in numbers}
     expected = answers_alone(folder_of(kind, tmp_path, kind.file.name), requests, kind.headers)
 
+    def ask(rest, n):
+        return rest.predict(f"kind-{name}", **requests[n])
+
     def client(number):
         with on_ray.rest() as rest:
             return [
-                (n, told(rest.predict(f"kind-{name}", **requests[n]), kind.headers))
+                (n, told(ask(rest, n), kind.headers, streams=kind.streams))
                 for n in numbers
                 if n % CLIENTS == number
             ]
@@ -189,6 +193,21 @@ def test_answers_over_grpc_are_those_of_torchserve(on_ray, on_torchserve):
 
     for model, body in asked:
         assert told_by(on_ray, model, body) == told_by(on_torchserve, model, body)
+
+
+def test_parts_of_answers_are_sent_as_by_torchserve(on_ray, on_torchserve):
+    """Over REST with the same status and headers, and over gRPC in the same parts."""
+    words, path = "kind-stream_words", "/predictions/kind-stream_words"
+
+    def parts(served, model):
+        with GrpcClient(served.ports) as client:
+            return list(client.stream(model, data=b"[1]"))
+
+    rest = [asked(each, path, data=b"a word") for each in (on_ray, on_torchserve)]
+    assert rest[0] == rest[1]
+    assert parts(on_ray, words) == parts(on_torchserve, words)
+    assert len(parts(on_ray, words)) == 4
+    assert len(parts(on_ray, "plain")) == 1
 
 
 def test_a_batch_is_prepared_while_another_is_computed(on_ray):

@@ -58,18 +58,22 @@ def test_workers_become_replicas(archive):
 
 
 def test_what_cannot_be_deployed_is_refused_at_once(archive, tmp_path):
-    """No archive, none of that name, none at all inside, the same one twice, arguments astray."""
+    """No archive, none of that name, none at all inside, the same one twice, one for TorchServe."""
     broken = tmp_path / "broken.mar"
     broken.write_bytes(b"no zip")
     empty = tmp_path / "empty.mar"
     with zipfile.ZipFile(empty, "w") as file:
         file.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {}}))
 
+    waiting = {**SETTINGS, "continuousBatching": True}
+    continuous = pack("continuous", "echo", waiting, tmp_path)
+
     for arguments, why in (
         ((), "name at least one"),
         ((tmp_path / "none.mar",), "No such file"),
         ((broken,), "it is no archive"),
         ((empty,), "modelName"),
+        ((continuous,), "continuousBatching, which Ray Serve has nothing like"),
         ((archive, archive), "two archives have the same model and version: echo/1.0"),
     ):
         with pytest.raises(ArchiveError, match=why):
