@@ -132,7 +132,7 @@ def _free_ports() -> Iterator[int]:
     """
     for port in random.sample(QUIET_PORTS, len(QUIET_PORTS)):
         with socket.socket() as probe, suppress(OSError):
-            probe.bind(("", port))  # noqa: S104  (as HAProxy will)
+            probe.bind(("", port))
             yield port
 
 
