@@ -41,7 +41,7 @@ class Waits(MicroBatchHandler):
         self.initialized = True
 
     def preprocess(self, data):
-        return [bytes(row["body"]) for row in data]
+        return [row["body"] for row in data]
 
     def inference(self, batch):
         time.sleep({CALL_MS} / 1000)

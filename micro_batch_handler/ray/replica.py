@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-
-from ray import serve
 
 from micro_batch_handler.ray.answers import Part
+from micro_batch_handler.ray.batching import BatchQueue
 from micro_batch_handler.ray.frontend import Frontend
 from micro_batch_handler.ray.model_archive import ModelArchive
 from micro_batch_handler.ray.served_model import ServedModel
@@ -31,23 +29,13 @@ class ModelReplica:
 
     def __init__(self, archive: ModelArchive, *, install_requirements: bool = False) -> None:
         self._model = ServedModel(archive, install_requirements=install_requirements)
-        pool = ThreadPoolExecutor(self._model.in_flight, thread_name_prefix="mbh-batch")
-
-        @serve.batch(  # type: ignore[untyped-decorator]  # Ray is untyped
-            max_batch_size=archive.batch_size,
-            batch_wait_timeout_s=archive.batch_delay_s,
-            max_concurrent_batches=self._model.in_flight,
+        self._batches = BatchQueue(
+            self._model.answers, archive.batch_size, archive.batch_delay_s, self._model.in_flight
         )
-        async def answer(requests: list[WireRequest]) -> list[Part]:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(pool, self._model.answers, requests)
-
-        self._answer_in_batch = answer
 
     async def answer(self, request: WireRequest) -> Part:
         """The answer to one request, which shares a batch with others."""
-        answered: Part = await self._answer_in_batch(request)
-        return answered
+        return await self._batches.answer(request)
 
     async def parts(self, request: WireRequest) -> AsyncIterator[Part]:
         """The parts of the answer to one request as its handler sends them, and then the last."""
