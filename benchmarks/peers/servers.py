@@ -159,9 +159,18 @@ class RayServer:
         config = workload.config_for(settings, str(device))
         with tempfile.TemporaryDirectory(prefix="peer-") as folder:
             archive = pack("model", handler, config, Path(folder), helpers=_helpers(workload))
-            with RayServe([archive], "--quiet", "--replicas", "1") as served:
+            port = free_ports().inference
+            # As peers/ray/serve.py: one replica hears clients by itself, with no proxy before it.
+            direct = {
+                "RAY_SERVE_ENABLE_HA_PROXY": "0",
+                "RAY_SERVE_DEFAULT_HTTP_HOST": "127.0.0.1",
+                "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
+                "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),
+            }
+            arguments = ("--quiet", "--replicas", "1")
+            with RayServe([archive], *arguments, environment=direct) as served:
                 running = Running(
-                    f"http://127.0.0.1:{served.ports.inference}/predictions/model",
+                    f"http://127.0.0.1:{port}/predictions/model",
                     workload.bodies(),
                     workload.content_type,
                     lambda answer: answer,

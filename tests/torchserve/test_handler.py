@@ -15,6 +15,7 @@ from ts.protocol.otf_message_handler import create_predict_response
 from ts.service import Service
 from ts.torch_handler.base_handler import BaseHandler
 from ts.torch_handler.request_envelope.json import JSONEnvelope
+from ts.torch_handler.request_envelope.kserve import KServeEnvelope
 
 from harness.fixtures import collected, lanes
 from harness.service import FakeMetrics
@@ -518,18 +519,25 @@ class Doubling(MicroBatchHandler):
         return [2 * output for output in outputs]
 
 
-@pytest.mark.parametrize("envelope", [None, JSONEnvelope], ids=["bare", "in an envelope"])
-def test_an_envelope_around_the_handler_works(envelope):
+@pytest.mark.parametrize(
+    ("envelope", "bodies", "expected"),
+    [
+        (None, [1, 2, 3], [2, 4, 6]),
+        (
+            JSONEnvelope,
+            [{"instances": [1]}, {"instances": [2, 3]}],
+            [{"predictions": [2]}, {"predictions": [4, 6]}],
+        ),
+        (KServeEnvelope, [{"instances": [1, 2, 3]}], [{"predictions": [2, 4, 6]}]),
+    ],
+    ids=["none", "JSON's", "KServe's"],
+)
+def test_an_envelope_around_the_handler_works(envelope, bodies, expected):
     """Answers are encoded early only where nobody reads them before TorchServe sends them."""
-    bodies = [1, 2, 3] if envelope is None else [{"instances": [1]}, {"instances": [2, 3]}]
-
     answers = predict(Doubling(), bodies, envelope)
 
     assert [200] * len(bodies) == [status for status, _ in answers]
-    found = [json.loads(body) for _, body in answers]
-    assert found == (
-        [2, 4, 6] if envelope is None else [{"predictions": [2]}, {"predictions": [4, 6]}]
-    )
+    assert [json.loads(body) for _, body in answers] == expected
 
 
 def test_a_handle_that_calls_ours_reads_plain_answers():
