@@ -35,6 +35,9 @@ BAD_EVERY = 5
 TOGETHER = 6
 """Kinds in one application: each is a process with a model."""
 
+REFUSED = "refused when it is packed"
+FINE = {"right", "broken off beside a bad one", REFUSED}
+
 EXAMPLES = ("image_classifier", "sentence_embeddings", "speech_detection", "fan_out")
 
 SETTINGS = {"batchSize": 8, "maxBatchDelay": 20, "maxWorkers": 1, "deviceType": "cpu"}
@@ -50,9 +53,8 @@ class Row:
 
     @property
     def is_right(self) -> bool:
-        """Whether every answer is; parts of answers are not sent on Ray Serve."""
-        others = self.verdicts.keys() - {"right", "broken off beside a bad one"}
-        return self.kind.streams or not (others or self.trouble)
+        """Whether every answer is, or its archive is refused as it has to be."""
+        return not (self.verdicts.keys() - FINE or self.trouble)
 
     def __str__(self) -> str:
         told = ", ".join(f"{number} {said}" for said, number in self.verdicts.items())
@@ -118,7 +120,7 @@ def _group(kinds: Sequence[Kind], folder: Path, requests: int) -> list[Row]:
         archive = pack_plain(kind.name, str(kind.file), settings, folder, kind.extra_files)
         if command(["wrap", str(archive)]):
             row.trouble = "" if kind.refused else "it cannot be wrapped"
-            row.verdicts["refused when it is packed"] = 0
+            row.verdicts[REFUSED] = 0
         else:
             archives[kind.name] = archive
     with RayServe([*archives.values()], "--cpus", str(len(kinds) + 2), "--quiet") as served:
