@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import random
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -30,7 +30,7 @@ async def from_http(request: Request, added: Iterable[tuple[str, str]]) -> WireR
         parts = [_parameter("body", content_type, await request.body())]
     names = [*((k.decode("latin-1"), v) for k, v in request.headers.raw), *_encoded(added)]
     return {
-        "requestId": uuid.uuid4().hex.encode(),
+        "requestId": _request_id(),
         "headers": [{"name": name.encode(), "value": value} for name, value in names],
         "parameters": parts,
     }
@@ -39,10 +39,15 @@ async def from_http(request: Request, added: Iterable[tuple[str, str]]) -> WireR
 def from_grpc(inputs: Mapping[str, bytes]) -> WireRequest:
     """A request of gRPC, which has neither headers nor content types."""
     return {
-        "requestId": uuid.uuid4().hex.encode(),
+        "requestId": _request_id(),
         "headers": [],
         "parameters": [_parameter(name, "", value) for name, value in inputs.items()],
     }
+
+
+def _request_id() -> bytes:
+    """A random one; not by `uuid4`, whose call of the system costs as much as the rest here."""
+    return b"%032x" % random.getrandbits(128)
 
 
 async def _part(name: str, value: Any) -> dict[str, Any]:

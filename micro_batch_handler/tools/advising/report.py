@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from micro_batch_handler.tools.tuning.report import columns
 from micro_batch_handler.tools.tuning.units import mib, ms
 
 __all__ = ["as_json", "as_text"]
+
+WIDTH = 100
 
 TITLES = {
     Verdict.USE: "Use it as it is, with one changed line",
@@ -31,14 +34,19 @@ def as_text(findings: Findings, advice: Advice, flags: argparse.Namespace) -> st
     if advice.verdict == Verdict.DECODE:
         expected = f": up to {advice.gain:.1f} times the requests per second (a bound)."
     title = TITLES[advice.verdict]
+    measured = (_stages(findings), _memory(findings), _clients(findings))
     parts = [
-        title + ("." if advice.verdict == Verdict.NOTHING else expected),
-        "\n".join([_stages(findings), _memory(findings), _clients(findings)]),
+        _wrapped(title + ("." if advice.verdict == Verdict.NOTHING else expected)),
+        "\n".join(map(_wrapped, measured)),
         _table(findings),
-        f"Why: {_why(findings, advice)}.",
-        f"Next: {next_step(findings, advice, flags)}",
+        _wrapped(f"Why: {_why(findings, advice)}."),
+        f"Next: {next_step(findings, advice, flags)}",  # commands to be copied stay as they are
     ]
-    return "\n\n".join([*parts, *(f"Note: {note}." for note in findings.notes)])
+    return "\n\n".join([*parts, *(_wrapped(f"Note: {note}.") for note in findings.notes)])
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def as_json(findings: Findings, advice: Advice, flags: argparse.Namespace) -> dict[str, Any]:
