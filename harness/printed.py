@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,13 +13,10 @@ from pathlib import Path
 
 from harness.java import java_home
 from harness.processes import free_ports, group, kill
-from harness.settings import Ports
+from harness.settings import on_ports
 from harness.wait import until
 
 __all__ = ["printed", "printed_commands"]
-
-PRINTED = Ports(8080, 8081, 8082, 7070, 7071)
-"""Those of config.properties, which the pages name."""
 
 SERVER_FILES = ("config.properties", "log4j2.xml", "metrics.yaml")
 START = "torchserve --start"
@@ -50,7 +46,7 @@ def printed_commands(folder: Path) -> Iterator[Callable[[str], str]]:
     ports = free_ports()
     for name in SERVER_FILES:
         path = folder / name
-        path.write_text(_on_ports(path.read_text(encoding="utf-8"), ports), encoding="utf-8")
+        path.write_text(on_ports(path.read_text(encoding="utf-8"), ports), encoding="utf-8")
     # Sockets lie here, and the length of their paths is limited.
     short = tempfile.mkdtemp(prefix="ts-")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TS_")}
@@ -66,7 +62,7 @@ def printed_commands(folder: Path) -> Iterator[Callable[[str], str]]:
         console = Path(short, f"console-{len(leaders)}")
         with console.open("wb") as out:
             process = subprocess.Popen(
-                ["bash", "-e", "-c", _on_ports(commands, ports)],
+                ["bash", "-e", "-c", on_ports(commands, ports)],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -87,9 +83,3 @@ def printed_commands(folder: Path) -> Iterator[Callable[[str], str]]:
         for leader in leaders:
             kill(group(leader))
         shutil.rmtree(short)
-
-
-def _on_ports(text: str, ports: Ports) -> str:
-    for old, new in zip(vars(PRINTED).values(), vars(ports).values(), strict=True):
-        text = re.sub(rf"(?<=[:=]){old}\b", str(new), text)
-    return text

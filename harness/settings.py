@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LOG4J2", "OVERRIDES", "ROOT", "Ports", "config_properties", "shipped_properties"]
+__all__ = [
+    "LOG4J2",
+    "OVERRIDES",
+    "ROOT",
+    "Ports",
+    "config_properties",
+    "on_ports",
+    "shipped_properties",
+]
 
 ROOT = Path(__file__).parents[1]
 """The repository; a server can be started with its config.properties and log4j2.xml."""
@@ -27,6 +36,17 @@ class Ports:
     metrics: int
     grpc_inference: int
     grpc_management: int
+
+
+SHIPPED = Ports(8080, 8081, 8082, 7070, 7071)
+"""Those of config.properties, which pages and manifests name."""
+
+
+def on_ports(text: str, ports: Ports) -> str:
+    """The text with these ports in place of those of config.properties."""
+    for old, new in zip(vars(SHIPPED).values(), vars(ports).values(), strict=True):
+        text = re.sub(rf"(?<=[:=]){old}\b", str(new), text)
+    return text
 
 
 def config_properties(ports: Ports, model_store: Path, extra: Mapping[str, str]) -> str:

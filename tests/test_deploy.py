@@ -24,7 +24,7 @@ from harness.archives import pack
 from harness.java import java_home
 from harness.processes import free_ports, is_free, kill, wait_gone
 from harness.prometheus import program
-from harness.settings import ROOT, Ports
+from harness.settings import ROOT, Ports, on_ports
 from harness.wait import until
 
 DEPLOY = ROOT / "deploy"
@@ -32,9 +32,6 @@ CLIENT = ROOT / "examples" / "client.py"
 KUBERNETES = DEPLOY / "kubernetes"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 NGINX = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
-DEFAULTS = Ports(8080, 8081, 8082, 7070, 7071)
-"""Those of config.properties."""
-
 KUBERNETES_VERSION = "1.30.0"
 
 
@@ -299,9 +296,7 @@ class Served:
 
 def on(ports: Ports, text: str) -> str:
     """The text with these ports, on loopback only."""
-    for old, new in zip(vars(DEFAULTS).values(), vars(ports).values(), strict=True):
-        text = re.sub(rf"(?<=[:=]){old}\b", str(new), text)
-    return text.replace("0.0.0.0", "127.0.0.1")
+    return on_ports(text, ports).replace("0.0.0.0", "127.0.0.1")
 
 
 @pytest.fixture(scope="module")

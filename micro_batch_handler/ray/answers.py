@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple, TypeAlias
 
 from starlette.responses import Response, StreamingResponse
@@ -16,7 +16,6 @@ __all__ = [
     "error_response",
     "json_response",
     "response_of",
-    "response_of_parts",
 ]
 
 NO_CACHE = {
@@ -55,21 +54,17 @@ def error_response(error: ServerError) -> Response:
     return json_response(told, error.status)
 
 
-def response_of(answer: Part) -> Response:
-    """What a client gets."""
-    if isinstance(answer, ServerError):
-        return error_response(answer)
-    return _headed(Response(answer.body, answer.status), answer)
-
-
-async def response_of_parts(parts: AsyncIterator[Part]) -> Response:
-    """The same for an answer that comes part by part, sent as they come.
+async def response_of(parts: AsyncGenerator[Part, None]) -> Response:
+    """What a client gets of an answer, which may come part by part and is sent as they come.
 
     Status and headers are those of the first. An error after it ends the body, as TorchServe's.
     """
     first = await anext(parts)
     if isinstance(first, ServerError) or first.headers.get(MORE) != "true":
-        return response_of(first)
+        await parts.aclose()
+        if isinstance(first, ServerError):
+            return error_response(first)
+        return _headed(Response(first.body, first.status), first)
 
     async def bodies() -> AsyncIterator[bytes]:
         yield first.body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -15,7 +15,6 @@ from micro_batch_handler.ray.answers import (
     error_response,
     json_response,
     response_of,
-    response_of_parts,
 )
 from micro_batch_handler.ray.grpc_api import PingResponse, PredictionResponse
 from micro_batch_handler.ray.model_archive import ModelArchive
@@ -51,10 +50,7 @@ class Frontend:
             archive = self._find(route.model, route.version)
             if isinstance(archive, ServerError):
                 return error_response(archive)
-            wire = await from_http(request, route.headers)
-            if await self._sends_parts(archive):
-                return await response_of_parts(self._parts(archive, wire))
-            return response_of(await self._ask(archive, wire))
+            return await response_of(self._ask(archive, await from_http(request, route.headers)))
         found = self._tell(route)
         return error_response(found) if isinstance(found, ServerError) else json_response(found)
 
@@ -71,12 +67,7 @@ class Frontend:
         if isinstance(archive, ServerError):
             _refuse(grpc_context, archive)
             return
-        wire = from_grpc(request.input)
-        if not await self._sends_parts(archive):
-            parts = _only(await self._ask(archive, wire))
-        else:
-            parts = self._parts(archive, wire)
-        async for part in parts:
+        async for part in self._ask(archive, from_grpc(request.input)):
             if isinstance(part, ServerError):
                 _refuse(grpc_context, part)
                 return
@@ -86,14 +77,9 @@ class Frontend:
         """Say that replicas answer."""
         return PingResponse(health="Healthy")
 
-    async def _ask(self, archive: ModelArchive, request: WireRequest) -> Part:
-        raise NotImplementedError
-
-    async def _sends_parts(self, archive: ModelArchive) -> bool:
-        raise NotImplementedError
-
-    def _parts(self, archive: ModelArchive, request: WireRequest) -> AsyncIterator[Part]:
-        raise NotImplementedError
+    def _ask(self, archive: ModelArchive, request: WireRequest) -> AsyncGenerator[Part, None]:
+        """The answer, behind the parts of it that its handler sends before."""
+        raise NotImplementedError  # abstract
 
     def _find(self, name: str, version: str | None) -> ModelArchive | ServerError:
         versions = self._archives.get(name)
@@ -141,19 +127,15 @@ class FrontendOfSeveral(Frontend):
         self._models = models
         self._sending: dict[str, bool] = {}
 
-    async def _ask(self, archive: ModelArchive, request: WireRequest) -> Part:
-        answered: Part = await self._models[archive.key].answer.remote(request)
-        return answered
-
-    async def _sends_parts(self, archive: ModelArchive) -> bool:
+    async def _ask(self, archive: ModelArchive, request: WireRequest) -> AsyncGenerator[Part, None]:
+        model = self._models[archive.key]
         if archive.key not in self._sending:
-            self._sending[archive.key] = await self._models[archive.key].sends_parts.remote()
-        return self._sending[archive.key]
-
-    def _parts(self, archive: ModelArchive, request: WireRequest) -> AsyncIterator[Part]:
-        parts: AsyncIterator[Part]
-        parts = self._models[archive.key].parts.options(stream=True).remote(request)
-        return parts
+            self._sending[archive.key] = await model.sends_parts.remote()
+        if not self._sending[archive.key]:  # a stream between processes costs more
+            yield await model.answer.remote(request)
+            return
+        async for part in model.parts.options(stream=True).remote(request):
+            yield part
 
 
 def _described(archive: ModelArchive) -> dict[str, Any]:
@@ -169,10 +151,6 @@ def _described(archive: ModelArchive) -> dict[str, Any]:
         "batchSize": archive.batch_size,
         "maxBatchDelay": round(1000 * archive.batch_delay_s),
     }
-
-
-async def _only(answer: Part) -> AsyncIterator[Part]:
-    yield answer
 
 
 def _refuse(grpc_context: Any, error: ServerError) -> None:

@@ -7,7 +7,7 @@ of several           FrontendOfSeveral -> a ModelReplica for each model and vers
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from micro_batch_handler.ray.answers import Part
 from micro_batch_handler.ray.batching import BatchQueue
@@ -37,8 +37,11 @@ class ModelReplica:
         """The answer to one request, which shares a batch with others."""
         return await self._batches.answer(request)
 
-    async def parts(self, request: WireRequest) -> AsyncIterator[Part]:
+    async def parts(self, request: WireRequest) -> AsyncGenerator[Part, None]:
         """The parts of the answer to one request as its handler sends them, and then the last."""
+        if not self._model.sends_parts:
+            yield await self.answer(request)
+            return
         loop = asyncio.get_running_loop()
         sent: asyncio.Queue[Part | None] = asyncio.Queue()
         key = request["requestId"].decode()
@@ -74,11 +77,5 @@ class ModelWithFrontend(ModelReplica, Frontend):
         ModelReplica.__init__(self, archive, install_requirements=install_requirements)
         Frontend.__init__(self, [archive])
 
-    async def _ask(self, _archive: ModelArchive, request: WireRequest) -> Part:
-        return await self.answer(request)
-
-    async def _sends_parts(self, _archive: ModelArchive) -> bool:
-        return self.sends_parts()
-
-    def _parts(self, _archive: ModelArchive, request: WireRequest) -> AsyncIterator[Part]:
+    def _ask(self, _archive: ModelArchive, request: WireRequest) -> AsyncGenerator[Part, None]:
         return self.parts(request)
