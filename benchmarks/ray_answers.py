@@ -36,7 +36,11 @@ TOGETHER = 6
 """Kinds in one application: each is a process with a model."""
 
 REFUSED = "refused when it is packed"
-FINE = {"right", "broken off beside a bad one", REFUSED}
+REFUSED_BY_RAY = "refused when it is deployed"
+FINE = {"right", "broken off beside a bad one", REFUSED, REFUSED_BY_RAY}
+
+ONLY_ON_TORCHSERVE = {"thread_signal": "sets the handler of a signal"}
+"""Kinds that must be refused when they are deployed, and a part of the message."""
 
 EXAMPLES = ("image_classifier", "sentence_embeddings", "speech_detection", "fan_out")
 
@@ -121,13 +125,27 @@ def _group(kinds: Sequence[Kind], folder: Path, requests: int) -> list[Row]:
         if command(["wrap", str(archive)]):
             row.trouble = "" if kind.refused else "it cannot be wrapped"
             row.verdicts[REFUSED] = 0
+        elif kind.name in ONLY_ON_TORCHSERVE:
+            row.trouble = _trouble_with_refusal(archive, ONLY_ON_TORCHSERVE[kind.name])
+            row.verdicts[REFUSED_BY_RAY] = 0
         else:
             archives[kind.name] = archive
+    if not archives:
+        return rows
     with RayServe([*archives.values()], "--cpus", str(len(kinds) + 2), "--quiet") as served:
         for row in rows:
             if row.kind.name in archives:
                 _compare(served, row, folder / f"alone-{row.kind.name}", requests)
     return rows
+
+
+def _trouble_with_refusal(archive: Path, why: str) -> str:
+    """What is wrong with the refusal of an archive; empty if nothing is."""
+    try:
+        with RayServe([archive]):
+            return "it is served"
+    except TimeoutError as error:
+        return "" if why in str(error) else f"another message: {error}"
 
 
 def _compare(served: RayServe, row: Row, folder: Path, requests: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from micro_batch_handler.config import STAGES
 from micro_batch_handler.errors import DeadlinePassed, LengthError
 from micro_batch_handler.pipeline.admission import Admission
 from micro_batch_handler.pipeline.batch import Batch, Steps
@@ -58,6 +59,16 @@ class Executor:
         self._recovery = recovery
         self._memory = memory
         self._clock = clock
+
+    def execute_all(self, batch: Batch, steps: Steps) -> None:
+        """What lanes do, in the calling thread: steps, and all that follows from them."""
+        todo = steps[::-1]
+        while todo and not batch.stopped:
+            position, micro_batch = todo.pop()
+            try:
+                todo += reversed(self.execute(batch, position, micro_batch, []))
+            except BaseException as error:
+                batch.stop(STAGES[position], error)
 
     def execute(
         self, batch: Batch, position: int, micro_batch: MicroBatch, rest: list[MicroBatch]

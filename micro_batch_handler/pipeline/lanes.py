@@ -18,6 +18,7 @@ from micro_batch_handler.pipeline.batch import LAST, Batch, Steps
 from micro_batch_handler.pipeline.call import Call
 from micro_batch_handler.pipeline.executor import Executor, GivenUp
 from micro_batch_handler.pipeline.lane_pool import LanePool
+from micro_batch_handler.pipeline.loading_lane import LoadingLane
 from micro_batch_handler.pipeline.micro_batch import MicroBatch
 from micro_batch_handler.pipeline.outcomes import Failure
 from micro_batch_handler.pipeline.watch import Clock, stacks
@@ -34,6 +35,9 @@ With `stage_timeout` at a quarter of TorchServe's `responseTimeout`, its default
 one after the other still end before TorchServe gives up on the worker.
 """
 
+LOADING = len(STAGES)
+"""The place of the loading lane behind the pools of the stages."""
+
 
 class Lanes:
     """The threads of all stages.
@@ -45,6 +49,7 @@ class Lanes:
         clock: the time.
         unbounded: stages whose calls bound themselves in time.
         one_thread: whether inference must always be called in the same lane.
+        loading_lane: takes what passes all stages in one go, if there is one; not closed.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Lanes:
         *,
         unbounded: Collection[Stage] = (),
         one_thread: bool,
+        loading_lane: LoadingLane | None = None,
     ) -> None:
         self._executor = executor
         self._clock = clock
@@ -73,11 +79,19 @@ class Lanes:
             )
             for position, name in enumerate(STAGES)
         ]
+        self._loading_lane = None if one_thread else loading_lane
+        self._takers = [*self._pools, *([] if self._loading_lane is None else [self._loading_lane])]
+        """The pools, and behind them the loading lane."""
 
     @property
     def lost(self) -> int:
         """Lanes that were replaced and still hang."""
-        return sum(pool.lost for pool in self._pools)
+        return sum(pool.lost for pool in self._takers)
+
+    @property
+    def lost_loading_lane(self) -> bool:
+        """Whether the thread that loaded the handler hangs; no other can stand in for it."""
+        return self._loading_lane is not None and self._loading_lane.lost > 0
 
     def close(self) -> None:
         """End all lanes but those that hang, the first stage's first; may be called again."""
@@ -115,7 +129,7 @@ class Lanes:
         batch.expect_lanes()
         pool = self._pool_for(LAST, micro_batches[0])
         task = partial(self._work, batch, LAST, pool, [*micro_batches[::-1]])
-        self._pools[pool].submit(task)
+        self._takers[pool].submit(task)
         self._wait(batch, timeout_s)
 
     def _hand_on(
@@ -135,7 +149,7 @@ class Lanes:
                 continue
             micro_batch.ready_s = now_s
             task = partial(self._work, batch, at, taker, [micro_batch])
-            self._pools[taker].submit(task, wait=taker == at)
+            self._takers[taker].submit(task, wait=taker == at)
         return own
 
     def _pool_for(self, position: int, micro_batch: MicroBatch) -> int:
@@ -143,6 +157,8 @@ class Lanes:
 
         Where inference belongs to one thread, what starts again before it does so there.
         """
+        if micro_batch.serial and self._loading_lane is not None:
+            return LOADING
         moves = self._one_thread and position > INFERENCE and not micro_batch.parts
         return INFERENCE if moves else position
 
@@ -209,8 +225,8 @@ class Lanes:
         batch.leave()
         steps = batch.fail(call.position, Failure(call.stage, error, call.micro_batch.indices))
         # The new lane also hands on what this frees: here, a full inbox would stop the watch.
-        pool = next(at for at, pool in enumerate(self._pools) if call.thread in pool)
+        pool = next(at for at, pool in enumerate(self._takers) if call.thread in pool)
         task = partial(self._work, batch, call.position, pool, call.rest, steps)
-        self._pools[pool].replace(call.thread, task)
+        self._takers[pool].replace(call.thread, task)
         if self.lost >= MOST_LOST_LANES:
             batch.stop(call.stage, error, fatal=True)

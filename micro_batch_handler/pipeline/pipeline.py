@@ -13,17 +13,17 @@ outcomes                 when every request is settled
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from micro_batch_handler.config import STAGES, PerStage, Stage
 from micro_batch_handler.pipeline.admission import Admission
-from micro_batch_handler.pipeline.batch import LAST, Batch, Steps
+from micro_batch_handler.pipeline.batch import LAST, Batch
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.work import NoStreams
 from micro_batch_handler.pipeline.executor import Executor
 from micro_batch_handler.pipeline.gate import Gate
 from micro_batch_handler.pipeline.lanes import Lanes
+from micro_batch_handler.pipeline.loading_lane import current_loading_lane
 from micro_batch_handler.pipeline.memory import MemoryLimits
 from micro_batch_handler.pipeline.micro_batch import MicroBatch
 from micro_batch_handler.pipeline.outcomes import Failure, Outcomes
@@ -47,7 +47,8 @@ class Pipeline:
 
     Owns its threads: use it in a `with` statement, or call `close()`. Several threads may call
     `run()` at once: the lanes work on all their batches. A batch whose stages are called elsewhere
-    than in their own lanes runs alone, since a stage may not bear two threads.
+    than in their own lanes runs alone, since a stage may not bear two threads. If the thread that
+    makes the pipeline is a loading lane, calls that may need the loading thread are made there.
 
     Args:
         functions: what each stage calls.
@@ -82,6 +83,7 @@ class Pipeline:
         self._clock = clock or Clock()
         self._stage_timeout_s = stage_timeout_s
         self._one_thread = bool(allowed_sizes)
+        self._loading_lane = current_loading_lane()
         self._streams = streams or NoStreams()
         readings = readings or Readings(ops, trusted=True)
         sizes: dict[Stage, Sequence[int]] = {"inference": allowed_sizes}
@@ -110,6 +112,7 @@ class Pipeline:
             self._clock,
             unbounded=unbounded,
             one_thread=self._one_thread,
+            loading_lane=self._loading_lane,
         )
         self._gate = Gate()
         self._closed = False
@@ -150,9 +153,11 @@ class Pipeline:
         requests = requests if isinstance(requests, Requests) else Requests(requests)
         rows = len(requests)
         interruptible = self._stage_timeout_s is not None and alarm_works_here()
-        inline = not self._one_thread and (interruptible or self._stage_timeout_s is None)
-        # What must not be cut may need the thread that was handed the batch, bounded or not.
-        here = not self._one_thread and (inline or in_main_thread())
+        loading_lane = self._loading_lane
+        elsewhere = self._one_thread or not (loading_lane is None or loading_lane.is_here)
+        inline = not elsewhere and (interruptible or self._stage_timeout_s is None)
+        # What must not be cut may need the thread that loaded the handler, bounded or not.
+        here = not elsewhere and (inline or in_main_thread() or loading_lane is not None)
         inline = inline and plan.fits(rows)
         if rows and inline and not serial and not self._groups:
             serial = [range(rows)]
@@ -171,15 +176,20 @@ class Pipeline:
                 groups = [MicroBatch(group, serial=True) for group in serial if len(group)]
                 self._pass(batch, groups, here=here)
             elif inline:
-                self._run_here(batch, batch.first())
+                self._executor.execute_all(batch, batch.first())
             elif rows:
                 self._lanes.run(batch, batch.first(), self._stage_timeout_s if bounded else None)
         self._make_last_calls(batch, here=here)
         return batch.outcomes()
 
-    def alone(self) -> AbstractContextManager[None]:
-        """In the body no batch is under way; the stages may be called by the calling thread."""
-        return self._gate.passing(alone=True)
+    def call_alone(self, function: Callable[[], Any]) -> Any:
+        """Call a function that calls stages by itself, while no batch is under way.
+
+        Raises:
+            BaseException: whatever the function raises.
+        """
+        with self._gate.passing(alone=True):
+            return self._loading_lane.do(function) if self._loading_lane else function()
 
     def limit_s(self) -> float | None:
         """When a batch that begins now makes no call again; None where calls may take any time."""
@@ -192,10 +202,9 @@ class Pipeline:
         """Whether there is memory for calls beside each other, as far as is known."""
         return self._memory.may_overlap
 
-    @property
-    def lost_lanes(self) -> int:
-        """Lanes that were replaced and still hang."""
-        return self._lanes.lost
+    def has_lost(self, *, any_lane: bool) -> bool:
+        """Whether the loading lane hangs, for which no other can stand in; or any."""
+        return self._lanes.lost_loading_lane or (any_lane and self._lanes.lost > 0)
 
     def close(self) -> None:
         """End all lanes but those that hang, the first stage's first; may be called again."""
@@ -211,20 +220,10 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"<Pipeline {self._lanes}>"
 
-    def _run_here(self, batch: Batch, steps: Steps) -> None:
-        """What lanes do, in this thread: steps, and all that follows from them."""
-        todo = steps[::-1]
-        while todo and not batch.stopped:
-            position, micro_batch = todo.pop()
-            try:
-                todo += reversed(self._executor.execute(batch, position, micro_batch, []))
-            except BaseException as error:
-                batch.stop(STAGES[position], error)
-
     def _pass(self, batch: Batch, micro_batches: Sequence[MicroBatch], *, here: bool) -> None:
         """Take micro-batches through all stages, one after the other: here, or in one lane."""
         if here:
-            self._run_here(batch, [(LAST, micro_batch) for micro_batch in micro_batches])
+            self._executor.execute_all(batch, [(LAST, each) for each in micro_batches])
         elif micro_batches:
             self._lanes.run_in_one(batch, micro_batches, self._stage_timeout_s)
 
@@ -236,7 +235,7 @@ class Pipeline:
         aside = batch.take_aside()
         if not aside:
             return
-        with self.alone():
+        with self._gate.passing(alone=True):
             last = self._recovery.last_calls(batch, aside)
             if not here:
                 self._pass(batch, [micro_batch for micro_batch, _ in last], here=False)

@@ -99,9 +99,11 @@ def main(arguments: Sequence[str]) -> int:
         try:
             serve.run(application, route_prefix="/")
         except RuntimeError as error:
-            # Ray has written the traceback of the replica.
-            why = [line for line in str(error).splitlines() if line.strip()][-1:]
-            raise ArchiveError(f"it cannot be served: {' '.join(why)}") from None
+            # It says no more than which deployments failed.
+            deployments = serve.status().applications["default"].deployments.values()
+            told = [each.message for each in deployments if each.message.strip()] or [str(error)]
+            why = "; ".join(message.strip().splitlines()[-1] for message in told)
+            raise ArchiveError(f"it cannot be served: {why}") from None
         sys.stdout.write(f"serving on http://{options.host}:{options.port}\n")
         threading.Event().wait()
     except KeyboardInterrupt:

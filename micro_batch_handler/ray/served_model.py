@@ -6,6 +6,7 @@ handler behind it. The engine lets the batches share its lanes, and one wait whe
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import os
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ from ts.context import RequestProcessor
 
 from micro_batch_handler.config import SECTION
 from micro_batch_handler.errors import ArchiveError
+from micro_batch_handler.pipeline.loading_lane import LoadingLane
 from micro_batch_handler.ray.answers import ServerError
 from micro_batch_handler.ray.metrics import RayMetricsCache
 from micro_batch_handler.ray.model_archive import ModelArchive
+from micro_batch_handler.ray.refusals import refuse_signals
 from micro_batch_handler.ray.wire_request import WireRequest
 from micro_batch_handler.tools.checking.response import WireAnswer, read_response
 from micro_batch_handler.tools.checking.worker import DECODES, load
@@ -79,10 +83,15 @@ class ServedModel:
         os.chdir(folder)  # as TorchServe's worker
         os.environ[DECODES] = "false"  # the lanes do it, or `_answer_decoded`
         ts_service.RequestProcessor = _Processor
-        service = load(folder, metrics=RayMetricsCache())
+        # TorchServe's worker loads and calls its handler in one thread, and some need that.
+        self._loading_lane = LoadingLane()
+        # Handlers ask for the main thread's without making one.
+        self._loading_lane.do(lambda: asyncio.set_event_loop(asyncio.new_event_loop()))
+        service = self._loading_lane.do(partial(load, folder, metrics=RayMetricsCache()))
         handler = getattr(service._entry_point, "__self__", None)  # noqa: SLF001
         self.in_flight = IN_FLIGHT if isinstance(handler, MicroBatchMixin) else 1
         """Batches that may be under way at once; one of a handler without micro-batching."""
+        refuse_signals(type(handler))
         if self.in_flight == 1:
             service._entry_point = _decoding(service._entry_point)  # noqa: SLF001
         self.sends_parts = _sends_parts(folder)
@@ -102,8 +111,11 @@ class ServedModel:
     def answers(self, requests: Sequence[WireRequest]) -> list[WireAnswer | ServerError]:
         """The answers of a batch, in the order of its requests. Any thread may call it."""
         service = self._services.get()
+        predict = partial(service.predict, requests)
         try:
-            response = read_response(bytes(service.predict(requests)))
+            # A pipeline has lanes, and asks the loading lane for what needs it.
+            answer = predict() if self.in_flight > 1 else self._loading_lane.do(predict)
+            response = read_response(bytes(answer))
         finally:
             self._services.put(service)
         if response.code != OK:

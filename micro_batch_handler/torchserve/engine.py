@@ -129,8 +129,8 @@ class Engine:
             allowed_sizes=() if hosted else self._config.allowed_sizes or (),
             readings=self._readings,
         )
-        self.alone = self._pipeline.alone
-        """A context in which no batch is under way, and the calling thread may call the stages."""
+        self.call_alone = self._pipeline.call_alone
+        """Calls a function that calls stages by itself, while no batch is under way."""
         sizes = self._config.allowed_sizes or ()
         try:
             if member is None:
@@ -211,7 +211,7 @@ class Engine:
         self._sizing.learn(record)
         for listener in tuple(self.listeners):  # they may leave
             listener(record)
-        if outcomes.fatal or (self._splitting.shares_state and self._pipeline.lost_lanes):
+        if outcomes.fatal or self._pipeline.has_lost(any_lane=self._splitting.shares_state):
             self._ends = end_at_next_batch(context)
         self.fault_log.retried(outcomes, context)
         if not outcomes.failures:

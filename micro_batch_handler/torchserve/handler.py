@@ -144,12 +144,12 @@ class MicroBatchMixin:
         own_handle: Any = getattr(super(), "handle", None)  # the class beside may be no handler
 
         def beside(data: list[Any], context: Context) -> list[Any]:
-            rows, answers = engine.decoded(data, context), []
+            rows = engine.decoded(data, context)
+            answers: list[Any]
             if engine.hosted_handle is not None:
                 answers = engine.hosted_handle(rows, context)
             else:
-                with engine.alone():  # it calls the stages
-                    answers = own_handle(rows, context)
+                answers = engine.call_alone(partial(own_handle, rows, context))
             return answers
 
         asking = {} if own_handle is None else asking_beside(context, len(data))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from micro_batch_handler.config import STAGES, Stage
@@ -17,10 +17,10 @@ from micro_batch_handler.torchserve.handler import MicroBatchMixin
 from micro_batch_handler.torchserve.hooks import hook_of
 from micro_batch_handler.torchserve.loading import one_stage
 from micro_batch_handler.torchserve.reading.hosted_state import refuse_state_across
-from micro_batch_handler.torchserve.reading.source import Source, source_of_class
+from micro_batch_handler.torchserve.reading.source import Module, Source, source_of_class
 from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 
-__all__ = ["OR_NOT", "refuse_unshareable"]
+__all__ = ["OR_NOT", "SENDERS", "nodes_of", "refuse_unshareable"]
 
 OR_NOT = "or set share_model to false"
 
@@ -80,22 +80,30 @@ def refuse_unshareable(handler: Any, hosted: Sequence[Stage]) -> None:
             )
 
 
-def _sends_parts(source: Source, stage: Stage) -> int:
-    """The line in which a stage, or a method that it calls, sends a part of an answer; 0 if none.
+def nodes_of(source: Source, *methods: str) -> Iterator[tuple[ast.AST, Module]]:
+    """The code of methods and of those that they call, each part with the module of its file.
 
-    What it calls in other files is not read.
+    What they call in other files is not read.
     """
-    todo: list[str] = [stage]
+    todo = [*methods]
     seen: set[str] = set()
     while todo:
         name = todo.pop()
         function = None if name in seen else source.find(name)
         seen.add(name)
-        for node in ast.walk(function.node) if function is not None else ():
-            if not isinstance(node, (ast.Name, ast.Attribute)):
-                continue
-            if (node.id if isinstance(node, ast.Name) else node.attr) in SENDERS:
-                return node.lineno
+        if function is None:
+            continue
+        for node in ast.walk(function.node):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
                 todo.append(node.attr)
+            yield node, function.module
+
+
+def _sends_parts(source: Source, stage: Stage) -> int:
+    """The line in which a stage sends a part of an answer; 0 if it sends none."""
+    for node, _ in nodes_of(source, stage):
+        if not isinstance(node, (ast.Name, ast.Attribute)):
+            continue
+        if (node.id if isinstance(node, ast.Name) else node.attr) in SENDERS:
+            return node.lineno
     return 0

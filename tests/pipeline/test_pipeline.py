@@ -331,8 +331,7 @@ def test_a_batch_whose_stages_are_called_elsewhere_than_in_their_lanes_runs_alon
         def alone(row):
             if how == "whole":
                 return pipeline.run([row], plan(1), serial=[[0]]).answers
-            with pipeline.alone():
-                return inference(preprocess([row]))
+            return pipeline.call_alone(lambda: inference(preprocess([row])))
 
         def run(number):
             if number:

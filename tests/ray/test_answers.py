@@ -27,9 +27,12 @@ ROUNDS = 4
 BAD_EVERY = 5
 RIGHT = {"right", "broken off beside a bad one"}
 
-OF_KINDS = ("context_kept", "context_status", "state_list", "shape_loss", "stream_words")
+OF_KINDS = (
+    *("context_kept", "context_status", "state_list", "shape_loss", "stream_words"),
+    *("thread_bound", "thread_get_loop"),
+)
 """Handlers that keep their context, set statuses, keep state between stages, return no rows, send
-parts of answers."""
+parts of answers, only work in the thread that has loaded them, ask for its event loop."""
 
 SETTINGS = {"batchSize": 8, "maxBatchDelay": 20, "maxWorkers": 1, "deviceType": "cpu"}
 HANDLERS = Path(__file__).parent / "handlers"
@@ -62,11 +65,14 @@ def archives(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_ray(archives, tmp_path_factory):
-    """All of them in one application, and one that only Ray can serve."""
+    """All of them in one application, and two that are not compared with TorchServe."""
     crossing = HANDLERS / "crossing.py"
     settings = {**SETTINGS, "batchSize": 1}
-    more = pack("crossing", crossing, settings, tmp_path_factory.mktemp("more"))
-    with RayServe([*archives, more], "--cpus", str(len(archives) + 3)) as served:
+    into = tmp_path_factory.mktemp("more")
+    more = [pack("crossing", crossing, settings, into)]
+    (bound,) = (each for each in KINDS if each.name == "thread_bound")
+    more.append(pack_plain("bound", str(bound.file), SETTINGS, into, {}))
+    with RayServe([*archives, *more], "--cpus", str(len(archives) + 4)) as served:
         yield served
 
 
@@ -220,6 +226,14 @@ def test_a_batch_is_prepared_while_another_is_computed(on_ray):
             return client.predict("crossing", data=word.encode()).text
 
     assert together(2, lambda number: ask(("first", "second")[number])) == ["first", "second"]
+
+
+def test_a_handler_without_micro_batching_is_called_where_it_was_loaded(on_ray):
+    """As by TorchServe's worker: this one works in that thread only."""
+    with on_ray.rest() as client:
+        answers = [client.predict("bound", data=b"abc") for _ in range(8)]
+
+    assert [answer.json() for answer in answers] == [{"sum": 5}] * 8
 
 
 def test_a_setting_of_torchserves_workers_is_told_of(on_ray):

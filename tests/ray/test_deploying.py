@@ -18,7 +18,8 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 import psutil
 from ray.serve.schema import ServeDeploySchema
 
-from harness.archives import pack
+from harness.archives import pack, pack_plain
+from harness.kinds import KINDS
 from harness.ray_serve import RayServe
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.errors import ArchiveError
@@ -97,6 +98,21 @@ def test_the_command_says_in_one_line_what_to_change(archive, tmp_path, capsys, 
     assert main(["ray", str(archive), *free]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("not installed: ray. pip install 'micro-batch-handler[ray]'")
+
+
+@pytest.mark.server
+def test_a_handler_that_cannot_be_loaded_is_told_in_one_line(tmp_path):
+    """The last line is what its replicas failed with."""
+    (kind,) = (each for each in KINDS if each.name == "thread_signal")
+    archive = pack_plain("bounded", str(kind.file), {}, tmp_path, {})
+    assert main(["wrap", str(archive)]) == 0
+
+    with pytest.raises(TimeoutError) as failed, RayServe([archive], "--quiet"):
+        pass  # it is not served
+
+    last = str(failed.value).strip().splitlines()[-1]
+    assert last.startswith("micro-batch-handler ray: error: it cannot be served: ")
+    assert "thread_signal line 22 sets the handler of a signal" in last
 
 
 @pytest.mark.server
