@@ -1,6 +1,6 @@
 """What all kinds of handlers answer on Ray Serve, compared with what each answers alone.
 
-python -m benchmarks.ray_answers takes a quarter of an hour. Each kind is wrapped and deployed, some
+python -m benchmarks.ray_answers takes five minutes. Each kind is wrapped and deployed, some
 of them in one application; clients at once send requests of which a fifth are bad. Then the
 examples answer the same requests as on TorchServe.
 """
@@ -61,7 +61,7 @@ class Row:
         return not (self.verdicts.keys() - FINE or self.trouble)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{number} {said}" for said, number in self.verdicts.items())
+        told = ", ".join(f"{number or ''} {said}" for said, number in self.verdicts.items())
         return f"{self.kind.name:<22} {'' if self.is_right else 'NOT RIGHT: '}{told}{self.trouble}"
 
 
