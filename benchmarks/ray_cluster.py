@@ -127,7 +127,7 @@ def _told(post: Callable[..., requests.Response], url: str, number: int) -> str:
     try:
         answer = post(url, json={"number": number}, timeout=TIMEOUT_S)
     except requests.RequestException as error:
-        return type(error).__name__
+        return f"{type(error).__name__}: {error}"
     if not answer.ok:
         return str(answer.status_code)
     return "right" if answer.json()["result"] == 3 * number + 1 else "wrong"

@@ -33,6 +33,9 @@ ENVIRONMENT = {
 }
 """Ray reads them while it is imported; its workers inherit them."""
 
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+"""No server here writes an access log. Replicas do not take what `serve.start` is given."""
+
 MEMORY_BYTES = 100_000_000
 """Of Ray's object store, which requests do not use."""
 
@@ -44,6 +47,7 @@ def application(folder: str, config: dict[str, Any], settings: dict[str, Any]) -
     @serve.deployment(
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 1},
+        logging_config=QUIET,
     )
     class Model:
         def __init__(self) -> None:
@@ -133,7 +137,7 @@ def main() -> None:
         try:
             serve.start(
                 http_options={"host": "127.0.0.1", "port": _free_port()},
-                logging_config={"log_level": "WARNING", "enable_access_log": False},
+                logging_config=QUIET,
             )
             serve.run(application(options.stages, config, settings))
             stopped.wait()
