@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.command import about, chosen, end_on_sigterm
@@ -95,14 +96,14 @@ def main() -> int:
     return 1 if any(len(entries) < len(servers) for _, _, entries in played) else 0
 
 
-def _publish(path: Path) -> int:
-    """Puts a result that a run has left onto the page; 1 if it cannot be published."""
+def _publish(paths: Sequence[Path]) -> int:
+    """Puts results that runs have left onto the page; 1 if they cannot be published."""
     from benchmarks.peers.publish import publish
 
     try:
-        files = publish(json.loads(path.read_text(encoding="utf-8")), PAGE)
+        files = publish([json.loads(path.read_text(encoding="utf-8")) for path in paths], PAGE)
     except (OSError, ValueError, KeyError) as error:
-        sys.stderr.write(f"{path} cannot be published: {error!r}\n")
+        sys.stderr.write(f"{', '.join(map(str, paths))} cannot be published: {error!r}\n")
         return 1
     sys.stdout.writelines(f"{file}\n" for file in files)
     return 0
@@ -131,8 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-faults", action="store_true", help="leave out the load with bad requests")
     add("--quick", action="store_true", help="a smoke run: whether it works, not what it gives")
     add("--result", type=Path, default=RESULT, metavar="FILE", help=".run/peers.json")
-    told = "runs nothing; puts the result of a run, with pictures, into docs/benchmarks.md"
-    add("--publish", type=Path, metavar="FILE", help=told)
+    told = "runs nothing; puts the results of runs, with pictures, into docs/benchmarks.md"
+    add("--publish", nargs="+", type=Path, metavar="FILE", help=told)
     return parser
 
 

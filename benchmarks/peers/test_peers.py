@@ -196,19 +196,28 @@ def test_the_page_needs_nothing_else(tmp_path):
 
 
 def test_a_result_file_is_published_as_often_as_one_likes(tmp_path):
-    """The page gets date, machine, a picture and a table of each workload, once; the rest stays."""
+    """The page gets date, machine, a picture and a table of each workload, once; the rest stays.
+
+    Of several runs, whose workloads differ, it gets all.
+    """
     docs = tmp_path / "benchmarks.md"
     docs.write_text(f"before\n\n{BEGIN}none yet\n{END}\nafter\n", encoding="utf-8")
     stored, *_ = write(tmp_path / "peers.json", result())
+    first = json.loads(stored.read_text())
+    (workload,) = first["workloads"]
+    second = {**first, "workloads": [{**workload, "name": "another"}]}
 
-    for _ in range(2):
-        files = publish(json.loads(stored.read_text()), docs)
+    for results in ([first, second], [first, second], [first]):
+        files = publish(results, docs)
+        assert [f"### {workload['name']}", "### another"][: len(results)] == re.findall(
+            r"^### .+", docs.read_text(encoding="utf-8"), re.MULTILINE
+        )
 
     text = docs.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "none yet" not in text
-    assert text.count("2026-01-02, a <small> one.") == 1
+    assert text.count("Measured on 2026-01-02, a <small> one.") == 1
     assert "| Fast | defaults | 1,000 | 1,000 |" in text
     assert "| 5.0% of 200 |" in text
     (picture,) = re.findall(r"!\[[^\]]+\]\((.+)\)", text)
@@ -225,7 +234,7 @@ def test_a_page_without_a_place_is_left_alone(tmp_path):
     docs.write_text("text\n", encoding="utf-8")
 
     with pytest.raises(ValueError, match="put in\n<!-- what follows"):
-        publish(result(), docs)
+        publish([result()], docs)
 
     assert [docs] == list(tmp_path.iterdir())
 
