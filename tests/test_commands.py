@@ -26,17 +26,16 @@ from tests.test_blocks import BLOCKS, SHELL
 EXCUSED = re.compile(r"<!-- not run: \S[^>]*-->\s*\Z")
 PAGE_EXCUSED = re.compile(r"<!-- commands of this page are not run: \S[^>]*-->")
 
-ELSEWHERE = {
-    "docs/migration.md": "tests/test_migration.py",
-    "docs/quickstart.md": "tests/test_quickstart.py",
+HERE = {
+    "docs/bring.md": (" archive ", " wrap "),
+    "docs/deploy.md": ("release-2",),
+    "docs/quickstart.md": ("torch-model-archiver",),
+    "docs/trace.md": (" trace ",),
 }
-"""Pages with a test that runs all of their blocks that are not excused."""
+"""What the blocks have that run below, by page."""
 
 STUBS = "pip install grpcio-tools"
 """A block of deploy.md begins so, and tests/test_deploy.py runs it."""
-
-HERE = {"docs/bring.md", "docs/deploy.md", "docs/trace.md"}
-"""Pages whose commands run below."""
 
 SECONDS = 120
 
@@ -59,36 +58,46 @@ def lines_of(text):
     return {line for line in lines if line and not line.startswith("#")}
 
 
+def is_run(block):
+    """Whether a test runs it: below, or that of its page."""
+    page = where(block)
+    if block.language in SHELL and any(part in block.text for part in HERE.get(page, ())):
+        return True
+    if page == "docs/quickstart.md":  # tests/test_quickstart.py: files, and commands to the stop
+        stop = block.page.read_text(encoding="utf-8").partition("    torchserve --stop\n")[0]
+        return block.language not in SHELL or block.line <= stop.count("\n")
+    return page == "docs/migration.md" or block.text.startswith(STUBS)
+
+
 CHECKED = [block for block in BLOCKS if block.language in {*SHELL, "python", "py"}]
 QUICKSTART = set().union(
-    *(lines_of(block.text) for block in BLOCKS if where(block) == "docs/quickstart.md")
+    *(
+        lines_of(block.text)
+        for block in CHECKED
+        if where(block) == "docs/quickstart.md" and not is_excused(block)
+    )
 )
 
 
 @pytest.mark.parametrize("block", CHECKED, ids=lambda each: f"{where(each)}:{each.line}")
 def test_each_block_is_run_or_says_why_not(block):
-    """By the test of its page, here, as a part of the quickstart, or with a reason."""
-    assert (
-        where(block) in ELSEWHERE
-        or (where(block) in HERE and block.language in SHELL)
-        or lines_of(block.text) <= QUICKSTART
-        or is_excused(block)
-    ), "run it, or write <!-- not run: REASON --> before it"
+    """By the test of its page, below, as a part of the quickstart, or with a reason."""
+    told = "run it, or write <!-- not run: REASON --> before it"
+    lines = lines_of(block.text)
+    assert is_excused(block) or is_run(block) or (lines and lines <= QUICKSTART), told
 
 
-def run(page, folder, only=""):
-    """Run a page's commands, installations left out, in a folder; what they print.
-
-    If there is a text in `only`, those of the blocks that have it.
-    """
-    blocks = [
+def run(page, folder, only):
+    """Run the blocks of a page that have this text, installations left out; what they print."""
+    assert only in HERE[page]
+    scripts = [
         re.sub(r"^pip install .*$", "", block.text, flags=re.MULTILINE)
         for block in BLOCKS
-        if where(block) == page and block.language in SHELL and not is_excused(block)
-        if only in block.text and not block.text.startswith(STUBS)
+        if where(block) == page and block.language in SHELL and only in block.text
     ]
-    assert all(block.strip() for block in blocks)
-    return "".join(bash(block, folder) for block in blocks)
+    assert all(script.strip() for script in scripts)
+    assert scripts
+    return "".join(bash(script, folder) for script in scripts)
 
 
 def bash(script, folder):
@@ -118,14 +127,14 @@ def test_commands_for_a_handler_that_is_there(tmp_path):
     torch.save(torch.nn.Linear(4, 3), tmp_path / "model.pt")
     (tmp_path / "model_store").mkdir()
 
-    run("docs/bring.md", tmp_path, only=" archive ")
+    run("docs/bring.md", tmp_path, " archive ")
     packed = tmp_path / "model_store" / "my_model.mar"
     with zipfile.ZipFile(packed) as archive:
         assert f"{PACKAGE}/__init__.py" in archive.namelist()
 
     packed.unlink()
     before = plain("my_model", packed.parent).read_bytes()
-    run("docs/bring.md", tmp_path, only=" wrap ")
+    run("docs/bring.md", tmp_path, " wrap ")
     assert packed.read_bytes() == before
 
 
@@ -136,7 +145,7 @@ def test_commands_of_torch_model_archiver(tmp_path):
     (tmp_path / "model_store").mkdir()
     (tmp_path / PACKAGE).symlink_to(ROOT / PACKAGE)
 
-    run("docs/quickstart.md", tmp_path, only="torch-model-archiver")
+    run("docs/quickstart.md", tmp_path, "torch-model-archiver")
 
     with zipfile.ZipFile(tmp_path / "model_store" / "my_model.mar") as archive:
         assert f"{PACKAGE}/__init__.py" in archive.namelist()
@@ -148,7 +157,7 @@ def test_commands_for_an_upgrade(tmp_path):
     for name in ("one", "two"):
         plain(name, tmp_path / "release-1")
 
-    run("docs/deploy.md", tmp_path)
+    run("docs/deploy.md", tmp_path, "release-2")
 
     assert {path.name for path in (tmp_path / "release-2").iterdir()} == {"one.mar", "two.mar"}
 
@@ -160,5 +169,5 @@ def test_commands_for_a_trace(tmp_path):
     pack = printed((folder / "README.md").read_text(encoding="utf-8"))[0]
     bash(pack.partition("torchserve --start")[0], folder)
 
-    assert "trace/trace.html" in run("docs/trace.md", folder)
+    assert "trace/trace.html" in run("docs/trace.md", folder, " trace ")
     assert {path.name for path in (folder / "trace").iterdir()} >= {"trace.png", "trace.html"}

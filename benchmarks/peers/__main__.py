@@ -101,7 +101,12 @@ def _publish(paths: Sequence[Path]) -> int:
     from benchmarks.peers.publish import publish
 
     try:
-        files = publish([json.loads(path.read_text(encoding="utf-8")) for path in paths], PAGE)
+        read = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        # What is on the page already is a list.
+        results = [
+            each for found in read for each in (found if isinstance(found, list) else [found])
+        ]
+        files = publish(results, PAGE)
     except (OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"{', '.join(map(str, paths))} cannot be published: {error!r}\n")
         return 1

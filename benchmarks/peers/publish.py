@@ -27,7 +27,7 @@ def publish(results: Sequence[Mapping[str, Any]], page: Path) -> list[Path]:
         page: gets them.
 
     Raises:
-        ValueError: the page has no such markers, or there are no servers.
+        ValueError: the page has no such markers, there are no servers, or a workload comes twice.
     """
     text = page.read_text(encoding="utf-8")
     between = re.compile(f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", re.DOTALL)
@@ -35,6 +35,9 @@ def publish(results: Sequence[Mapping[str, Any]], page: Path) -> list[Path]:
         raise ValueError(f"{page} has no place for figures; put in\n{BEGIN}{END}")
     if not any(map(_measured, results)):
         raise ValueError("there are no servers: all were left out")
+    names = [workload["name"] for result in results for workload in _measured(result)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a workload comes twice: {', '.join(names)}")
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
     samples = folder / "peers.json"

@@ -239,6 +239,15 @@ def test_a_page_without_a_place_is_left_alone(tmp_path):
     assert [docs] == list(tmp_path.iterdir())
 
 
+def test_a_workload_is_published_once(tmp_path):
+    """Of two runs of it nobody could tell which picture is shown."""
+    docs = tmp_path / "benchmarks.md"
+    docs.write_text(f"{BEGIN}none yet\n{END}", encoding="utf-8")
+
+    with pytest.raises(ValueError, match="comes twice"):
+        publish([result(), result()], docs)
+
+
 def test_our_page_has_a_place():
     """docs/benchmarks.md has the markers."""
     text = PAGE.read_text(encoding="utf-8")

@@ -82,16 +82,13 @@ class Lanes:
         self._loading_lane = None if one_thread else loading_lane
         self._takers = [*self._pools, *([] if self._loading_lane is None else [self._loading_lane])]
         """The pools, and behind them the loading lane."""
+        self.lost_loading_lane = False
+        """Whether a call in it took too long; no other thread can stand in for it."""
 
     @property
     def lost(self) -> int:
         """Lanes that were replaced and still hang."""
         return sum(pool.lost for pool in self._takers)
-
-    @property
-    def lost_loading_lane(self) -> bool:
-        """Whether the thread that loaded the handler hangs; no other can stand in for it."""
-        return self._loading_lane is not None and self._loading_lane.lost > 0
 
     def close(self) -> None:
         """End all lanes but those that hang, the first stage's first; may be called again."""
@@ -228,5 +225,6 @@ class Lanes:
         pool = next(at for at, pool in enumerate(self._takers) if call.thread in pool)
         task = partial(self._work, batch, call.position, pool, call.rest, steps)
         self._takers[pool].replace(call.thread, task)
+        self.lost_loading_lane = self.lost_loading_lane or pool == LOADING
         if self.lost >= MOST_LOST_LANES:
             batch.stop(call.stage, error, fatal=True)

@@ -7,10 +7,13 @@ handler in one thread, the main one, and needs no such lane.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
+from micro_batch_handler.pipeline.call import LANE, LOADING
 from micro_batch_handler.pipeline.lane_pool import LanePool
 
 __all__ = ["LoadingLane", "current_loading_lane"]
@@ -21,10 +24,15 @@ _of_thread = threading.local()
 
 
 class LoadingLane(LanePool):
-    """One lane. A pipeline that is made in it makes its last calls there."""
+    """One lane. A pipeline that is made in it makes its last calls there.
 
-    def __init__(self) -> None:
-        super().__init__("loading", 1, None, self._mark)
+    Args:
+        setup: called in it first, and in the lane that stands in for one that hangs.
+    """
+
+    def __init__(self, setup: Callable[[], object] = bool) -> None:
+        marking = partial(_mark, weakref.ref(self), setup)
+        super().__init__(LOADING.removeprefix(LANE), 1, None, marking)
 
     @property
     def is_here(self) -> bool:
@@ -51,10 +59,13 @@ class LoadingLane(LanePool):
         self.submit(task)
         return done.result()
 
-    def _mark(self) -> None:
-        _of_thread.lane = self
-
 
 def current_loading_lane() -> LoadingLane | None:
     """The loading lane that the calling thread is; None if it is none."""
-    return getattr(_of_thread, "lane", None)
+    found: LoadingLane | None = getattr(_of_thread, "lane", lambda: None)()
+    return found
+
+
+def _mark(lane: weakref.ref[LoadingLane], setup: Callable[[], object]) -> None:
+    _of_thread.lane = lane
+    setup()

@@ -203,7 +203,7 @@ class Pipeline:
         return self._memory.may_overlap
 
     def has_lost(self, *, any_lane: bool) -> bool:
-        """Whether the loading lane hangs, for which no other can stand in; or any."""
+        """Whether the loading lane is lost, for which no other can stand in; or any hangs."""
         return self._lanes.lost_loading_lane or (any_lane and self._lanes.lost > 0)
 
     def close(self) -> None:

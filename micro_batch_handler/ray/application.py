@@ -62,8 +62,9 @@ def deployment(
     }
     if len(found) == 1:
         return models[found[0].key]
+    logs = {key: options[key] for key in ("logging_config",) if key in options}
     frontend = serve.deployment(FrontendOfSeveral).options(
-        name="frontend", max_ongoing_requests=sum(map(_ongoing, found))
+        name="frontend", max_ongoing_requests=sum(map(_ongoing, found)), **logs
     )
     return frontend.bind(found, models)
 

@@ -106,7 +106,8 @@ def main(arguments: Sequence[str]) -> int:
             serve.run(application, route_prefix="/")
         except RuntimeError as error:
             # It says no more than which deployments failed.
-            deployments = serve.status().applications["default"].deployments.values()
+            deployed = serve.status().applications.get("default")
+            deployments = deployed.deployments.values() if deployed else ()
             told = [each.message for each in deployments if each.message.strip()] or [str(error)]
             why = "; ".join(message.strip().splitlines()[-1] for message in told)
             raise ArchiveError(f"it cannot be served: {why}") from None

@@ -13,24 +13,35 @@ __all__ = ["refuse_signals"]
 
 
 def refuse_signals(kind: type) -> None:
-    """Refuse a handler that sets a signal's handler when it answers.
+    """Refuse a handler whose class shows that it sets a signal's handler when it answers.
 
-    One that looks whether it is in the main thread is not refused.
+    One that looks whether it is in the main thread, or is ready for an error, is not refused.
 
     Raises:
         ArchiveError: it does so; the message says what to change.
     """
     nodes = [*nodes_of(source_of_class(kind), "handle", *STAGES)]
-    if any(getattr(node, "attr", "") == "main_thread" for node, _ in nodes):
+    careful = {
+        id(inner)
+        for node, _ in nodes
+        if isinstance(node, ast.Try)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    if any(_name(node) == "main_thread" for node, _ in nodes):
         return
     for node, module in nodes:
-        if (
-            isinstance(node, ast.Call)
-            and ast.unparse(node.func) in ("signal.signal", "signal")
-            and module.imports.get("signal") == "signal"
-        ):
+        if not isinstance(node, ast.Call) or id(node) in careful or _name(node.func) != "signal":
+            continue
+        origin = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+        if module.imports.get(_name(origin)) == "signal":
             raise ArchiveError(
                 f"{module.name} line {node.lineno} sets the handler of a signal, which Python "
                 f"allows in the main thread only, and that is Ray's. Bound the time of a stage "
                 f"with micro_batching.stage_timeout, or serve this archive with TorchServe"
             )
+
+
+def _name(node: ast.AST) -> str:
+    """Of a name or an attribute; empty for anything else."""
+    return str(getattr(node, "attr", "") or getattr(node, "id", ""))

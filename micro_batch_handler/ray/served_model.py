@@ -84,9 +84,8 @@ class ServedModel:
         os.environ[DECODES] = "false"  # the lanes do it, or `_answer_decoded`
         ts_service.RequestProcessor = _Processor
         # TorchServe's worker loads and calls its handler in one thread, and some need that.
-        self._loading_lane = LoadingLane()
-        # Handlers ask for the main thread's without making one.
-        self._loading_lane.do(lambda: asyncio.set_event_loop(asyncio.new_event_loop()))
+        # In a main thread `asyncio.get_event_loop` makes a loop; in others it raises.
+        self._loading_lane = LoadingLane(lambda: asyncio.set_event_loop(asyncio.new_event_loop()))
         service = self._loading_lane.do(partial(load, folder, metrics=RayMetricsCache()))
         handler = getattr(service._entry_point, "__self__", None)  # noqa: SLF001
         self.in_flight = IN_FLIGHT if isinstance(handler, MicroBatchMixin) else 1

@@ -28,7 +28,7 @@ from micro_batch_handler.torchserve.hooks import HOOKS, hook_of, payload_ops
 from micro_batch_handler.torchserve.responses import end_streams
 from micro_batch_handler.torchserve.routed import route
 from micro_batch_handler.torchserve.sharing import in_host, leave_host, member_of
-from micro_batch_handler.torchserve.views import current_view
+from micro_batch_handler.torchserve.views import current_view, in_this_view
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]
 
@@ -145,11 +145,10 @@ class MicroBatchMixin:
 
         def beside(data: list[Any], context: Context) -> list[Any]:
             rows = engine.decoded(data, context)
-            answers: list[Any]
             if engine.hosted_handle is not None:
-                answers = engine.hosted_handle(rows, context)
-            else:
-                answers = engine.call_alone(partial(own_handle, rows, context))
+                return engine.hosted_handle(rows, context)
+            call = in_this_view(partial(own_handle, rows, context))
+            answers: list[Any] = engine.call_alone(call)
             return answers
 
         asking = {} if own_handle is None else asking_beside(context, len(data))

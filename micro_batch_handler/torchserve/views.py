@@ -11,11 +11,21 @@ If several calls run, nobody can tell which one such a thread belongs to, and ba
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ts.context import Context
 
-__all__ = ["ROUTES", "Routes", "current_view", "own_view", "routes_of", "view_in", "viewed_by"]
+__all__ = [
+    "ROUTES",
+    "Routes",
+    "current_view",
+    "in_this_view",
+    "own_view",
+    "routes_of",
+    "view_in",
+    "viewed_by",
+]
 
 _here = threading.local()
 """`_here.view` is the (handler, view) of the stage call that runs in this thread, and
@@ -73,6 +83,21 @@ class viewed_by:  # noqa: N801  (a context manager reads as a verb)
     def __exit__(self, *_: object) -> None:
         _here.view = self._outer
         del self._running[id(self)]
+
+
+def in_this_view(function: Callable[[], Any]) -> Callable[[], Any]:
+    """The function, which sees what this thread sees now, whichever thread calls it."""
+    mine = getattr(_here, "view", _NOBODY)
+
+    def call() -> Any:
+        outer = getattr(_here, "view", _NOBODY)
+        _here.view = mine
+        try:
+            return function()
+        finally:
+            _here.view = outer
+
+    return call
 
 
 def routes_of(context: Context) -> Routes | None:

@@ -22,6 +22,8 @@ from contextlib import suppress
 
 from ts.context import Context
 
+from micro_batch_handler.torchserve.views import routes_of
+
 __all__ = ["end_at_next_batch", "end_now"]
 
 logger = logging.getLogger(__name__)
@@ -37,19 +39,28 @@ _ends = threading.Event()
 
 
 def end_at_next_batch(context: Context) -> bool:
-    """Let this process end after the answers of the current batch; False if it is no worker."""
+    """Let this process end after the answers of the current batch.
+
+    Returns:
+        Whether the next batch is to end it: not if it is no worker, nor where other batches are
+        under way, on Ray, whose answers would be lost. There it ends after some seconds.
+    """
     connection = getattr(context, "cl_socket", None)
     if connection is None:
         logger.error("no connection to TorchServe: this process must be restarted by hand")
         return False
-    logger.error("this worker cannot serve any more; it ends, and TorchServe starts a fresh one")
+    routes = routes_of(context)
+    alone = routes is None or not routes.several_batches
+    if _ends.is_set():
+        return alone
+    logger.error("this worker cannot serve any more; it ends, and a fresh one is started")
     _ends.set()
     model_yaml = getattr(context, "model_yaml_config", None) or {}
     delay_ms = model_yaml.get("maxBatchDelay")
     idle_s = IDLE_S + (delay_ms / 1000 if isinstance(delay_ms, int) else 0)
     arguments = (connection, idle_s)
     threading.Thread(target=_end_idle, args=arguments, name="mbh-exit", daemon=True).start()
-    return True
+    return alone
 
 
 def end_now() -> None:

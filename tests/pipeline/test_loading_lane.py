@@ -10,6 +10,7 @@ import pytest
 from harness.crowd import together
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.errors import StageTimeout
+from micro_batch_handler.pipeline.call import INLINE
 from micro_batch_handler.pipeline.loading_lane import LoadingLane, current_loading_lane
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from tests.fakes import ManualClock, plan, stages
@@ -71,6 +72,7 @@ def test_what_must_not_be_cut_is_called_where_it_was_loaded():
 
     assert outcomes.answers == ROWS
     assert threads == ["mbh-loading-0"] * 2
+    assert {call.thread for call in outcomes.calls} == {INLINE}, "for traces"
 
 
 def test_what_calls_the_stages_by_itself_is_called_where_it_was_loaded():
@@ -116,10 +118,10 @@ def test_a_call_that_hangs_there_costs_its_own_requests_only():
         assert not pipeline.has_lost(any_lane=True)
         clock.advance(31)
         caller.join(GATE_S)
+        gate.set()  # the call comes back, and its thread ends: it is not the loading lane any more
 
         assert found[0].failures.keys() == {3}
         assert isinstance(found[0].failures[3].error, StageTimeout)
         assert not found[0].fatal
         assert pipeline.has_lost(any_lane=False)
         assert pipeline.run([7, 8], plan(2)).answers == [7, 8]
-        gate.set()

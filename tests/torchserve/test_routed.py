@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,9 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.torch_handler.base_handler import BaseHandler
 
 from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
+from micro_batch_handler.pipeline.loading_lane import LoadingLane
 from micro_batch_handler.torchserve.brought import BroughtFunction
+from micro_batch_handler.torchserve.views import routes_of
 from tests.fakes import fake_context
 
 SPLITS = [
@@ -143,6 +146,28 @@ def test_metrics_that_were_kept_name_the_right_request(section):
 
     counted = [emitted[2] for emitted in context.metrics.emitted if emitted[0] == "Seen"]
     assert sorted(counted) == list(range(CLIENTS))
+
+
+def test_an_explanation_in_the_loading_lane_reads_its_own_request():
+    """On Ray the lane that loaded the handler explains; among predictions, too."""
+
+    class Explained(Kept):
+        def explain_handle(self, data_preprocess, raw_data):
+            return [self._context.get_request_header(0, "user")]
+
+    lane = LoadingLane()
+    handler, kept = lane.do(lambda: loaded(Explained, {}))
+    routes_of(kept).several_batches = True
+    context = copy.copy(kept)
+    data = next_batch(context, ["a", "b", "c"])
+    headers = [{"user": "a"}, {"user": "b", "explain": "True"}, {"user": "c"}]
+    context.request_processor = fake_context(3, headers=headers).request_processor
+
+    found = handler.handle(data, context)
+    handler.close()
+    lane.close()
+
+    assert [found[0], found[1], found[2]] == [right("a")[0], "b", right("c")[0]]
 
 
 def test_torchserves_own_metrics_are_kept_as_well(tmp_path):

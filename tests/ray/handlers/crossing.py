@@ -1,5 +1,6 @@
 """Answers the first request only while the second is being prepared."""
 
+import asyncio
 import logging
 import threading
 
@@ -15,6 +16,7 @@ class Crossing(MicroBatchHandler):
 
     def initialize(self, context):
         self.second = threading.Event()
+        asyncio.get_event_loop()  # which a main thread has, and other threads have not
         self.initialized = True
 
     def preprocess(self, data):
