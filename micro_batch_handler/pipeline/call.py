@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.micro_batch import MicroBatch, Part
 
-__all__ = ["INLINE", "LANE", "LOADING", "Call", "CallRecord"]
+__all__ = ["INLINE", "LANE", "LOADING_LANE", "Call", "CallRecord"]
 
 LANE = "mbh-"
 """The name of every lane begins with this."""
 
-LOADING = f"{LANE}loading"
+LOADING_LANE = f"{LANE}loading"
 """So begins the name of a lane that has loaded the handler."""
 
 INLINE = "caller"
@@ -102,7 +102,9 @@ class Call:
         return CallRecord(
             self.stage,
             self.micro_batch.indices,
-            INLINE if self.inline or self.thread.name.startswith(LOADING) else self.thread.name,
+            INLINE
+            if self.inline or self.thread.name.startswith(LOADING_LANE)
+            else self.thread.name,
             # Rows that are called again are ready when their thread turns to them.
             self.began_s if ready_s is None else min(ready_s, self.began_s),
             self.began_s,

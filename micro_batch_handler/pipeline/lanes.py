@@ -35,7 +35,7 @@ With `stage_timeout` at a quarter of TorchServe's `responseTimeout`, its default
 one after the other still end before TorchServe gives up on the worker.
 """
 
-LOADING = len(STAGES)
+LOADING_POOL = len(STAGES)
 """The place of the loading lane behind the pools of the stages."""
 
 
@@ -155,7 +155,7 @@ class Lanes:
         Where inference belongs to one thread, what starts again before it does so there.
         """
         if micro_batch.serial and self._loading_lane is not None:
-            return LOADING
+            return LOADING_POOL
         moves = self._one_thread and position > INFERENCE and not micro_batch.parts
         return INFERENCE if moves else position
 
@@ -225,6 +225,6 @@ class Lanes:
         pool = next(at for at, pool in enumerate(self._takers) if call.thread in pool)
         task = partial(self._work, batch, call.position, pool, call.rest, steps)
         self._takers[pool].replace(call.thread, task)
-        self.lost_loading_lane = self.lost_loading_lane or pool == LOADING
+        self.lost_loading_lane |= pool == LOADING_POOL
         if self.lost >= MOST_LOST_LANES:
             batch.stop(call.stage, error, fatal=True)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
-from micro_batch_handler.pipeline.call import LANE, LOADING
+from micro_batch_handler.pipeline.call import LANE, LOADING_LANE
 from micro_batch_handler.pipeline.lane_pool import LanePool
 
 __all__ = ["LoadingLane", "current_loading_lane"]
@@ -32,7 +32,7 @@ class LoadingLane(LanePool):
 
     def __init__(self, setup: Callable[[], object] = bool) -> None:
         marking = partial(_mark, weakref.ref(self), setup)
-        super().__init__(LOADING.removeprefix(LANE), 1, None, marking)
+        super().__init__(LOADING_LANE.removeprefix(LANE), 1, None, marking)
 
     @property
     def is_here(self) -> bool:

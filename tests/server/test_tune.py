@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from harness.wait import until
 from micro_batch_handler.config import PerStage
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.tools.tuning.setting import Setting
@@ -27,6 +28,8 @@ def test_the_frontend_takes_what_is_written(server, tmp_path):
         assert (6, 40, 2, 2) == tuple(
             told[key] for key in ("batchSize", "maxBatchDelay", "minWorkers", "maxWorkers")
         )
+        # Registering waits for one worker; the other may still load.
+        until(lambda: len(model.worker_pids()) == 2, "both workers")
         assert len(model.worker_pids()) == 2
         server.wait_for_log("lanes PerStage(preprocess=2, inference=1, postprocess=1)")
         server.wait_for_log("PerStage(preprocess=1, inference=2, postprocess=1), whole batches 2")
