@@ -410,6 +410,8 @@ def problems_when_lost(traffic: Traffic = LOST) -> list[str]:
     with sender.pipeline:
         outcomes = sender.pipeline.run(list(range(traffic.rows)), Plan(*traffic.sizes))
         found = [] if outcomes.fatal else ["nobody noticed"]
+        with suppress(RuntimeError):
+            device.synchronize()  # as of now this thread knows
         if len(outcomes.failures) + sum(each is not None for each in outcomes.answers) < len(
             outcomes.answers
         ):
@@ -432,6 +434,21 @@ def problems_without_event() -> list[str]:
         device.failing_records = 1
     streams.release()
     return [] if device.count_live_rows() else ["freed"]
+
+
+def problems_when_told_by_an_event() -> list[str]:
+    """What goes wrong when another thread loses the device after the last step of a good call."""
+    device = FakeDevice(Schedule(0))
+    _lose_after_a_good_call(device)
+    gc.collect()
+    return [f"aborted {device.aborts} times"] if device.aborts else []
+
+
+def _lose_after_a_good_call(device: FakeDevice) -> None:
+    part = _preprocessed(device, streams := Streams(device))
+    with streams.work("inference", [part], 2) as work:
+        work.hand_over(device.change(lambda values: values, work.take_in(part.payload)))
+        device.lost = True
 
 
 def problems_of_release() -> list[str]:

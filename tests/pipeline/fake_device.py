@@ -314,7 +314,8 @@ class FakeDevice:
         """Whether every call fails from now on."""
         self.aborts = 0
         """How often this process would have been aborted: a block that streams have used was freed
-        on a lost device."""
+        on a lost device. Not counted is what nobody can prevent: a thread frees what it knows to be
+        done when another has just lost the device, and no call has told it yet."""
         self._kept: list[Any] = []
 
     # What streams.py calls.
@@ -479,6 +480,7 @@ class FakeDevice:
         """A call of the host's; afterwards the device may go on a little by itself."""
         with self._lock:
             if self.lost:
+                self.here.told = True
                 raise RuntimeError("device-side assert triggered")
             self._reclaim()
             yield self._observer
@@ -541,7 +543,9 @@ class FakeDevice:
         return FakeTensor(self, block, 0, rows, on_host=False, dense=True)
 
     def _free(self, memory: Memory) -> None:
-        self.aborts += self.lost and memory.foreign
+        # Once all is kept, nobody may free anything.
+        known = bool(self._kept) or hasattr(self.here, "told")
+        self.aborts += self.lost and memory.foreign and known
         self._freed.append(memory)
 
     def _free_pinned(self, memory: Memory) -> None:

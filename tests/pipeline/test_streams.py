@@ -26,6 +26,7 @@ from tests.pipeline.device_traffic import (
     problems,
     problems_of_release,
     problems_when_lost,
+    problems_when_told_by_an_event,
     problems_without_event,
 )
 from tests.pipeline.fake_device import FakeDevice, Schedule, Using
@@ -141,6 +142,11 @@ def test_nothing_of_a_lost_device_is_freed(sizes, stage, made):
     traffic = replace(LOST, sizes=sizes, lanes=(2, 2, 2), made=made, fault_stage=stage)
 
     assert not problems_when_lost(traffic)
+
+
+def test_a_thread_that_is_told_of_the_loss_by_an_event_frees_nothing():
+    """Its own call was good, so that no error comes which would tell it to keep all."""
+    assert not problems_when_told_by_an_event()
 
 
 def test_what_a_call_without_an_event_took_in_is_never_freed():

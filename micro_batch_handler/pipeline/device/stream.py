@@ -53,7 +53,7 @@ class Stream:
             self._is_dropping = True
             try:
                 # In order, since the work of one stream ends in order.
-                while self._kept and _has_come(self._kept[0][1]):
+                while self._kept and self._has_come(self._kept[0][1]):
                     things, _, then = self._kept.popleft()
                     if then is not None:
                         then()
@@ -61,9 +61,11 @@ class Stream:
             finally:
                 self._is_dropping = False
 
-
-def _has_come(event: Any | None) -> bool:
-    try:
-        return event is not None and bool(event.query())
-    except RuntimeError:
-        return False  # the device is lost, and this process ends
+    def _has_come(self, event: Any | None) -> bool:
+        try:
+            return event is not None and bool(event.query())
+        except RuntimeError:
+            # The device is lost by another thread's call, and this process ends. What this thread
+            # holds must be kept now: its own call was good, so that no error tells it later.
+            self._device.keep_all()
+            return False
