@@ -11,7 +11,7 @@ import torch
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
 from micro_batch_handler.pipeline.device.streams import Streams
-from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.device.thread_state import ThreadState, use_threads
 from micro_batch_handler.pipeline.device.work import NoStreams, Observe
 from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for
 from micro_batch_handler.planning.planner import Planner
@@ -77,7 +77,7 @@ def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) ->
 def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[[Stage], None]:
     """A function that prepares the thread of a lane; prepares this one, for whole batches, now."""
     state = ThreadState.capture(device.device.type if device else None)
-    torch.set_num_threads(threads.whole)
+    use_threads(threads.whole)
     share_interpreter()
     logger.info(
         "threads of PyTorch in each lane %s, whole batches %d", threads.lanes, threads.whole
@@ -86,7 +86,7 @@ def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[
     def setup(stage: Stage) -> None:
         state.apply()
         # In the lane, since PyTorch keeps this number for each thread.
-        torch.set_num_threads(threads.lanes[stage])
+        use_threads(threads.lanes[stage])
 
     return setup
 

@@ -18,7 +18,7 @@ from harness.crowd import together
 from harness.fixtures import collected, lanes
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import LengthError, PayloadError, StageError
-from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.device.thread_state import ThreadState, use_threads
 from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN
 from micro_batch_handler.pipeline.pipeline import Pipeline
 from micro_batch_handler.pipeline.recovery import Policy
@@ -433,6 +433,30 @@ def test_lanes_take_over_what_pytorch_keeps_per_thread(context, expected):
         pipeline.run([1, 2], plan(1))
 
     assert {expected} == seen
+
+
+def test_lanes_keep_the_number_of_threads_that_they_are_given():
+    """PyTorch computes in so many threads, though lanes of other stages set another number later."""
+    wanted = {"preprocess": 1, "inference": 3, "postprocess": 2}
+    every_lane = threading.Barrier(3, timeout=GATE_S)
+    seen = {}
+
+    def setup(stage):
+        use_threads(wanted[stage])
+        every_lane.wait()
+
+    def noting(stage):
+        def note(payload):
+            seen[stage] = torch.get_num_threads()
+            return payload
+
+        return note
+
+    functions = stages(*map(noting, STAGES))
+    with Pipeline(functions, PerStage(1, 1, 1), lane_setup=setup) as pipeline:
+        pipeline.run([1, 2], plan(1))
+
+    assert wanted == seen
 
 
 def test_a_lane_survives_a_failing_setup(caplog):

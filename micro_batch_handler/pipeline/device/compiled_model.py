@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from micro_batch_handler.config.limits import GRAPH_MODES
 from micro_batch_handler.pipeline.device.cuda_graph import GraphMemory, captured
 from micro_batch_handler.pipeline.device.model_arguments import ModelArguments, Shapes
-from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.device.thread_state import ThreadState, use_threads
 
 __all__ = ["CompiledModel"]
 
@@ -113,7 +113,7 @@ class CompiledModel:
         try:
             # A program belongs to these settings: lanes with others could not call it.
             state.apply()
-            torch.set_num_threads(threads)
+            use_threads(threads)
             with _one_process_at_a_time():
                 self._calls = self._compiled(sample)
         except BaseException as error:

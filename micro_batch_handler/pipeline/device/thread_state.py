@@ -4,6 +4,8 @@ A new thread starts with gradients on, without autocast and on the first device,
 loading thread has set
 (https://pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradients). The stream is no
 part of them: streams.py sets it for each call.
+
+Threads of PyTorch inside a call are each lane's own setting, for which see `use_threads`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ThreadState"]
+__all__ = ["ThreadState", "use_threads"]
 
 _here = threading.local()
 
@@ -70,3 +72,15 @@ class ThreadState:
                 module.set_device(self.device)
         if self.default_device is not None:
             torch.set_default_device(self.default_device)
+
+
+def use_threads(count: int) -> None:
+    """Let PyTorch use so many threads inside the calls of the calling thread.
+
+    At its first call in a thread PyTorch takes over the number that any thread has set last, also
+    if this one has set its own before (`lazy_init_num_threads` in
+    https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/Parallel.h). Asking for the number
+    counts as such a call.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)

@@ -24,7 +24,7 @@ from micro_batch_handler.hosting.host_lane import HostLane
 from micro_batch_handler.hosting.meeting_place import MeetingPlace
 from micro_batch_handler.pipeline.device.accelerator import accelerator_of
 from micro_batch_handler.pipeline.device.streams import Streams
-from micro_batch_handler.pipeline.device.thread_state import ThreadState
+from micro_batch_handler.pipeline.device.thread_state import ThreadState, use_threads
 from micro_batch_handler.pipeline.device.work import NoStreams
 from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
@@ -128,7 +128,7 @@ def _serve(host: Host, job: HostJob) -> None:
 
     def setup() -> None:
         state.apply()
-        torch.set_num_threads(torch_threads)
+        use_threads(torch_threads)
 
     def setup_inference() -> None:
         setup()
