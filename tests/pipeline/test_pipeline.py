@@ -436,7 +436,7 @@ def test_lanes_take_over_what_pytorch_keeps_per_thread(context, expected):
 
 
 def test_lanes_keep_the_number_of_threads_that_they_are_given():
-    """PyTorch computes in so many threads, though lanes of other stages set another number later."""
+    """PyTorch computes in so many threads, though other stages' lanes set their own later."""
     wanted = {"preprocess": 1, "inference": 3, "postprocess": 2}
     every_lane = threading.Barrier(3, timeout=GATE_S)
     seen = {}

@@ -23,6 +23,7 @@ PEER = Peer(
         "text": [
             {"task": "text", "batch": 16, "wait_ms": 2, "batches": 1},
             {"task": "text", "batch": 16, "wait_ms": 2, "batches": 1, "threads": 2},
+            {"task": "text", "batch": 16, "wait_ms": 2, "batches": 2},
         ],
     },
     follows="https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html",
