@@ -91,8 +91,8 @@ class Engine:
         self.fault_log = FaultLog(self._clock.now_s)
         self.listeners: list[Listener] = [] if metrics is None else [metrics.add]
         """Told of every batch before its answers leave."""
-        # Workers that share a model are many, and share the cores.
-        threads = threads_of(self._config, lanes, cores if member is None else 1)
+        # Workers that share a model are many.
+        threads = threads_of(loaded, lanes, cores if member is None else 1)
         device = accelerator_of(getattr(handler, "device", None))
         self.setup = Setup(
             *(context.model_name, lanes, batch_size, cores, threads),

@@ -68,10 +68,15 @@ def lanes_of(loaded: LoadedHandler, cores: int) -> PerStage[int]:
     return PerStage(**lanes)
 
 
-def threads_of(config: MicroBatchingConfig, lanes: PerStage[int], cores: int) -> IntraOpThreads:
-    """PyTorch's threads inside a call: no more than the handler has set, if it has set them."""
-    most = min(torch.get_num_threads(), cores)
-    return IntraOpThreads.of(config.intra_op_threads, lanes, cores, most)
+def threads_of(loaded: LoadedHandler, lanes: PerStage[int], cores: int) -> IntraOpThreads:
+    """PyTorch's threads inside a call: no more than the handler has set, if it has set them.
+
+    Workers share the cores. With more threads than cores, threads wait, busy, for those that have
+    none: two workers with two threads each were ten times slower on two cores than with one each.
+    """
+    share = max(1, cores // loaded.workers)
+    most = min(torch.get_num_threads(), share)
+    return IntraOpThreads.of(loaded.config.intra_op_threads, lanes, share, most)
 
 
 def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[[Stage], None]:

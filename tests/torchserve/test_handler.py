@@ -452,6 +452,40 @@ def test_auto_starts_a_lane_for_each_core_where_that_is_safe(
     handler.close()
 
 
+@pytest.mark.parametrize(
+    ("model_yaml", "whole", "cut"),
+    [
+        ({}, 4, 2),
+        ({"minWorkers": 2}, 2, 1),
+        ({"minWorkers": 9}, 1, 1),
+        ({"minWorkers": 2, "micro_batching": {"intra_op_threads": 3}}, 3, 3),
+    ],
+)
+def test_workers_share_the_threads_that_pytorch_may_use(
+    model_yaml, whole, cut, monkeypatch, as_before
+):
+    """Together they have as many as there are cores, whole batches or cut; or what is set."""
+    monkeypatch.setattr(engine, "usable_cores", lambda: 4)
+    torch.set_num_threads(4)
+    seen = set()
+
+    class Noting(MicroBatchMixin, Exact):
+        def inference(self, data):
+            seen.add(torch.get_num_threads())
+            return super().inference(data)
+
+    for size, expected in ((8, whole), (1, cut)):
+        handler = Noting()
+        section = {**model_yaml.get("micro_batching", {}), "micro_batch_size": size}
+        handler.initialize(fake_context(0, model_yaml={**model_yaml, "micro_batching": section}))
+        handler.handle(rows(8), fake_context(8))
+        handler.close()
+
+        assert {expected} == seen
+        seen.clear()
+        torch.set_num_threads(4)
+
+
 @pytest.mark.parametrize(("kind", "lines"), [(Exact, 0), (Sampled, 1), (Declared, 0)])
 def test_one_lane_instead_of_several_is_explained_once(kind, lines, monkeypatch, caplog):
     """The log says what stands in the way, where, and what would bring more lanes."""

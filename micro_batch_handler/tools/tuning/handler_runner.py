@@ -68,7 +68,9 @@ class HandlerRunner:
         if setting != self._in_force:
             self._in_force = None
             rows = setting.batch_size
-            self.workbench.configure(batch_size=rows, micro_batching=setting.section)
+            self.workbench.configure(
+                batch_size=rows, micro_batching=setting.section, workers=setting.workers
+            )
             self._memory.trim()
             self._batch()
             self._find_host()

@@ -70,7 +70,8 @@ class Setting:
 
     def threads_in_calls(self, cores: int) -> tuple[int, ...]:
         """The threads that PyTorch has inside a call of each stage, with so many cores."""
-        threads = IntraOpThreads.of(self.threads, self.lanes, cores, cores)
+        share = cores if self.shares else max(1, cores // self.workers)
+        threads = IntraOpThreads.of(self.threads, self.lanes, share, share)
         if not self.splits:
             return (threads.whole,) * len(STAGES)
         return tuple(threads.lanes)
@@ -166,7 +167,8 @@ class Space:
         """The threads to try, without those that come to the same or crowd the cores."""
         seen = set()
         for threads in self._threads_beside(workers):
-            in_calls = replace(setting, threads=threads).threads_in_calls(self.cores)
+            tried = replace(setting, threads=threads, workers=workers)
+            in_calls = tried.threads_in_calls(self.cores)
             lanes = setting.lanes if setting.splits else (1,)
             busy = workers * sum(map(mul, lanes, in_calls))
             crowded = workers > 1 and busy > CROWDED * self.cores

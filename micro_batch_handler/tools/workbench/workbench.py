@@ -139,17 +139,19 @@ class Workbench:
         *,
         batch_size: int | None = None,
         micro_batching: Mapping[str, object] | None = None,
+        workers: int | None = None,
     ) -> None:
         """Go on with other settings and a new engine, which has learned nothing; the model stays.
 
         Args:
             batch_size: replaces the archive's `batchSize`; None leaves it.
             micro_batching: keys that replace those in the archive's section; None leaves them all.
+            workers: how many share the cores; None for the archive's `minWorkers`.
 
         Raises:
             ConfigError: a setting cannot work.
         """
-        given = self._given
+        given = {**self._given, **({} if workers is None else {"minWorkers": workers})}
         section = {**(given.get(SECTION) or {}), **(micro_batching or {})}
         for key in TRACE_KEYS:
             section.pop(key, None)
