@@ -145,7 +145,7 @@ def test_a_latency_limit_is_kept_and_used(seed):
 def test_workers_and_threads_are_searched_together():
     """A network that four threads make twice as fast is served best by four workers of one each.
 
-    As TorchServe starts them, four workers whose calls want all cores, it would be half of that.
+    With `auto`, by which workers share the cores.
     """
     costs = [linear(0.0001, 0.00001), linear(0.002, 0.01), linear(0.0001, 0.00001)]
     runner = SimulatedRunner(Machine(costs, cores=4), parallel=2 / 3)
@@ -153,7 +153,7 @@ def test_workers_and_threads_are_searched_together():
     best = tuning.recommendations[0].measured.setting
 
     assert (4, 1) == (best.workers, best.threads_in_calls(4)[1])
-    assert PerStage("auto", 1, "auto") == best.threads
+    assert PerStage.of("auto") == best.threads
     assert {1, 2, 4} == {each.setting.workers for each in tuning.tried}
     assert "The best of each number of workers that was run: 1: " in report(tuning)
     assert "4.0 of 4 cores are" in report(tuning)
