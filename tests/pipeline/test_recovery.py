@@ -484,6 +484,7 @@ def test_a_lost_device_is_not_retried(error):
         torch.OutOfMemoryError("CUDA out of memory"),
         torch.AcceleratorError("CUDA error: out of memory"),
         torch.AcceleratorError("CUDA error: invalid configuration argument"),
+        torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"),
         RuntimeError("shapes do not match"),
         ValueError("device-side assert"),
         MuteError(),

@@ -39,8 +39,11 @@ REFUSED_SIGNS = (
     "invalid device function",
     "no kernel image is available",
     "operation not supported",
+    "operation not permitted when stream is capturing",
+    "due to a previous error during capture",
 )
-"""What the runtime says when it has refused one call, which was too large for a kernel perhaps.
+"""What the runtime says when it has refused one call: it was too large for a kernel perhaps, or a
+handler was capturing a CUDA graph for which other threads' calls are not permitted.
 
 Nothing was started, and the device is as it was. Any other unknown error of the runtime counts as a
 lost device: a worker that starts afresh costs less than one that fails for ever.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
+from micro_batch_handler.pipeline.device.device_errors import device_is_lost
 
 __all__ = ["Stream"]
 
@@ -64,8 +65,9 @@ class Stream:
     def _has_come(self, event: Any | None) -> bool:
         try:
             return event is not None and bool(event.query())
-        except RuntimeError:
-            # The device is lost by another thread's call, and this process ends. What this thread
+        except RuntimeError as error:
+            # Another thread's call may have lost the device, and this process ends. What this one
             # holds must be kept now: its own call was good, so that no error tells it later.
-            self._device.keep_all()
+            if device_is_lost(error):
+                self._device.keep_all()
             return False
