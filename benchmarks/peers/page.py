@@ -21,6 +21,7 @@ FEW = FuncFormatter(lambda value, _: f"{value:,g}" if f"{value:e}"[0] in "25" el
 """Between them not all, or they would run into one another."""
 
 MARKERS = "osD^vP*Xph>"
+COLORS = (*(f"C{number}" for number in range(10)), "black")
 MIB = 2**20
 
 
@@ -66,7 +67,7 @@ def plot(workload: Mapping[str, Any], clients: Sequence[int]) -> str:
                 rates,
                 waits_ms,
                 marker=MARKERS[number % len(MARKERS)],
-                color=f"C{number}",
+                color=COLORS[number % len(COLORS)],
                 linewidth=3 if each.ours else 1.5,
                 label=each.title,
             )
