@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from micro_batch_handler.config import AUTO, STAGES, Lanes, PerStage, Threads
 from micro_batch_handler.planning.constants import MOST_LANES, MOST_PER_CORE
 
-__all__ = ["MOST_PER_CORE", "IntraOpThreads", "lanes_for", "usable_cores"]
+__all__ = ["MOST_PER_CORE", "IntraOpThreads", "lanes_for", "share_of", "usable_cores"]
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -26,6 +26,11 @@ def usable_cores(root: Path = Path("/")) -> int:
     """
     cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     return max(1, int(min([cores or os.cpu_count() or 1, *_quotas(root)])))
+
+
+def share_of(cores: int, workers: int) -> int:
+    """The cores that fall to one of so many workers, at least 1."""
+    return max(1, cores // workers)
 
 
 def lanes_for(parallelism: PerStage[Lanes], cores: int, workers: int = 1) -> PerStage[int]:
@@ -44,7 +49,7 @@ def lanes_for(parallelism: PerStage[Lanes], cores: int, workers: int = 1) -> Per
     def lanes(stage: str, wanted: Lanes) -> int:
         if wanted != AUTO:
             return min(wanted, MOST_PER_CORE * cores)
-        return 1 if stage == "inference" else min(max(1, cores // workers), MOST_LANES)
+        return 1 if stage == "inference" else min(share_of(cores, workers), MOST_LANES)
 
     return PerStage(*(lanes(stage, parallelism[stage]) for stage in STAGES))
 

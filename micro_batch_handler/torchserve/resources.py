@@ -13,7 +13,7 @@ from micro_batch_handler.pipeline.device.accelerator import Accelerator
 from micro_batch_handler.pipeline.device.streams import Streams
 from micro_batch_handler.pipeline.device.thread_state import ThreadState, use_threads
 from micro_batch_handler.pipeline.device.work import NoStreams, Observe
-from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for
+from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for, share_of
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.torchserve.loading import LoadedHandler
 from micro_batch_handler.torchserve.metrics.batch_metrics import BatchMetrics
@@ -74,7 +74,7 @@ def threads_of(loaded: LoadedHandler, lanes: PerStage[int], cores: int) -> Intra
     Workers share the cores. With more threads than cores, threads wait, busy, for those that have
     none: two workers with two threads each were ten times slower on two cores than with one each.
     """
-    share = max(1, cores // loaded.workers)
+    share = share_of(cores, loaded.workers)
     most = min(torch.get_num_threads(), share)
     return IntraOpThreads.of(loaded.config.intra_op_threads, lanes, share, most)
 

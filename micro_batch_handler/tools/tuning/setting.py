@@ -9,7 +9,7 @@ from operator import mul
 from typing import Any
 
 from micro_batch_handler.config import AUTO, SECTION, STAGES, MicroBatchingConfig, PerStage, Threads
-from micro_batch_handler.planning.cores import IntraOpThreads
+from micro_batch_handler.planning.cores import IntraOpThreads, share_of
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.sizes import SizeOptions
 
@@ -70,7 +70,7 @@ class Setting:
 
     def threads_in_calls(self, cores: int) -> tuple[int, ...]:
         """The threads that PyTorch has inside a call of each stage, with so many cores."""
-        share = cores if self.shares else max(1, cores // self.workers)
+        share = cores if self.shares else share_of(cores, self.workers)
         threads = IntraOpThreads.of(self.threads, self.lanes, share, share)
         if not self.splits:
             return (threads.whole,) * len(STAGES)
@@ -178,7 +178,7 @@ class Space:
 
     def _threads_beside(self, workers: int) -> list[PerStage[Threads]]:
         """`auto`; one for inference; and for inference the share of the cores that a worker has."""
-        counts = sorted({1, max(1, self.cores // workers)})
+        counts = sorted({1, share_of(self.cores, workers)})
         own: list[PerStage[Threads]] = [PerStage(AUTO, count, AUTO) for count in counts]
         return [AUTO_THREADS, *own]
 
