@@ -171,7 +171,8 @@ def _about(
         found.append(
             f"model-config.yaml does not say minWorkers and maxWorkers: TorchServe would start "
             f"{started}, one for each {'GPU' if devices else 'core'}, unless "
-            f"default_workers_per_model in config.properties says otherwise"
+            f"default_workers_per_model in config.properties says otherwise. Say them: the figures "
+            f"are of workers that share PyTorch's threads, which without minWorkers they do not"
         )
     if given.workers < started:
         found.append(
