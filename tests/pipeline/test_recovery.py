@@ -485,6 +485,7 @@ def test_a_lost_device_is_not_retried(error):
         torch.AcceleratorError("CUDA error: out of memory"),
         torch.AcceleratorError("CUDA error: invalid configuration argument"),
         torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"),
+        torch.AcceleratorError("CUDA error: failed due to a previous error during capture"),
         RuntimeError("shapes do not match"),
         ValueError("device-side assert"),
         MuteError(),

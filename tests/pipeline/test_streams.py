@@ -29,7 +29,7 @@ from tests.pipeline.device_traffic import (
     problems_when_told_by_an_event,
     problems_without_event,
 )
-from tests.pipeline.fake_device import FakeDevice, Schedule, Using
+from tests.pipeline.fake_device import FakeDevice, FakeEvent, Schedule, Using
 
 pytestmark = pytest.mark.usefixtures("quick_turns")
 
@@ -147,6 +147,24 @@ def test_nothing_of_a_lost_device_is_freed(sizes, stage, made):
 def test_a_thread_that_is_told_of_the_loss_by_an_event_frees_nothing():
     """Its own call was good, so that no error comes which would tell it to keep all."""
     assert not problems_when_told_by_an_event()
+
+
+def test_an_event_that_may_not_be_asked_for_keeps_nothing(monkeypatch):
+    """While a handler captures a graph the device refuses to tell, and is as well as before."""
+    kept = []
+    monkeypatch.setattr(FakeDevice, "keep_all", kept.append)
+    device = FakeDevice(Schedule(0))
+    stream = Stream(device, device.stream())
+    stream.keep([], stream.record())
+
+    def refused(_event):
+        raise torch.AcceleratorError("operation not permitted when stream is capturing")
+
+    with monkeypatch.context() as capturing:
+        capturing.setattr(FakeEvent, "query", refused)
+        stream.drop_what_is_done()
+
+    assert not kept
 
 
 def test_what_a_call_without_an_event_took_in_is_never_freed():
