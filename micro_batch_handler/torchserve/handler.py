@@ -28,7 +28,12 @@ from micro_batch_handler.torchserve.hooks import HOOKS, hook_of, payload_ops
 from micro_batch_handler.torchserve.responses import end_streams
 from micro_batch_handler.torchserve.routed import route
 from micro_batch_handler.torchserve.sharing import in_host, leave_host, member_of
-from micro_batch_handler.torchserve.views import current_view, in_this_view
+from micro_batch_handler.torchserve.views import (
+    context_set_here,
+    current_view,
+    in_this_view,
+    set_context_here,
+)
 
 __all__ = ["MicroBatchHandler", "MicroBatchMixin", "engine_of"]
 
@@ -147,8 +152,12 @@ class MicroBatchMixin:
             rows = engine.decoded(data, context)
             if engine.hosted_handle is not None:
                 return engine.hosted_handle(rows, context)
-            call = in_this_view(partial(own_handle, rows, context))
-            answers: list[Any] = engine.call_alone(call)
+
+            def call() -> Any:
+                self.context = context  # in the thread that calls it
+                return own_handle(rows, context)
+
+            answers: list[Any] = engine.call_alone(in_this_view(call))
             return answers
 
         asking = {} if own_handle is None else asking_beside(context, len(data))
@@ -213,12 +222,16 @@ class MicroBatchMixin:
 
     @property
     def context(self) -> Context:
-        """The micro-batch's context inside a stage, the batch's elsewhere."""
-        return current_view(self) or self.__dict__.get("context")
+        """The micro-batch's context inside a stage, the batch's elsewhere.
+
+        A thread that has set one finds that, since others may have batches of their own.
+        """
+        return current_view(self) or context_set_here(self) or self.__dict__.get("context")
 
     @context.setter
     def context(self, context: Context) -> None:
         self.__dict__["context"] = context
+        set_context_here(self, context)
 
     def _micro_batch_engine_for(self, context: Context) -> Engine:
         engine: Engine | None = self.__dict__.get("_micro_batch_engine")

@@ -11,6 +11,7 @@ If several calls run, nobody can tell which one such a thread belongs to, and ba
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,17 +20,20 @@ from ts.context import Context
 __all__ = [
     "ROUTES",
     "Routes",
+    "context_set_here",
     "current_view",
     "in_this_view",
     "own_view",
     "routes_of",
+    "set_context_here",
     "view_in",
     "viewed_by",
 ]
 
 _here = threading.local()
-"""`_here.view` is the (handler, view) of the stage call that runs in this thread, and
-`_here.batch_of` the routes of the batch that this thread was handed."""
+"""`_here.view` is the (handler, view) of the stage call that runs in this thread, `_here.batch_of`
+the routes of the batch that this thread was handed, and `_here.context` the (handler, context) that
+this thread has set last, the handler as a weak reference."""
 
 _NOBODY = (None, None)
 
@@ -62,6 +66,17 @@ def current_view(handler: object) -> Any:
     """The view that is `handler.context` inside a stage call; None elsewhere."""
     caller, view = getattr(_here, "view", _NOBODY)
     return view if caller is handler else None
+
+
+def set_context_here(handler: object, context: Context) -> None:
+    """The calling thread sets `handler.context`."""
+    _here.context = (weakref.ref(handler), context)
+
+
+def context_set_here(handler: object) -> Any:
+    """What the calling thread has set as `handler.context`; None if nothing, or for another."""
+    setter, context = getattr(_here, "context", (lambda: None, None))
+    return context if setter() is handler else None
 
 
 class viewed_by:  # noqa: N801  (a context manager reads as a verb)

@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from abc import abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -19,11 +20,14 @@ from ts.torch_handler.request_envelope.kserve import KServeEnvelope
 
 from harness.fixtures import collected, lanes
 from harness.service import FakeMetrics
+from harness.wait import until
 from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline import lane_pool
 from micro_batch_handler.torchserve import engine
 from tests.fakes import Plain, fake_context, parse_predict_response
+
+PATIENCE_S = 20
 
 
 class Loaded(BaseHandler):
@@ -171,6 +175,30 @@ def test_each_request_of_a_mixed_batch_gets_what_it_asks_for():
     assert {"about": "numbers"} == answers[0]
     assert [2.0, 4.0, -1.0] == answers[2]
     assert [[4.0, 7.0, -2.0], [10.0, 19.0, -2.0]] == [answers[1], answers[3]]
+
+
+def test_an_explanation_keeps_its_context_while_another_batch_comes():
+    """Where several batches may be under way, `self.context` is that of the calling thread."""
+    asked, others_come = threading.Event(), threading.Event()
+
+    class Describing(Exact):
+        def describe_handle(self):
+            asked.set()
+            assert others_come.wait(PATIENCE_S)
+            return self.context.get_request_header(0, "which")
+
+    handler = micro_batched(Describing, micro_batch_size=1)
+    first = fake_context(1, headers=[{"describe": "True", "which": "first"}])
+    second = fake_context(1, headers=[{"which": "second"}])
+    with ThreadPoolExecutor(2) as pool:
+        described = pool.submit(handler.handle, rows(1), first)
+        assert asked.wait(PATIENCE_S)
+        predicted = pool.submit(handler.handle, rows(1), second)
+        until(lambda: handler.context is second, "the second batch")
+        others_come.set()
+
+        assert ["first"] == described.result(PATIENCE_S)
+        assert predicted.result(PATIENCE_S)
 
 
 def test_the_profiler_path_is_base_handlers(monkeypatch):
