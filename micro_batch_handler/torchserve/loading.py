@@ -12,7 +12,6 @@ from ts.context import Context
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.config.limits import response_timeout_of
-from micro_batch_handler.config.rules import is_whole
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline.payloads.operations import PayloadOps
 from micro_batch_handler.torchserve.reading.first_row import takes_first_row_only
@@ -20,6 +19,7 @@ from micro_batch_handler.torchserve.reading.stage_state import state_of_class
 from micro_batch_handler.torchserve.reading.thread_safety import obstacles_of
 from micro_batch_handler.torchserve.splitting import Splitting
 from micro_batch_handler.torchserve.state_watch import StateWatch, own_classes
+from micro_batch_handler.torchserve.worker_count import worker_count
 
 __all__ = ["LoadedHandler", "load", "one_stage", "patience_s", "report_settings"]
 
@@ -62,14 +62,13 @@ def load(handler: Any, ops: PayloadOps, context: Context) -> LoadedHandler:
         ops = replace(ops, rows_of=lambda _: None)  # requests, and answers
     in_force, one_row_ops = _one_row_at_a_time(handler, config, ops)
     section = (model_yaml or {}).get("handler")
-    workers: Any = (model_yaml or {}).get("minWorkers")
     return LoadedHandler(
         in_force,
         one_row_ops,
         _splitting_of(handler, one_row=one_row_ops is not ops),
         _obstacles_of(handler),
         context.system_properties.get("batch_size") or 1,
-        workers=int(workers) if is_whole(workers, least=1) else 1,
+        workers=worker_count(model_yaml),
         first_row=in_force is not config,
         profiles=isinstance(section, dict) and bool(section.get("profile")),
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from harness.wait import until
+from micro_batch_handler.planning.constants import MOST_LANES
+from micro_batch_handler.planning.cores import usable_cores
 
 pytestmark = pytest.mark.server
 
@@ -64,3 +68,18 @@ def test_workers_come_and_go_with_their_model(server):
         assert model.predict(data=b"you").text == "hello you"
 
     until(lambda: server.processes() == before, "the end of the worker")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_share_the_cores(server, workers):
+    """Also where only the registering request says how many workers there are."""
+    start = server.log_sizes()["model_log.log"]
+
+    with server.model("plain", initial_workers=workers):
+
+        def lanes():
+            told = re.findall(r", lanes PerStage\(preprocess=(\d+)", server.log(start=start))
+            return told if len(told) == workers else None
+
+        share = min(max(1, usable_cores() // workers), MOST_LANES)
+        assert [str(share)] * workers == until(lanes, "what each worker logs")
