@@ -87,7 +87,7 @@ def refuse_together(
         )
 
 
-def response_timeout_of(model_yaml: Mapping[object, object]) -> float:
+def response_timeout_of(model_yaml: Mapping[Any, object]) -> float:
     """How long TorchServe waits for a worker's answer, as far as model-config.yaml says."""
     found = model_yaml.get("responseTimeout")
     return float(found) if is_seconds(found) else DEFAULT_RESPONSE_TIMEOUT_S

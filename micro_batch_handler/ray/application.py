@@ -26,6 +26,10 @@ __all__ = ["app", "deployment"]
 SCALING = frozenset({"num_replicas", "autoscaling_config"})
 """Options of which Ray Serve takes one only."""
 
+HEALTH_CHECK_S = 2
+"""How often a replica is asked whether it can serve; Ray replaces it after three that it fails. Its
+own ten seconds let a replica whose device is lost refuse requests for half a minute."""
+
 LEAST_ONGOING = 100
 """Requests that a replica takes at a time, as TorchServe's default `jobQueueSize`."""
 
@@ -104,7 +108,13 @@ def _options_of(archive: ModelArchive, own: Mapping[str, Any]) -> dict[str, Any]
     on_gpu = str(archive.model_yaml.get("deviceType", "gpu")).lower() != "cpu"
     gpus = int(on_gpu and ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0)
     actor = {"ray_actor_options": {"num_gpus": gpus}} if gpus else {}
-    return {**scaling, **actor, "max_ongoing_requests": ongoing, **own}
+    return {
+        **scaling,
+        **actor,
+        "max_ongoing_requests": ongoing,
+        "health_check_period_s": HEALTH_CHECK_S,
+        **own,
+    }
 
 
 def _ongoing(archive: ModelArchive) -> int:

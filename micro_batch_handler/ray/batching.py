@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import compress
 from typing import NamedTuple
 
-from micro_batch_handler.ray.answers import Part
+from micro_batch_handler.ray.answers import Part, ServerError
 from micro_batch_handler.ray.wire_request import WireRequest
 
 __all__ = ["BatchQueue"]
+
+DIED = ServerError(500, "InternalServerException", "Worker died.")
+"""What TorchServe's frontend answers for a worker that it has ended."""
+
+NO_WORKER = ServerError(
+    503, "ServiceUnavailableException", "All batches hang, and the replica is being replaced"
+)
 
 ENOUGH = 2
 """Batches under way that leave no stage without work: one is computed, one is prepared."""
@@ -34,13 +41,16 @@ class BatchQueue:
     """Answers requests in batches; all of it runs in one event loop.
 
     A batch begins when it is full, or when its first request has waited for long enough and fewer
-    than two batches are under way.
+    than two batches are under way. A batch that takes too long is answered as TorchServe's frontend
+    answers it. Its thread is left hanging, for whoever ends the process; once no thread is left,
+    requests are refused.
 
     Args:
         answers: gives the answers to a batch, in the order of its requests; called in threads.
         size: the most requests of a batch.
         delay_s: how long the first request of a batch waits for others.
         in_flight: the most batches under way.
+        response_timeout_s: how long a batch may take.
     """
 
     def __init__(
@@ -49,11 +59,15 @@ class BatchQueue:
         size: int,
         delay_s: float,
         in_flight: int,
+        response_timeout_s: float,
     ) -> None:
         self._answers = answers
         self._size = size
         self._delay_s = delay_s
         self._in_flight = in_flight
+        self._response_timeout_s = response_timeout_s
+        self.hanging = 0
+        """Batches that have taken too long."""
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="mbh-batch")
         self._waiting: deque[_Waiting] = deque()
         self._under_way = 0
@@ -65,6 +79,8 @@ class BatchQueue:
         Raises:
             Exception: whatever `answers` raises for the batch.
         """
+        if self.hanging == self._in_flight:
+            return NO_WORKER
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Part] = loop.create_future()
         self._waiting.append(_Waiting(request, answered, loop.time() + self._delay_s))
@@ -91,13 +107,27 @@ class BatchQueue:
             self._under_way += 1
             requests = [each.request for each in batch]
             answered = loop.run_in_executor(self._pool, self._answers, requests)
-            answered.add_done_callback(partial(self._end, batch))
+            limit = loop.call_later(self._response_timeout_s, self._give_up, batch)
+            answered.add_done_callback(partial(self._end, batch, limit))
 
     def _look_again(self) -> None:
         self._timer = None
         self._begin()
 
-    def _end(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Part]]) -> None:
+    def _give_up(self, batch: Sequence[_Waiting]) -> None:
+        self.hanging += 1
+        _answer(batch, DIED)
+        if self.hanging == self._in_flight:
+            _answer(self._waiting, NO_WORKER)
+            self._waiting.clear()
+
+    def _end(
+        self,
+        batch: Sequence[_Waiting],
+        limit: asyncio.TimerHandle,
+        done: asyncio.Future[list[Part]],
+    ) -> None:
+        limit.cancel()
         self._under_way -= 1
         waits = [not each.answered.done() for each in batch]
         error = done.exception()
@@ -108,3 +138,10 @@ class BatchQueue:
             for each, answer in compress(zip(batch, done.result(), strict=True), waits):
                 each.answered.set_result(answer)
         self._begin()
+
+
+def _answer(requests: Iterable[_Waiting], answer: Part) -> None:
+    """Give those the answer that still wait for one."""
+    for each in requests:
+        if not each.answered.done():
+            each.answered.set_result(answer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
+from micro_batch_handler.config.limits import response_timeout_of
 from micro_batch_handler.ray.answers import Part
 from micro_batch_handler.ray.batching import BatchQueue
 from micro_batch_handler.ray.frontend import Frontend
@@ -30,7 +31,11 @@ class ModelReplica:
     def __init__(self, archive: ModelArchive, *, install_requirements: bool = False) -> None:
         self._model = ServedModel(archive, install_requirements=install_requirements)
         self._batches = BatchQueue(
-            self._model.answers, archive.batch_size, archive.batch_delay_s, self._model.in_flight
+            self._model.answers,
+            archive.batch_size,
+            archive.batch_delay_s,
+            self._model.in_flight,
+            response_timeout_of(archive.model_yaml),
         )
 
     async def answer(self, request: WireRequest) -> Part:
@@ -66,6 +71,8 @@ class ModelReplica:
         Raises:
             RuntimeError: it cannot.
         """
+        if self._batches.hanging:
+            raise RuntimeError("a batch has taken longer than responseTimeout")
         if self._model.why_unhealthy:
             raise RuntimeError(self._model.why_unhealthy)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
+from micro_batch_handler.ray import replica
+from micro_batch_handler.ray.answers import ServerError
 from micro_batch_handler.ray.batching import BatchQueue
 
 NEVER_S = 3600
@@ -43,7 +46,7 @@ def test_a_full_batch_begins_at_once(model):
     """It does not wait for its delay, and each request gets its own answer."""
 
     async def story():
-        batches = BatchQueue(model.answers, 2, NEVER_S, 4)
+        batches = BatchQueue(model.answers, 2, NEVER_S, 4, NEVER_S)
         asked = [asyncio.ensure_future(batches.answer(word)) for word in ("a", "b")]
         assert await model.next_batch() == ["a", "b"]
         model.let_go.release()
@@ -56,7 +59,7 @@ def test_what_is_not_full_waits_while_two_batches_are_under_way(model):
     """What comes meanwhile shares one batch, which begins as soon as one of the two ends."""
 
     async def story():
-        batches = BatchQueue(model.answers, 4, 0, 4)
+        batches = BatchQueue(model.answers, 4, 0, 4, NEVER_S)
         asked = []
         for word in ("a", "b"):
             asked.append(asyncio.ensure_future(batches.answer(word)))
@@ -76,7 +79,7 @@ def test_no_more_batches_are_under_way_than_may_be(model):
     """Full ones wait, too, where the handler takes one batch at a time."""
 
     async def story():
-        batches = BatchQueue(model.answers, 1, 0, 1)
+        batches = BatchQueue(model.answers, 1, 0, 1, NEVER_S)
         asked = [asyncio.ensure_future(batches.answer(word)) for word in ("a", "b")]
         assert await model.next_batch() == ["a"]
         assert model.come.empty()
@@ -92,7 +95,7 @@ def test_a_batch_that_fails_fails_alone(model):
     """Each of its requests gets the error, and the next batch is answered."""
 
     async def story():
-        batches = BatchQueue(model.answers, 2, NEVER_S, 1)
+        batches = BatchQueue(model.answers, 2, NEVER_S, 1, NEVER_S)
         model.let_go.release(2)
         words = ("a", "bad", "c", "d")
         asked = [batches.answer(word) for word in words]
@@ -106,7 +109,7 @@ def test_a_request_whose_client_has_gone_costs_nothing(model):
     """It is left out of its batch, and the answers of the others stay in order."""
 
     async def story():
-        batches = BatchQueue(model.answers, 3, NEVER_S, 1)
+        batches = BatchQueue(model.answers, 3, NEVER_S, 1, NEVER_S)
         model.let_go.release()
         asked = [asyncio.ensure_future(batches.answer(word)) for word in ("a", "gone")]
         await asyncio.sleep(0)  # both have asked
@@ -115,5 +118,41 @@ def test_a_request_whose_client_has_gone_costs_nothing(model):
         assert await batches.answer("c") == "c!"
         assert await asked[0] == "a!"
         assert await model.next_batch() == ["a", "c"]
+
+    asyncio.run(story())
+
+
+def test_a_batch_that_takes_too_long_is_answered_as_torchserve_does(model):
+    """Nobody waits for ever: once all threads hang, who comes or waits is told to ask again."""
+
+    async def story():
+        batches = BatchQueue(model.answers, 2, NEVER_S, 1, 0.01)
+        died = ServerError(500, "InternalServerException", "Worker died.")
+        asked = [batches.answer(word) for word in ("a", "b", "waits")]
+        *answers, waited = await asyncio.gather(*asked)
+        assert (answers, waited.status) == ([died, died], 503)
+        assert (await batches.answer("new")).status == 503
+        model.let_go.release()  # the one that hangs
+
+    asyncio.run(story())
+
+
+def test_a_replica_whose_batch_takes_too_long_says_that_it_is_ill(monkeypatch):
+    """Ray asks for its health, and puts a fresh one in its place."""
+
+    class Hanging(Model):
+        why_unhealthy, in_flight, sends_parts = "", 1, False
+
+    hanging = Hanging()
+    monkeypatch.setattr(replica, "ServedModel", lambda *_, **__: hanging)
+    archive = SimpleNamespace(batch_size=1, batch_delay_s=0, model_yaml={"responseTimeout": 0.01})
+
+    async def story():
+        served = replica.ModelReplica(archive)
+        served.check_health()
+        assert (await served.answer("a")).status == 500
+        with pytest.raises(RuntimeError, match="longer than responseTimeout"):
+            served.check_health()
+        hanging.let_go.release()
 
     asyncio.run(story())

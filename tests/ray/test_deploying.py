@@ -56,6 +56,7 @@ def test_workers_become_replicas(archive):
     assert scaled._deployment_config.autoscaling_config.min_replicas == 2
     assert scaled._deployment_config.autoscaling_config.max_replicas == 5
     assert fixed.num_replicas == 3
+    assert fixed._deployment_config.health_check_period_s == 2
 
 
 def test_what_cannot_be_deployed_is_refused_at_once(archive, tmp_path):
