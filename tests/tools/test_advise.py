@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,11 @@ from harness.simulated import Machine, linear
 from harness.tuned import SimulatedRunner
 from micro_batch_handler.__main__ import main
 from micro_batch_handler.config import MicroBatchingConfig, PerStage
+from micro_batch_handler.tools.advising import next_step as advising
 from micro_batch_handler.tools.advising.comparison import Alone
 from micro_batch_handler.tools.advising.findings import run
 from micro_batch_handler.tools.advising.memory import Memory, machine_bytes
+from micro_batch_handler.tools.advising.next_step import next_step
 from micro_batch_handler.tools.advising.options import Forecasts, Option, Options
 from micro_batch_handler.tools.advising.rules import Verdict, advise
 from micro_batch_handler.tools.tuning.load import Load
@@ -249,6 +252,19 @@ def test_the_text_says_one_advice_why_and_what_next(capsys):
     assert "\nWhy: " in told
     assert "\nNext: " in told
     assert "Next: micro-batch-handler trace ours.py --config-file model-config.yaml" in told
+
+
+@pytest.mark.parametrize(("devices", "threads"), [(0, True), (2, False)])
+def test_plain_workers_on_the_cpu_are_given_threads(devices, threads, monkeypatch):
+    """The next step names the variable; on a GPU the cores are not what the workers share."""
+    monkeypatch.setattr(advising, "usable_cores", lambda: 8)
+    held = SimpleNamespace(devices=devices)
+    findings = SimpleNamespace(name="cats", memory=held)
+    advice = advise(options(changed=130, workers=170, both=190))
+
+    assert advice.verdict == Verdict.WORKERS
+    told = next_step(findings, advice, SimpleNamespace())
+    assert threads == ("OMP_NUM_THREADS=2" in told)
 
 
 def test_an_example_of_the_handler_stands_for_a_sample(capsys):

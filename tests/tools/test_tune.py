@@ -185,6 +185,23 @@ def test_a_worker_that_cannot_load_is_told_of():
         pytest.fail("it has loaded")
 
 
+@pytest.mark.parametrize(("more", "lanes"), [("", 3), ("  allowed_sizes: [4]\n", 1)])
+def test_lanes_of_inference_are_tried_on_the_cpu(more, lanes, monkeypatch, capsys):
+    """As many as of the other stages, unless inference belongs to one thread."""
+    Path("model-config.yaml").write_text(CONFIG + more)
+    tried = []
+
+    def stop(_runner, _given, space, *_):
+        tried.append(space.most_lanes)
+        raise SettingFails("enough")
+
+    monkeypatch.setattr(handler_tuning, "tune", stop)
+    assert tune("--max-lanes", "3", "--max-workers", "1") == 1
+
+    assert "enough" in capsys.readouterr().err
+    assert [PerStage(3, lanes, 3)] == tried
+
+
 def test_the_workers_that_torchserve_would_start_are_measured(monkeypatch, capsys):
     """Two cores and no minWorkers are two workers; three clients fill batches of one in them."""
     monkeypatch.setattr(handler_tuning, "usable_cores", lambda: 2)

@@ -113,6 +113,16 @@ def test_what_threads_gain_is_measured_and_predicted(threads):
         assert model.batch_s(given) == pytest.approx(runner.batch_s(given), rel=0.05)
 
 
+def test_workers_have_fewer_threads_than_were_measured():
+    """Two on two cores have one thread each, so their calls take longer than those of one."""
+    machine = Machine([linear(0, 0.0005), linear(0.002, 0.003), linear(0, 0.0002)], cores=2)
+    runner, model = modelled(machine, 2, [1, 2], parallel=0.8)
+
+    for setting in (Setting.whole(16), Setting(16, Plan(8, 16, 16))):
+        two = replace(setting, workers=2)
+        assert model.batch_s(two) == pytest.approx(runner.batch_s(two), rel=0.1)
+
+
 def test_what_batches_took_corrects_what_is_expected_of_others():
     """A setting that took 30 % longer makes others of its kind expected longer, and no others."""
     _, model = modelled(Machine([linear(0.001, 0.003)] * 3), 8)

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from micro_batch_handler.config import SECTION
+from micro_batch_handler.planning.cores import share_of, usable_cores
 from micro_batch_handler.tools.advising.findings import Findings
 from micro_batch_handler.tools.advising.rules import Advice, Verdict
 from micro_batch_handler.tools.workbench.flags import files_of
@@ -43,6 +44,7 @@ def next_step(findings: Findings, advice: Advice, flags: argparse.Namespace) -> 
         lines = [
             f'curl -X PUT "{url}" -H "Authorization: Bearer $MANAGEMENT_KEY"',
             f"or set {counted} in model-config.yaml",
+            *_threads(findings, workers),
         ]
     elif advice.verdict == Verdict.DECODE:
         lines = [
@@ -55,6 +57,14 @@ def next_step(findings: Findings, advice: Advice, flags: argparse.Namespace) -> 
     else:
         lines = ["nothing" if findings.brought else _command("trace", flags, "--sample")]
     return "\n      ".join(lines)
+
+
+def _threads(findings: Findings, workers: int) -> list[str]:
+    """What to set so that PyTorch's threads in plain workers do not wait for one another."""
+    share = share_of(usable_cores(), workers)
+    if findings.memory.devices or workers == 1:
+        return []
+    return [f"and start TorchServe with OMP_NUM_THREADS={share}: each worker takes all cores else"]
 
 
 def _adopt(findings: Findings, flags: argparse.Namespace) -> str:

@@ -99,8 +99,8 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         "--max-lanes",
         type=count,
         metavar="N",
-        help="threads of preprocess and of postprocess, whose methods must be thread-safe for it "
-        "(default: one a core, at most 4); inference keeps its own",
+        help="lanes of each stage, whose method must bear so many threads (default: one a core, at "
+        "most 8); inference on a GPU, with share_model or with allowed_sizes keeps its own",
     )
     space.add_argument(
         "--max-workers",

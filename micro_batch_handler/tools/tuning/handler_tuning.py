@@ -74,7 +74,8 @@ def tune_handler(flags: argparse.Namespace) -> Tuning:
         filled = given
         if not load.fills(given):  # as large as the clients fill them
             filled = replace(given, batch_size=max(1, flags.clients // given.workers))
-        space = _space(workbench.config, given, flags, counts)
+        on_device = workbench.setup.on_device
+        space = _space(workbench.config, given, flags, counts, on_device=on_device)
         wanted = goals(flags.p99_ms, flags.memory_mib)
         tuning = tune(runner, filled, space, wanted, budget, load)
         if flags.memory_mib is not None and tuning.measured.memory is None:
@@ -171,8 +172,7 @@ def _about(
         found.append(
             f"model-config.yaml does not say minWorkers and maxWorkers: TorchServe would start "
             f"{started}, one for each {'GPU' if devices else 'core'}, unless "
-            f"default_workers_per_model in config.properties says otherwise. Say them: the figures "
-            f"are of workers that share PyTorch's threads, which without minWorkers they do not"
+            f"default_workers_per_model in config.properties says otherwise"
         )
     if given.workers < started:
         found.append(
@@ -189,12 +189,21 @@ def _about(
 
 
 def _space(
-    config: MicroBatchingConfig, given: Setting, flags: argparse.Namespace, counts: Counts
+    config: MicroBatchingConfig,
+    given: Setting,
+    flags: argparse.Namespace,
+    counts: Counts,
+    *,
+    on_device: bool,
 ) -> Space:
     cores = usable_cores()
     auto = lanes_for(PerStage.of(AUTO), cores)
     most = flags.max_lanes
-    lanes = PerStage(most or auto.preprocess, given.lanes.inference, most or auto.postprocess)
+    inference = given.lanes.inference
+    if not (on_device or config.share_model or config.allowed_sizes):
+        # PyTorch's threads inside one call gain less than calls beside each other.
+        inference = max(inference, most or auto.preprocess)
+    lanes = PerStage(most or auto.preprocess, inference, most or auto.postprocess)
     sizes = counts_up_to(min(flags.max_batch, flags.clients or flags.max_batch))
     numbers = {
         shares: sorted({*counts_up_to(counts.own(shares)), *extra} - {0})

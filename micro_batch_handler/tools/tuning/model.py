@@ -104,11 +104,16 @@ class BatchModel:
         return now.cores_used
 
     def _threads(self, setting: Setting, at: int) -> tuple[ThreadEffect, ThreadEffect]:
-        """The effect of the threads inside calls of a stage, and of those that `auto` gives."""
-        auto = replace(setting, threads=AUTO_THREADS)
+        """The effect of the threads inside calls of a stage, and of those that were measured.
+
+        These are what `auto` gives to one worker. Threads whose effect was not measured count as
+        those.
+        """
+        auto = replace(setting, threads=AUTO_THREADS, workers=1)
         now, usual = (each.threads_in_calls(self.cores)[at] for each in (setting, auto))
         threads = self.measured.threads
-        return threads.get(now, AS_AUTO), threads.get(usual, AS_AUTO)
+        found = threads.get(usual, AS_AUTO)
+        return threads.get(now, found), found
 
 
 class Corrections:

@@ -155,13 +155,18 @@ class Space:
             replace(setting, threads=own, workers=count, shares=True)
             for count in self.members
             for setting in found
-            if not self._crowds(setting, count)
+            if self._is_shared(setting, count)
         ]
 
-    def _crowds(self, setting: Setting, members: int) -> bool:
-        """Whether the lanes of so many members are too many, the model's not counted."""
+    def _is_shared(self, setting: Setting, members: int) -> bool:
+        """Whether so many members may have it: not with lanes of inference, nor too many others.
+
+        The process with the model makes one call at a time, however many of their lanes wait.
+        """
+        if not self.config.share_model and setting.lanes.inference > 1:
+            return False
         lanes = setting.lanes.preprocess + setting.lanes.postprocess if setting.splits else 1
-        return members > 1 and members * lanes > CROWDED * self.cores
+        return members == 1 or members * lanes <= CROWDED * self.cores
 
     def _threads_for(self, setting: Setting, workers: int) -> Iterator[PerStage[Threads]]:
         """The threads to try, without those that come to the same or crowd the cores."""
