@@ -152,12 +152,8 @@ class MicroBatchMixin:
             rows = engine.decoded(data, context)
             if engine.hosted_handle is not None:
                 return engine.hosted_handle(rows, context)
-
-            def call() -> Any:
-                self.context = context  # in the thread that calls it
-                return own_handle(rows, context)
-
-            answers: list[Any] = engine.call_alone(in_this_view(call))
+            call = in_this_view(partial(own_handle, rows, context))
+            answers: list[Any] = engine.call_alone(call)
             return answers
 
         asking = {} if own_handle is None else asking_beside(context, len(data))
@@ -222,10 +218,7 @@ class MicroBatchMixin:
 
     @property
     def context(self) -> Context:
-        """The micro-batch's context inside a stage, the batch's elsewhere.
-
-        A thread that has set one finds that, since others may have batches of their own.
-        """
+        """The micro-batch's context inside a stage, the calling thread's batch's elsewhere."""
         return current_view(self) or context_set_here(self) or self.__dict__.get("context")
 
     @context.setter

@@ -37,6 +37,9 @@ this thread has set last, the handler as a weak reference."""
 
 _NOBODY = (None, None)
 
+_UNSET = (lambda: None, None)
+"""In place of a weak reference to a handler, and its context."""
+
 ROUTES = "_micro_batch_routes"
 """The attribute in which a context, its views and its metrics have their `Routes`."""
 
@@ -75,7 +78,7 @@ def set_context_here(handler: object, context: Context) -> None:
 
 def context_set_here(handler: object) -> Any:
     """What the calling thread has set as `handler.context`; None if nothing, or for another."""
-    setter, context = getattr(_here, "context", (lambda: None, None))
+    setter, context = getattr(_here, "context", _UNSET)
     return context if setter() is handler else None
 
 
@@ -102,15 +105,15 @@ class viewed_by:  # noqa: N801  (a context manager reads as a verb)
 
 def in_this_view(function: Callable[[], Any]) -> Callable[[], Any]:
     """The function, which sees what this thread sees now, whichever thread calls it."""
-    mine = getattr(_here, "view", _NOBODY)
+    mine, context = getattr(_here, "view", _NOBODY), getattr(_here, "context", _UNSET)
 
     def call() -> Any:
-        outer = getattr(_here, "view", _NOBODY)
-        _here.view = mine
+        outer, before = getattr(_here, "view", _NOBODY), getattr(_here, "context", _UNSET)
+        _here.view, _here.context = mine, context
         try:
             return function()
         finally:
-            _here.view = outer
+            _here.view, _here.context = outer, before
 
     return call
 

@@ -9,6 +9,7 @@ import threading
 import weakref
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from harness.wait import until
 from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline import lane_pool
+from micro_batch_handler.pipeline.loading_lane import LoadingLane
 from micro_batch_handler.torchserve import engine
 from tests.fakes import Plain, fake_context, parse_predict_response
 
@@ -177,17 +179,20 @@ def test_each_request_of_a_mixed_batch_gets_what_it_asks_for():
     assert [[4.0, 7.0, -2.0], [10.0, 19.0, -2.0]] == [answers[1], answers[3]]
 
 
-def test_an_explanation_keeps_its_context_while_another_batch_comes():
-    """Where several batches may be under way, `self.context` is that of the calling thread."""
+@pytest.mark.parametrize("in_lane", [False, True], ids=["its thread", "the loading lane"])
+def test_an_explanation_keeps_its_context_while_another_batch_comes(in_lane):
+    """Where several batches may be under way, `self.context` is its own, wherever it runs."""
     asked, others_come = threading.Event(), threading.Event()
 
     class Describing(Exact):
-        def describe_handle(self):
+        def handle(self, data, context):
             asked.set()
             assert others_come.wait(PATIENCE_S)
-            return self.context.get_request_header(0, "which")
+            return [self.context.get_request_header(0, "which")]
 
-    handler = micro_batched(Describing, micro_batch_size=1)
+    lane = LoadingLane()
+    make = partial(micro_batched, Describing, micro_batch_size=1)
+    handler = lane.do(make) if in_lane else make()
     first = fake_context(1, headers=[{"describe": "True", "which": "first"}])
     second = fake_context(1, headers=[{"which": "second"}])
     with ThreadPoolExecutor(2) as pool:
@@ -199,6 +204,7 @@ def test_an_explanation_keeps_its_context_while_another_batch_comes():
 
         assert ["first"] == described.result(PATIENCE_S)
         assert predicted.result(PATIENCE_S)
+    lane.close()
 
 
 def test_the_profiler_path_is_base_handlers(monkeypatch):
