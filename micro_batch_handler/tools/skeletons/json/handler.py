@@ -4,6 +4,7 @@ A request is a JSON list of four numbers, in cm: [sepal length, sepal width, pet
 width]. An answer is {"species": "setosa", "probability": 0.99}.
 """
 
+import json
 from typing import Any
 
 import torch
@@ -40,8 +41,13 @@ class Handler(MicroBatchHandler):
 
 
 def measurements(row: dict[str, Any]) -> list[float]:
-    """The four numbers of one request; TorchServe has decoded its JSON."""
+    """The four numbers of one request; without a content type, as over gRPC, it comes as bytes."""
     body = row.get("body")
+    if isinstance(body, (bytes, bytearray)):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            body = None
     if (
         not isinstance(body, list)
         or len(body) != 4
