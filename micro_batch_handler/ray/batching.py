@@ -7,23 +7,28 @@ batch only waits in the handler, and takes a call of its own with whatever few r
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import compress
+from textwrap import indent
 from typing import NamedTuple
 
+from micro_batch_handler.pipeline.watch import stacks
 from micro_batch_handler.ray.answers import Part, ServerError
 from micro_batch_handler.ray.wire_request import WireRequest
 
 __all__ = ["BatchQueue"]
 
+logger = logging.getLogger(__name__)
+
 DIED = ServerError(500, "InternalServerException", "Worker died.")
 """What TorchServe's frontend answers for a worker that it has ended."""
 
 NO_WORKER = ServerError(
-    503, "ServiceUnavailableException", "All batches hang, and the replica is being replaced"
+    503, "ServiceUnavailableException", "A batch hangs, and the replica is being replaced"
 )
 
 ENOUGH = 2
@@ -41,16 +46,17 @@ class BatchQueue:
     """Answers requests in batches; all of it runs in one event loop.
 
     A batch begins when it is full, or when its first request has waited for long enough and fewer
-    than two batches are under way. A batch that takes too long is answered as TorchServe's frontend
-    answers it. Its thread is left hanging, for whoever ends the process; once no thread is left,
-    requests are refused.
+    than two batches are under way. If none of those under way ends for too long, they are answered
+    as TorchServe's frontend answers them, and all other requests are refused. Their threads are
+    left hanging, for whoever ends the process.
 
     Args:
         answers: gives the answers to a batch, in the order of its requests; called in threads.
         size: the most requests of a batch.
         delay_s: how long the first request of a batch waits for others.
         in_flight: the most batches under way.
-        response_timeout_s: how long a batch may take.
+        response_timeout_s: how long no batch may end while some are under way. They share lanes,
+            so each may have to wait for those before it.
     """
 
     def __init__(
@@ -66,11 +72,12 @@ class BatchQueue:
         self._delay_s = delay_s
         self._in_flight = in_flight
         self._response_timeout_s = response_timeout_s
-        self.hanging = 0
-        """Batches that have taken too long."""
+        self.hangs = False
+        """Whether no batch has ended for too long."""
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="mbh-batch")
         self._waiting: deque[_Waiting] = deque()
-        self._under_way = 0
+        self._under_way: list[Sequence[_Waiting]] = []
+        self._limit: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def answer(self, request: WireRequest) -> Part:
@@ -79,7 +86,7 @@ class BatchQueue:
         Raises:
             Exception: whatever `answers` raises for the batch.
         """
-        if self.hanging == self._in_flight:
+        if self.hangs:
             return NO_WORKER
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Part] = loop.create_future()
@@ -90,9 +97,9 @@ class BatchQueue:
     def _begin(self) -> None:
         """Begin the batches that may begin now."""
         loop = asyncio.get_running_loop()
-        while self._waiting and self._under_way < self._in_flight:
+        while self._waiting and len(self._under_way) < self._in_flight:
             if len(self._waiting) < self._size:
-                if self._under_way >= ENOUGH:
+                if len(self._under_way) >= ENOUGH:
                     return  # the end of one looks again
                 due_s = self._waiting[0].due_s
                 if due_s > loop.time():
@@ -104,31 +111,39 @@ class BatchQueue:
             batch = [each for each in taken if not each.answered.done()]
             if not batch:
                 continue
-            self._under_way += 1
+            self._under_way.append(batch)
+            if self._limit is None:
+                self._await_end()
             requests = [each.request for each in batch]
             answered = loop.run_in_executor(self._pool, self._answers, requests)
-            limit = loop.call_later(self._response_timeout_s, self._give_up, batch)
-            answered.add_done_callback(partial(self._end, batch, limit))
+            answered.add_done_callback(partial(self._end, batch))
 
     def _look_again(self) -> None:
         self._timer = None
         self._begin()
 
-    def _give_up(self, batch: Sequence[_Waiting]) -> None:
-        self.hanging += 1
-        _answer(batch, DIED)
-        if self.hanging == self._in_flight:
-            _answer(self._waiting, NO_WORKER)
-            self._waiting.clear()
+    def _await_end(self) -> None:
+        """Give up if no batch ends in time from now on."""
+        if self._limit is not None:
+            self._limit.cancel()
+        loop = asyncio.get_running_loop()
+        within_s = self._response_timeout_s
+        self._limit = loop.call_later(within_s, self._give_up) if self._under_way else None
 
-    def _end(
-        self,
-        batch: Sequence[_Waiting],
-        limit: asyncio.TimerHandle,
-        done: asyncio.Future[list[Part]],
-    ) -> None:
-        limit.cancel()
-        self._under_way -= 1
+    def _give_up(self) -> None:
+        self.hangs = True
+        told = indent(stacks(), "  ")
+        logger.error(
+            "no batch has ended for %s s. What the lanes do:\n%s", self._response_timeout_s, told
+        )
+        for batch in self._under_way:
+            _answer(batch, DIED)
+        _answer(self._waiting, NO_WORKER)
+        self._waiting.clear()
+
+    def _end(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Part]]) -> None:
+        self._under_way.remove(batch)
+        self._await_end()
         waits = [not each.answered.done() for each in batch]
         error = done.exception()
         if error is not None:

@@ -71,8 +71,8 @@ class ModelReplica:
         Raises:
             RuntimeError: it cannot.
         """
-        if self._batches.hanging:
-            raise RuntimeError("a batch has taken longer than responseTimeout")
+        if self._batches.hangs:
+            raise RuntimeError("no batch has ended for responseTimeout")
         if self._model.why_unhealthy:
             raise RuntimeError(self._model.why_unhealthy)
 

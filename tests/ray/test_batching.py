@@ -37,6 +37,15 @@ class Model:
         return await asyncio.to_thread(self.come.get, timeout=PATIENCE_S)
 
 
+class Limit:
+    """A timer that never rings."""
+
+    cancelled = False
+
+    def cancel(self):
+        self.cancelled = True
+
+
 @pytest.fixture
 def model():
     return Model()
@@ -122,17 +131,41 @@ def test_a_request_whose_client_has_gone_costs_nothing(model):
     asyncio.run(story())
 
 
-def test_a_batch_that_takes_too_long_is_answered_as_torchserve_does(model):
-    """Nobody waits for ever: once all threads hang, who comes or waits is told to ask again."""
+@pytest.mark.parametrize("in_flight", [1, 2, 4])
+def test_batches_that_take_too_long_are_answered_as_torchserve_does(model, in_flight):
+    """Nobody waits for ever: who comes or waits meanwhile is told to ask again."""
 
     async def story():
-        batches = BatchQueue(model.answers, 2, NEVER_S, 1, 0.01)
+        batches = BatchQueue(model.answers, 2, NEVER_S, in_flight, 0.01)
         died = ServerError(500, "InternalServerException", "Worker died.")
-        asked = [batches.answer(word) for word in ("a", "b", "waits")]
+        asked = [batches.answer(word) for word in (*range(2 * in_flight), "waits")]
         *answers, waited = await asyncio.gather(*asked)
-        assert (answers, waited.status) == ([died, died], 503)
+        assert (answers, waited.status) == ([died] * 2 * in_flight, 503)
         assert (await batches.answer("new")).status == 503
-        model.let_go.release()  # the one that hangs
+        model.let_go.release(in_flight)  # the threads that hang
+
+    asyncio.run(story())
+
+
+def test_a_batch_may_wait_for_those_before_it(monkeypatch):
+    """The time is counted from when the batch before has ended, since batches share lanes."""
+
+    async def story():
+        loop, limits = asyncio.get_running_loop(), []
+        monkeypatch.setattr(
+            loop, "call_later", lambda _s, give_up: limits.append(Limit()) or limits[-1]
+        )
+        model = Model()
+        batches = BatchQueue(model.answers, 1, NEVER_S, 2, 1)
+        asked = [asyncio.ensure_future(batches.answer(word)) for word in ("a", "b")]
+        for _ in asked:
+            await asyncio.to_thread(model.come.get)
+        model.let_go.release()
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert [each.cancelled for each in limits] == [True, False]
+        model.let_go.release()
+        assert await asyncio.gather(*asked) == ["a!", "b!"]
+        assert [each.cancelled for each in limits] == [True, True]
 
     asyncio.run(story())
 
@@ -151,7 +184,7 @@ def test_a_replica_whose_batch_takes_too_long_says_that_it_is_ill(monkeypatch):
         served = replica.ModelReplica(archive)
         served.check_health()
         assert (await served.answer("a")).status == 500
-        with pytest.raises(RuntimeError, match="longer than responseTimeout"):
+        with pytest.raises(RuntimeError, match="for responseTimeout"):
             served.check_health()
         hanging.let_go.release()
 
