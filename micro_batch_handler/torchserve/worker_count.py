@@ -18,7 +18,7 @@ WORKER = "model_service_worker.py"
 
 
 def worker_count(model_yaml: Mapping[str, Any] | None) -> int:
-    """The workers of this process's model, this one included; at least 1.
+    """The workers of this process's model and version, this one included; at least 1.
 
     That is `minWorkers` of model-config.yaml, or the workers that run beside this one if they are
     more. Without `minWorkers`, TorchServe starts as many as config.properties or the registering
@@ -31,8 +31,8 @@ def worker_count(model_yaml: Mapping[str, Any] | None) -> int:
 
 
 def _running() -> int:
-    """The workers that the same frontend runs in the same folder, which each model has its own."""
-    if Path(sys.argv[0]).name != WORKER:
+    """The workers that the same frontend runs in the same folder, which is of one archive."""
+    if not any(Path(word).name == WORKER for word in sys.argv[:1]):
         return 1
     try:
         me = psutil.Process()
@@ -46,6 +46,7 @@ def _running() -> int:
 
 def _runs_in(folder: str, process: psutil.Process) -> bool:
     try:
-        return bool(process.cwd() == folder)
+        runs = any(Path(word).name == WORKER for word in process.cmdline())
+        return runs and bool(process.cwd() == folder)
     except (psutil.Error, OSError):  # it has just ended
         return False
