@@ -122,9 +122,9 @@ class MicroBatchingConfig:
             )
         ),
         "threads that PyTorch may use inside one call on the CPU. `auto` is 1 in the lanes of "
-        "preprocess and postprocess; the lanes of inference share the cores that these leave. A "
-        "whole batch gets the largest of the three, and there inference's `auto` is all cores (of "
-        "affinity and container). Workers of a model share the cores. With `share_model` the "
+        "preprocess and postprocess; the lanes of inference share the cores (of affinity and "
+        "container). A whole batch gets the largest of the three, and there inference's `auto` is "
+        "all cores. Workers of a model share the cores. With `share_model` the "
         "number for inference is that of the model's process, with all cores; in a worker it is 1",
     )
     share_model: bool = key(

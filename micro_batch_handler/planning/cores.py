@@ -70,11 +70,11 @@ class IntraOpThreads:
     ) -> IntraOpThreads:
         """The threads that are wanted; `auto` shares the cores out.
 
-        By default PyTorch starts one thread a core in each call, so that lanes that call at the
-        same time would have several times as many threads as cores. Preprocess and postprocess
-        compute little with PyTorch: `auto` gives them one thread each, and inference the rest, but
-        half of the cores at least, since all of those lanes seldom work. A whole batch has all
-        cores to itself; it gets the most that any stage wants.
+        Preprocess and postprocess compute little with PyTorch: `auto` gives each of their lanes one
+        thread, so that lanes that call at the same time do not have several times as many threads
+        as cores. The lanes of inference share all cores, also those that the other lanes use while
+        they work, which would be idle for the rest of the time: see benchmarks/README.md, examples.
+        A whole batch gets the most that any stage wants.
 
         Args:
             wanted: in the lanes of each stage.
@@ -84,9 +84,7 @@ class IntraOpThreads:
         """
         outer = [1 if each == AUTO else each for each in (wanted.preprocess, wanted.postprocess)]
         if wanted.inference == AUTO:
-            rest = cores - lanes.preprocess * outer[0] - lanes.postprocess * outer[1]
-            share = max(rest, cores // 2) // lanes.inference
-            inner, whole = min(most, max(1, share)), most
+            inner, whole = min(most, max(1, cores // lanes.inference)), most
         else:
             inner = whole = wanted.inference
         return cls(PerStage(outer[0], inner, outer[1]), max(*outer, whole))

@@ -105,19 +105,19 @@ AUTO = PerStage.of("auto")
 @pytest.mark.parametrize(
     ("wanted", "lanes", "cores", "most", "in_lanes", "whole"),
     [
-        (AUTO, (2, 1, 1), 8, 8, (1, 5, 1), 8),
-        (AUTO, (1, 2, 1), 8, 8, (1, 3, 1), 8),
-        (AUTO, (4, 1, 4), 2, 2, (1, 1, 1), 2),
+        (AUTO, (2, 1, 1), 8, 8, (1, 8, 1), 8),
+        (AUTO, (1, 3, 1), 8, 8, (1, 2, 1), 8),
+        (AUTO, (4, 4, 4), 2, 2, (1, 1, 1), 2),
         (AUTO, (1, 1, 1), 8, 3, (1, 3, 1), 3),
         (PerStage.of(3), (2, 1, 1), 8, 2, (3, 3, 3), 3),
         (PerStage("auto", 4, "auto"), (2, 1, 1), 8, 8, (1, 4, 1), 4),
-        (PerStage(2, "auto", 1), (2, 1, 1), 8, 8, (2, 4, 1), 8),
-        (AUTO, (8, 1, 8), 16, 16, (1, 8, 1), 16),
+        (PerStage(2, "auto", 1), (2, 1, 1), 8, 8, (2, 8, 1), 8),
+        (AUTO, (8, 1, 8), 16, 16, (1, 16, 1), 16),
         (PerStage(4, 1, "auto"), (1, 1, 1), 8, 8, (4, 1, 1), 4),
     ],
 )
 def test_threads_inside_calls_are_shared_out(wanted, lanes, cores, most, in_lanes, whole):
-    """Inference gets the cores that other lanes leave, a whole batch all; numbers are kept."""
+    """Lanes of inference share all cores, and others get one thread each; numbers are kept."""
     found = IntraOpThreads.of(wanted, PerStage(*lanes), cores, most)
 
     assert IntraOpThreads(PerStage(*in_lanes), whole) == found

@@ -489,8 +489,8 @@ def test_auto_starts_a_lane_for_each_core_where_that_is_safe(
 @pytest.mark.parametrize(
     ("model_yaml", "whole", "cut"),
     [
-        ({}, 4, 2),
-        ({"minWorkers": 2}, 2, 1),
+        ({}, 4, 4),
+        ({"minWorkers": 2}, 2, 2),
         ({"minWorkers": 9}, 1, 1),
         ({"minWorkers": 2, "micro_batching": {"intra_op_threads": 3}}, 3, 3),
     ],
