@@ -64,7 +64,7 @@ def _threads(findings: Findings, workers: int) -> list[str]:
     share = share_of(usable_cores(), workers)
     if findings.memory.devices or workers == 1:
         return []
-    return [f"and start TorchServe with OMP_NUM_THREADS={share}: each worker takes all cores else"]
+    return [f"and start TorchServe with OMP_NUM_THREADS={share}, or each worker takes all cores"]
 
 
 def _adopt(findings: Findings, flags: argparse.Namespace) -> str:

@@ -104,10 +104,10 @@ class BatchModel:
         return now.cores_used
 
     def _threads(self, setting: Setting, at: int) -> tuple[ThreadEffect, ThreadEffect]:
-        """The effect of the threads inside calls of a stage, and of those that were measured.
+        """The effect of the threads inside calls of a stage, and of those of the measured costs.
 
-        These are what `auto` gives to one worker. Threads whose effect was not measured count as
-        those.
+        The costs were measured with the threads that `auto` gives to one worker. A number of
+        threads whose effect was not measured counts as that.
         """
         auto = replace(setting, threads=AUTO_THREADS, workers=1)
         now, usual = (each.threads_in_calls(self.cores)[at] for each in (setting, auto))

@@ -133,8 +133,8 @@ class Space:
 
     @property
     def lanes(self) -> list[PerStage[int]]:
-        """All combinations of lanes."""
-        counts = (range(1, most + 1) for most in self.most_lanes)
+        """Combinations of lanes; powers of two, and the most."""
+        counts = map(counts_up_to, self.most_lanes)
         return [PerStage(*each) for each in product(*counts)]
 
     def size_options(self, *, together: bool = False) -> SizeOptions:

@@ -48,7 +48,7 @@ class Handler(MicroBatchHandler):
 
 def pixels(row: dict[str, Any]) -> torch.Tensor:
     """The image of one request, as the network's input (3, 64, 64)."""
-    body = row.get("body")
+    body = row.get("body", row.get("data"))
     if not isinstance(body, (bytes, bytearray)):
         # Only this request is answered 415, with this text.
         raise PredictionException("Send the bytes of an image, not JSON", 415)

@@ -42,7 +42,7 @@ class Handler(MicroBatchHandler):
 
 def measurements(row: dict[str, Any]) -> list[float]:
     """The four numbers of one request; without a content type, as over gRPC, it comes as bytes."""
-    body = row.get("body")
+    body = row.get("body", row.get("data"))
     if isinstance(body, (bytes, bytearray)):
         try:
             body = json.loads(body)

@@ -47,7 +47,7 @@ class Handler(MicroBatchHandler):
 
 def letters(row: dict[str, Any]) -> list[int]:
     """The numbers of one request's letters, from 1 for a to 26 for z; others are left out."""
-    body = row.get("body")
+    body = row.get("body", row.get("data"))
     if isinstance(body, (bytes, bytearray)):
         try:
             body = body.decode()
