@@ -28,9 +28,9 @@ def usable_cores(root: Path = Path("/")) -> int:
     return max(1, int(min([cores or os.cpu_count() or 1, *_quotas(root)])))
 
 
-def share_of(cores: int, workers: int) -> int:
-    """The cores that fall to one of so many workers, at least 1."""
-    return max(1, cores // workers)
+def share_of(cores: int, among: int) -> int:
+    """The cores that fall to one of so many workers or lanes, at least 1."""
+    return max(1, cores // among)
 
 
 def lanes_for(parallelism: PerStage[Lanes], cores: int, workers: int = 1) -> PerStage[int]:
@@ -84,7 +84,7 @@ class IntraOpThreads:
         """
         outer = [1 if each == AUTO else each for each in (wanted.preprocess, wanted.postprocess)]
         if wanted.inference == AUTO:
-            inner, whole = min(most, max(1, cores // lanes.inference)), most
+            inner, whole = min(most, share_of(cores, lanes.inference)), most
         else:
             inner = whole = wanted.inference
         return cls(PerStage(outer[0], inner, outer[1]), max(*outer, whole))

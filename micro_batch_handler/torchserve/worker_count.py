@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def worker_count(model_yaml: Mapping[str, Any] | None) -> int:
     That is `minWorkers` of model-config.yaml, or the workers that run beside this one if they are
     more. Without `minWorkers`, TorchServe starts as many as config.properties or the registering
     request says, and else one for each GPU or each core. It starts them at the same moment, and
-    this is asked when the handler has been imported, so they are all there. Those that are added
+    this is asked when the handler has loaded its model, so they are all there. Those that are added
     later are not seen.
     """
     given: Any = (model_yaml or {}).get("minWorkers")
@@ -32,7 +32,7 @@ def worker_count(model_yaml: Mapping[str, Any] | None) -> int:
 
 def _running() -> int:
     """The workers that the same frontend runs in the same folder, which is of one archive."""
-    if not any(Path(word).name == WORKER for word in sys.argv[:1]):
+    if not _is_worker(sys.argv[:1]):
         return 1
     try:
         me = psutil.Process()
@@ -46,7 +46,10 @@ def _running() -> int:
 
 def _runs_in(folder: str, process: psutil.Process) -> bool:
     try:
-        runs = any(Path(word).name == WORKER for word in process.cmdline())
-        return runs and bool(process.cwd() == folder)
+        return _is_worker(process.cmdline()) and bool(process.cwd() == folder)
     except (psutil.Error, OSError):  # it has just ended
         return False
+
+
+def _is_worker(command: Sequence[str]) -> bool:
+    return any(Path(word).name == WORKER for word in command)
