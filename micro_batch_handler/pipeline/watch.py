@@ -36,6 +36,9 @@ class Clock:
 RING_AGAIN_S = 1.0
 """An alarm rings until it is heard: a bare `except:` or a `__del__` swallows what it raises."""
 
+SHORTEST_AGAIN_S = 0.01
+"""After a short time-out; the call needs some time to end."""
+
 
 class _Alarm(BaseException):
     """Raised in the main thread by the alarm; no handler's `except Exception` stops it."""
@@ -68,7 +71,7 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
         StageTimeout: the body took longer.
     """
 
-    __slots__ = ("_outer_s", "_stage", "_started_s", "_timeout_s")
+    __slots__ = ("_due_s", "_stage", "_timeout_s")
 
     def __init__(self, stage: Stage, timeout_s: float | None) -> None:
         self._stage = stage
@@ -77,33 +80,45 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
     def __enter__(self) -> None:
         if self._timeout_s is None:
             return
-        self._started_s = time.monotonic()
-        again_s = min(self._timeout_s, RING_AGAIN_S)
-        self._outer_s, _ = signal.setitimer(signal.ITIMER_REAL, self._timeout_s, again_s)
+        self._due_s = time.monotonic() + self._timeout_s
+        _running.append(self)
+        again_s = min(max(self._timeout_s, SHORTEST_AGAIN_S), RING_AGAIN_S)
+        signal.setitimer(signal.ITIMER_REAL, self._timeout_s, again_s)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
         if self._timeout_s is None:
             return
-        try:
-            # An alarm of an outer call goes on with what is left of it.
-            took_s = time.monotonic() - self._started_s
-            left_s = self._outer_s and max(self._outer_s - took_s, 1e-6)
-            signal.setitimer(signal.ITIMER_REAL, left_s, RING_AGAIN_S if left_s else 0)
-            _let_a_late_alarm_ring()
-        except _Alarm as late:
-            raise StageTimeout(self._stage, self._timeout_s) from late
-        if kind is not None and issubclass(kind, _Alarm):  # some errors resist isinstance
+        now_s = time.monotonic()
+        _running.pop()
+        # An alarm of an outer call goes on with what is left of it.
+        left_s = max(_running[-1]._due_s - now_s, 1e-6) if _running else 0.0
+        signal.setitimer(signal.ITIMER_REAL, left_s, RING_AGAIN_S if left_s else 0)
+        interrupted = kind is not None and issubclass(kind, _Alarm)  # some errors resist isinstance
+        if interrupted or now_s >= self._due_s:
             raise StageTimeout(self._stage, self._timeout_s) from error
 
+    def rings_in(self, frame: FrameType | None) -> bool:
+        """Whether a signal that comes while this frame runs is to interrupt it.
 
-def _ring(_signal: int, _frame: FrameType | None) -> None:
-    raise _Alarm
+        The system may hand over a signal late, by way of another thread, when the call that it was
+        for has ended. In the methods of this class nobody would catch what is raised.
+        """
+        own = frame is not None and frame.f_code in {
+            alarm.__enter__.__code__,
+            alarm.__exit__.__code__,
+        }
+        return not own and time.monotonic() >= self._due_s
 
 
-def _let_a_late_alarm_ring() -> None:
-    """Nothing: Python runs signal handlers between calls, and here one can still be caught."""
+_running: list[alarm] = []
+"""Of the main thread; the innermost comes last."""
+
+
+def _ring(_signal: int, frame: FrameType | None) -> None:
+    if _running and _running[-1].rings_in(frame):
+        raise _Alarm
 
 
 def stacks() -> str:

@@ -7,6 +7,10 @@ import threading
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
+from itertools import chain, repeat
+from operator import countOf
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ import torch
 from harness.fixtures import collected, lanes
 from micro_batch_handler.config import STAGES, PerStage
 from micro_batch_handler.errors import StageTimeout
+from micro_batch_handler.pipeline import watch
 from micro_batch_handler.pipeline.lanes import MOST_LOST_LANES
 from micro_batch_handler.pipeline.payloads.operations import CUT_AND_JOIN, PayloadOps, cut, join
 from micro_batch_handler.pipeline.pipeline import Pipeline
@@ -383,6 +388,42 @@ def test_an_outer_alarm_goes_on_after_an_inner_one():
         inner_then_more()
 
     assert raised.value.stage == "outer"
+
+
+def test_an_alarm_that_rings_while_it_ends_is_over(monkeypatch):
+    """It is not left set, and raises nothing where nobody would catch it."""
+    assert alarm_works_here()
+    # All in C, so that Python calls the signal's handler in the frame of the alarm itself.
+    rings = map(countOf, [map(signal.raise_signal, [signal.SIGALRM])], [None])
+    times_s = chain([0.0], rings, repeat(2.0))
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=partial(next, times_s)))
+
+    with pytest.raises(StageTimeout), alarm("inference", 0.5):
+        pass
+
+    assert (0.0, 0.0) == signal.getitimer(signal.ITIMER_REAL)
+
+
+def test_a_signal_that_comes_after_its_call_interrupts_nothing():
+    """Neither the outer call, whose time is not over, nor what comes after both."""
+    assert alarm_works_here()
+
+    with alarm("outer", GATE_S):
+        with alarm("inner", GATE_S):
+            pass
+        signal.raise_signal(signal.SIGALRM)
+    signal.raise_signal(signal.SIGALRM)
+
+
+def test_an_alarm_that_rings_before_the_call_begins_interrupts_the_call():
+    """However short the time is."""
+    assert alarm_works_here()
+
+    for _ in range(100):
+        with pytest.raises(StageTimeout), alarm("inference", 1e-6):
+            threading.Event().wait(GATE_S)
+
+    assert (0.0, 0.0) == signal.getitimer(signal.ITIMER_REAL)
 
 
 def test_calls_are_not_inline_where_no_alarm_works():
