@@ -95,7 +95,8 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
         # An alarm of an outer call goes on with what is left of it.
         left_s = max(_running[-1]._due_s - now_s, 1e-6) if _running else 0.0
         signal.setitimer(signal.ITIMER_REAL, left_s, RING_AGAIN_S if left_s else 0)
-        interrupted = kind is not None and issubclass(kind, _Alarm)  # some errors resist isinstance
+        # By its type, since some errors resist isinstance.
+        interrupted = kind is not None and issubclass(kind, _Alarm)
         if interrupted or now_s >= self._due_s:
             raise StageTimeout(self._stage, self._timeout_s) from error
 

@@ -123,6 +123,23 @@ def test_workers_have_fewer_threads_than_were_measured():
         assert model.batch_s(two) == pytest.approx(runner.batch_s(two), rel=0.1)
 
 
+def test_processor_time_that_cannot_be_measured_is_that_of_one_core():
+    """Of short calls on a busy machine none is left once what was around them is taken off."""
+
+    class Busy(SimulatedRunner):
+        def _batch(self, setting):
+            return super()._batch(setting)._replace(cpu_s=0.0)
+
+    space = space_of(2, (1, 2))
+    runner = Busy(Machine([linear(0.001, 0.001)] * 3, cores=2))
+    measured = measure(runner, space, TimeBudget(20, now_s=lambda: runner.now_s), 0.5)
+    model = BatchModel(measured, space.size_options(), 2)
+
+    _, usual = modelled(Machine([linear(0.001, 0.001)] * 3, cores=2), 2, (1, 2))
+    for setting in (Setting.whole(16), Setting(16, Plan(2, 4, 2), TWO, workers=2)):
+        assert model.batch_s(setting) == pytest.approx(usual.batch_s(setting), rel=0.05)
+
+
 def test_what_batches_took_corrects_what_is_expected_of_others():
     """A setting that took 30 % longer makes others of its kind expected longer, and no others."""
     _, model = modelled(Machine([linear(0.001, 0.003)] * 3), 8)

@@ -144,7 +144,8 @@ class Collector:
     def measurements(self, largest: int, rounds: int) -> Measurements:
         """All of it, after so many rounds with batches of up to so many rows."""
         whole, lanes = _curves(self._whole, self._lanes), _curves(self._lanes, self._whole)
-        cores_used = {threads: median(used) for threads, used in self._cores_used.items()}
+        # Of short calls beside other programs, no processor time may be left to measure.
+        cores_used = {threads: median(used) or 1.0 for threads, used in self._cores_used.items()}
         # Neighbours do not make a call cheaper: a factor below 1 is noise.
         contention = {
             (at, count): max(1.0, _slower(costs, lanes[at]))
