@@ -9,10 +9,12 @@ Who finds no space waits until others give theirs back; the arena never grows.
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 from bisect import insort
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from micro_batch_handler.errors import ArenaTooSmall
@@ -26,6 +28,9 @@ PULSE = struct.Struct("<Q")
 PULSE_AT = HEADER_BYTES - PULSE.size
 ALIGNMENT_BYTES = 256
 """As the device aligns its own memory."""
+
+LOOK_S = 1.0
+"""While a call waits for space."""
 
 
 class Slot(NamedTuple):
@@ -69,7 +74,13 @@ class Arena:
         self._tickets = deque(range(tickets))
         self._waiting: deque[_Waiting] = deque()
 
-    def take(self, size_bytes: int, until_s: float | None, clock: Clock) -> Slot:
+    def take(
+        self,
+        size_bytes: int,
+        until_s: float | None,
+        clock: Clock,
+        look: Callable[[], None] = lambda: None,
+    ) -> Slot:
         """Space for a call, at the lowest place, whose pages are likely in use already.
 
         Calls get their slots in the order in which they ask, so that a large one is never passed
@@ -79,6 +90,7 @@ class Arena:
             size_bytes: 0 for a ticket alone.
             until_s: how long to wait, as a moment of the clock.
             clock: that knows the time.
+            look: called about every second meanwhile; what it raises ends the wait.
 
         Raises:
             ArenaTooSmall: not even the empty arena has that space.
@@ -93,7 +105,11 @@ class Arena:
             with self._lock:
                 self._waiting.append(waiting)
                 self._grant()
-            in_time = clock.wait(waiting.granted, until_s)
+            end_s = math.inf if until_s is None else until_s
+            while not (in_time := clock.wait(waiting.granted, min(end_s, clock.now_s() + LOOK_S))):
+                if clock.now_s() >= end_s:
+                    break
+                look()
         finally:  # also where an alarm interrupts the wait
             if not in_time:
                 self._withdraw(waiting)

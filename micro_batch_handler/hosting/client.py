@@ -10,9 +10,9 @@ reason, and its rows are called again one by one, which is the caller's affair.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +28,8 @@ from micro_batch_handler.pipeline.watch import Clock
 
 __all__ = ["HostClient", "Rows", "Told"]
 
-logger = logging.getLogger(__name__)
-
 INLINE_DATA_BYTES = 16 * 1024
 """Pickles from this size on go through the shared memory too."""
-
 
 MOST_LOST = 3
 """Hosts that may end before the model got a question. A payload can end a process that reads it."""
@@ -140,9 +137,10 @@ class HostClient:
         room_bytes: int,
         until_s: float | None,
     ) -> Told:
-        self._take_back_abandoned()
+        look = partial(self._take_back_abandoned, stage, until_s)
+        look()
         try:
-            slot = self._arena.take(room_bytes, until_s, self._clock)
+            slot = self._arena.take(room_bytes, until_s, self._clock, look)
         except TimeoutError as error:
             raise HostMissing(stage, str(error)) from None
         keep: list[int] = []
@@ -155,8 +153,10 @@ class HostClient:
             else:
                 self._arena.give_back(slot)
 
-    def _take_back_abandoned(self) -> None:
-        """Use the slots again whose hosts have ended."""
+    def _take_back_abandoned(self, stage: str, until_s: float | None) -> None:
+        """Use the slots again whose hosts have ended, which the next host's coming shows."""
+        if self._abandoned:
+            self._link.find(stage, until_s)
         with self._lock:
             now = self._link.connections.generation
             over = [slot for generation, slot in self._abandoned if generation < now]

@@ -147,6 +147,11 @@ class Connections:
             self.up = not self.closed
             return self.generation
 
+    def generation_of(self, pid: int) -> int | None:
+        """The latest host's generation, if this is its process."""
+        with self._lock:
+            return self.generation if pid == self._pid else None
+
     def add(self, connection: socket.socket) -> bool:
         """A connection was made; False if it must not be used, since the member has left."""
         with self._lock:

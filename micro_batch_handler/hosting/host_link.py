@@ -105,18 +105,21 @@ class HostLink:
         while True:
             if known.closed:
                 raise HostMissing(stage, "the handler was closed")
-            idle, generation = known.take()
+            idle, latest = known.take()
             if idle is not None:
                 return idle
             if known.up:
-                # Not of a host that has just taken the place of the last, and still loads.
+                # It may lead to another host, which has just taken the place of the latest.
                 with suppress(LoadError):
-                    asked = self._introduced(listens=False)
-                    connection = self._greeted(asked, until_s, watched=True)
+                    connection = self._introduced(listens=False)
                     if connection is not None:
-                        return HostConnection(connection, generation, self._pulse, self._clock)
-                known.down(generation)
-            self._find(stage, until_s)
+                        host = self._greeted(connection, until_s, watched=True)
+                        generation = host and known.generation_of(host.pid)
+                        if generation is not None:
+                            return HostConnection(connection, generation, self._pulse, self._clock)
+                        known.drop(connection)
+                known.down(latest)
+            self.find(stage, until_s)
 
     def close(self) -> None:
         """Leave the host: who waits for it gets `HostMissing`. A second call does nothing."""
@@ -129,8 +132,12 @@ class HostLink:
             return "no host"
         return f"host {self.ready.pid}, {self.restarts} restarts"
 
-    def _find(self, stage: str, until_s: float | None) -> None:
-        """Let one thread look for a host; the others wait for it."""
+    def find(self, stage: str, until_s: float | None) -> None:
+        """Look for a host where the latest has ended: in one thread, for which the others wait.
+
+        Raises:
+            HostMissing: there was no host in time.
+        """
         left_s = -1.0 if until_s is None else max(0.0, until_s - self._clock.now_s())
         if not self._electing.acquire(timeout=left_s):
             raise HostMissing(stage)
@@ -173,10 +180,16 @@ class HostLink:
 
     def _connected(self, connection: socket.socket | None, until_s: float | None) -> bool:
         """Whether a host has said, on this connection or a new one, that it is ready."""
-        greeted = self._greeted(connection or self._introduced(listens=True), until_s)
-        if greeted is not None:
-            self._now_up(greeted)
-        return greeted is not None
+        connection = connection or self._introduced(listens=True)
+        host = None if connection is None else self._greeted(connection, until_s)
+        if connection is None or host is None:
+            return False
+        self._pulse.begin(host.pid)
+        generation = self.connections.next_host(host.pid)
+        threading.Thread(
+            target=self._log, args=(connection, generation), name="mbh-host-log", daemon=True
+        ).start()
+        return True
 
     def _start_one(self) -> bool:
         """Start a host, unless one runs or starts; whether it was started."""
@@ -184,14 +197,6 @@ class HostLink:
         if started and self.connections.generation:
             self.restarts += 1
         return started
-
-    def _now_up(self, connection: socket.socket) -> None:
-        pid = self.ready.pid if self.ready else 0
-        self._pulse.begin(pid)
-        generation = self.connections.next_host(pid)
-        threading.Thread(
-            target=self._log, args=(connection, generation), name="mbh-host-log", daemon=True
-        ).start()
 
     def _introduced(self, *, listens: bool) -> socket.socket | None:
         """A connection on which the member has said who it is; None if there is no host."""
@@ -205,9 +210,9 @@ class HostLink:
         return None
 
     def _greeted(
-        self, connection: socket.socket | None, until_s: float | None, *, watched: bool = False
-    ) -> socket.socket | None:
-        """The connection once the host has said that it is ready; None if it has not in time.
+        self, connection: socket.socket, until_s: float | None, *, watched: bool = False
+    ) -> Ready | None:
+        """What the host says once it is ready; None if it has not in time.
 
         Args:
             connection: on which the member has said who it is.
@@ -217,15 +222,12 @@ class HostLink:
         Raises:
             LoadError: the host cannot load the model.
         """
-        if connection is None:
-            return None
         left_s = None if until_s is None else max(TRY_EVERY_S, until_s - self._clock.now_s())
-        greeting = greeting_on(
-            connection, left_s, partial(self._look, until_s) if watched else None
-        )
+        look = partial(self._look, until_s) if watched else None
+        greeting = greeting_on(connection, left_s, look)
         if isinstance(greeting, Ready):
             self.ready = greeting
-            return connection
+            return greeting
         self.connections.drop(connection)
         if greeting is not None:
             raise LoadError(unpacked(greeting.error))

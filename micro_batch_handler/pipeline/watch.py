@@ -7,6 +7,7 @@ calls its handlers.
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -71,16 +72,18 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
         StageTimeout: the body took longer.
     """
 
-    __slots__ = ("_due_s", "_stage", "_timeout_s")
+    __slots__ = ("_stage", "_timeout_s", "due_s")
 
     def __init__(self, stage: Stage, timeout_s: float | None) -> None:
         self._stage = stage
         self._timeout_s = timeout_s
+        self.due_s = math.inf
+        """When it rings, as a monotonic time."""
 
     def __enter__(self) -> None:
         if self._timeout_s is None:
             return
-        self._due_s = time.monotonic() + self._timeout_s
+        self.due_s = time.monotonic() + self._timeout_s
         _running.append(self)
         again_s = min(max(self._timeout_s, SHORTEST_AGAIN_S), RING_AGAIN_S)
         signal.setitimer(signal.ITIMER_REAL, self._timeout_s, again_s)
@@ -93,11 +96,11 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
         now_s = time.monotonic()
         _running.pop()
         # An alarm of an outer call goes on with what is left of it.
-        left_s = max(_running[-1]._due_s - now_s, 1e-6) if _running else 0.0
+        left_s = max(_running[-1].due_s - now_s, 1e-6) if _running else 0.0
         signal.setitimer(signal.ITIMER_REAL, left_s, RING_AGAIN_S if left_s else 0)
         # By its type, since some errors resist isinstance.
         interrupted = kind is not None and issubclass(kind, _Alarm)
-        if interrupted or now_s >= self._due_s:
+        if interrupted or now_s >= self.due_s:
             raise StageTimeout(self._stage, self._timeout_s) from error
 
     def rings_in(self, frame: FrameType | None) -> bool:
@@ -110,7 +113,7 @@ class alarm:  # noqa: N801  (a context manager reads as a verb's object)
             alarm.__enter__.__code__,
             alarm.__exit__.__code__,
         }
-        return not own and time.monotonic() >= self._due_s
+        return not own and time.monotonic() >= self.due_s
 
 
 _running: list[alarm] = []

@@ -432,6 +432,33 @@ def test_the_memory_of_a_question_that_was_given_up_is_not_used_until_its_host_h
 
 
 @pytest.mark.usefixtures("looks_often")
+def test_a_question_that_waits_for_such_memory_finds_the_next_host(town):
+    """Nothing else would, where each question needs that memory."""
+    clock = ManualClock()
+    host, one = given_up(town, clock)
+    question = one.asking(rows(2, columns=6000))
+
+    host.end()
+    town.host(clock=clock)
+    while question.is_alive():
+        clock.advance(1.0)
+        question.join(0.01)
+
+    assert question.result()[0, 0] == 4
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_memory_comes_back_though_the_next_host_was_there_before_the_last_was_seen_to_end(town):
+    """A connection to another process shows it."""
+    clock = ManualClock()
+    _, one = given_up(town, clock)
+    town.host(clock=clock)
+
+    assert one.ask(rows(3)).result.item() == 6
+    assert one.ask(rows(2, columns=6000), until_s=clock.now_s()).result[0, 0] == 4
+
+
+@pytest.mark.usefixtures("looks_often")
 def test_a_host_that_closes_a_connection_has_not_ended(town):
     """It keeps the memory of the question that was given up."""
     clock = ManualClock()
