@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import yaml
 
@@ -106,13 +107,14 @@ def _archive(
         config_file = Path(folder, "model-config.yaml")
         if config is not None:
             config_file.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
-        generate_model_archive(
-            ModelArchiverConfig(
-                model_name=name,
-                handler=handler,
-                config_file=None if config is None else str(config_file),
-                export_path=str(into),
-                **{"version": "1.0", **more},
-            )
+        settings = ModelArchiverConfig(
+            model_name=name,
+            handler=handler,
+            config_file=None if config is None else str(config_file),
+            export_path=str(into),
+            **{"version": "1.0", **more},
         )
+        # Among temporary files it replaces the folder of this name, perhaps another process's.
+        with patch.object(tempfile, "tempdir", str(Path(folder, "temporary"))):
+            generate_model_archive(settings)
     return into / (name if more.get("archive_format") == "no-archive" else f"{name}.mar")

@@ -251,7 +251,18 @@ def test_the_text_says_one_advice_why_and_what_next(capsys):
     assert "this package, one changed line" in told
     assert "\nWhy: " in told
     assert "\nNext: " in told
-    assert "Next: micro-batch-handler trace ours.py --config-file model-config.yaml" in told
+
+
+def test_where_a_handler_that_micro_batches_gains_nothing_a_trace_is_next():
+    """It shows why; the files are those that were given."""
+    findings = SimpleNamespace(brought=False, clients=4, batch_size=4)
+    advice = advise(options(changed=107, workers=95))
+    files = {"config_file": "model-config.yaml", "model_file": None, "extra_files": None}
+    flags = SimpleNamespace(source="ours.py", sample=[], serialized_file=None, **files)
+
+    told = next_step(findings, advice, flags)
+
+    assert told == "micro-batch-handler trace ours.py --config-file model-config.yaml"
 
 
 @pytest.mark.parametrize(("devices", "threads"), [(0, True), (2, False)])
