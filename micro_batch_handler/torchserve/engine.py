@@ -12,7 +12,6 @@ answers(data, context)   TorchServe's worker thread
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,13 +32,14 @@ from micro_batch_handler.pipeline.watch import Clock
 from micro_batch_handler.planning.cores import usable_cores
 from micro_batch_handler.planning.plan import Plan
 from micro_batch_handler.planning.planner import Planner
+from micro_batch_handler.torchserve.call_threads import CallThreads
 from micro_batch_handler.torchserve.context import answer_part
 from micro_batch_handler.torchserve.deadlines import deadlines_s
 from micro_batch_handler.torchserve.fault_log import FaultLog
 from micro_batch_handler.torchserve.faults import answer_failures, raise_first
 from micro_batch_handler.torchserve.loading import load, patience_s, report_settings
 from micro_batch_handler.torchserve.metrics.batch_metrics import batch_metrics
-from micro_batch_handler.torchserve.resources import lane_setup, lanes_of, streams_for, threads_of
+from micro_batch_handler.torchserve.resources import lanes_of, streams_for
 from micro_batch_handler.torchserve.served_batch import ServedBatch
 from micro_batch_handler.torchserve.sharing import member_of
 from micro_batch_handler.torchserve.sizing import Sizing, by_length
@@ -52,8 +52,6 @@ from micro_batch_handler.torchserve.worker_exit import end_at_next_batch, end_no
 from micro_batch_handler.tracing.recording import Setup
 
 __all__ = ["Engine"]
-
-logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -92,10 +90,11 @@ class Engine:
         self.listeners: list[Listener] = [] if metrics is None else [metrics.add]
         """Told of every batch before its answers leave."""
         # Workers that share a model are many.
-        threads = threads_of(loaded, lanes, cores if member is None else 1)
+        alone = cores if member is None else 1
+        self._threads = CallThreads(self._config.intra_op_threads, lanes, alone, loaded.workers)
         device = accelerator_of(getattr(handler, "device", None))
         self.setup = Setup(
-            *(context.model_name, lanes, batch_size, cores, threads),
+            *(context.model_name, lanes, batch_size, cores, self._threads.now),
             on_device=device is not None,
             pads=self._config.allowed_sizes is not None,
         )
@@ -113,10 +112,10 @@ class Engine:
         hosted = {} if member is None else member.functions(loaded, ops, self._readings)
         self._patience_s = patience_s(context, self._config.stage_timeout)
         self._pipeline = Pipeline(
-            {**{stage: StageCall(handler, stage) for stage in STAGES}, **hosted},
+            {**{each: StageCall(handler, each, self._threads) for each in STAGES}, **hosted},
             lanes,
             ops=ops,
-            lane_setup=lane_setup(threads, device),
+            lane_setup=self._threads.lane_setup(device),
             policy=Policy(
                 self._config.on_error == "isolate",
                 deliberate=(PredictionException,),
@@ -168,6 +167,7 @@ class Engine:
         """
         if self._ends:
             end_now()
+        self._threads.recount()
         plan, serial = self._sizing.plan(len(data), may_overlap=self._pipeline.may_overlap)
         answer = partial(self._answer_batch, plan=plan, serial=serial, encoded=encoded)
         if serial or not self._config.sort_by_length or plan.fits(len(data)):

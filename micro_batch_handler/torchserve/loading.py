@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ts.context import Context
@@ -41,8 +42,8 @@ class LoadedHandler:
     """For each stage why it may not be called by several threads at once; empty if it may."""
     batch_size: int
     """The most requests of one batch."""
-    workers: int
-    """That TorchServe starts for the model."""
+    workers: Callable[[], int]
+    """Counts those of the model."""
     first_row: bool
     """Whether it reads the first row only, so that sizes after it are its author's."""
     profiles: bool
@@ -68,7 +69,7 @@ def load(handler: Any, ops: PayloadOps, context: Context) -> LoadedHandler:
         _splitting_of(handler, one_row=one_row_ops is not ops),
         _obstacles_of(handler),
         context.system_properties.get("batch_size") or 1,
-        workers=worker_count(model_yaml),
+        workers=partial(worker_count, model_yaml),
         first_row=in_force is not config,
         profiles=isinstance(section, dict) and bool(section.get("profile")),
     )

@@ -1,24 +1,20 @@
-"""The lanes, threads and device streams that a handler's settings ask for."""
+"""The lanes and device streams that a handler's settings ask for."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
-
-import torch
 
 from micro_batch_handler.config import AUTO, STAGES, MicroBatchingConfig, PerStage, Stage
 from micro_batch_handler.pipeline.device.accelerator import Accelerator
 from micro_batch_handler.pipeline.device.streams import Streams
-from micro_batch_handler.pipeline.device.thread_state import ThreadState, use_threads
 from micro_batch_handler.pipeline.device.work import NoStreams, Observe
-from micro_batch_handler.planning.cores import MOST_PER_CORE, IntraOpThreads, lanes_for, share_of
+from micro_batch_handler.planning.cores import MOST_PER_CORE, lanes_for
 from micro_batch_handler.planning.planner import Planner
 from micro_batch_handler.torchserve.loading import LoadedHandler
 from micro_batch_handler.torchserve.metrics.batch_metrics import BatchMetrics
 
-__all__ = ["lane_setup", "lanes_of", "share_interpreter", "streams_for", "threads_of"]
+__all__ = ["lanes_of", "share_interpreter", "streams_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +38,7 @@ def lanes_of(loaded: LoadedHandler, cores: int) -> PerStage[int]:
     `share_model` it is one too: there workers run a stage at the same time, without such doubts.
     """
     config = loaded.config
-    given = lanes_for(config.parallelism, cores, loaded.workers)
+    given = lanes_for(config.parallelism, cores, loaded.workers())
     lanes = {stage: given[stage] for stage in STAGES}
     for stage, why in loaded.obstacles.items():
         wanted = config.parallelism[stage]
@@ -66,34 +62,6 @@ def lanes_of(loaded: LoadedHandler, cores: int) -> PerStage[int]:
                 )
             lanes[stage] = 1
     return PerStage(**lanes)
-
-
-def threads_of(loaded: LoadedHandler, lanes: PerStage[int], cores: int) -> IntraOpThreads:
-    """PyTorch's threads inside a call: no more than the handler has set, if it has set them.
-
-    Workers share the cores. With more threads than cores, threads wait, busy, for those that have
-    none: two workers with two threads each were ten times slower on two cores than with one each.
-    """
-    share = share_of(cores, loaded.workers)
-    most = min(torch.get_num_threads(), share)
-    return IntraOpThreads.of(loaded.config.intra_op_threads, lanes, share, most)
-
-
-def lane_setup(threads: IntraOpThreads, device: Accelerator | None) -> Callable[[Stage], None]:
-    """A function that prepares the thread of a lane; prepares this one, for whole batches, now."""
-    state = ThreadState.capture(device.device.type if device else None)
-    use_threads(threads.whole)
-    share_interpreter()
-    logger.info(
-        "threads of PyTorch in each lane %s, whole batches %d", threads.lanes, threads.whole
-    )
-
-    def setup(stage: Stage) -> None:
-        state.apply()
-        # In the lane, since PyTorch keeps this number for each thread.
-        use_threads(threads.lanes[stage])
-
-    return setup
 
 
 def streams_for(

@@ -10,6 +10,7 @@ from micro_batch_handler.config import STAGES, Stage
 from micro_batch_handler.pipeline.call import Call
 from micro_batch_handler.pipeline.payloads.operations import Payload
 from micro_batch_handler.pipeline.stage import Keep
+from micro_batch_handler.torchserve.call_threads import CallThreads
 from micro_batch_handler.torchserve.context import MicroBatchContext
 from micro_batch_handler.torchserve.served_batch import ServedBatch
 from micro_batch_handler.torchserve.views import viewed_by
@@ -25,11 +26,13 @@ class StageCall:
         handler: has the method, which is looked up at each call: handlers may replace a stage on
             the instance.
         stage: the method's name.
+        threads: of PyTorch inside the call.
     """
 
-    def __init__(self, handler: Any, stage: Stage) -> None:
+    def __init__(self, handler: Any, stage: Stage, threads: CallThreads) -> None:
         self._handler = handler
         self._stage = stage
+        self._threads = threads
 
     def __call__(self, batch: ServedBatch, call: Call, payload: Payload) -> tuple[Payload, Keep]:
         """What the method returns for these requests of the batch, encoded if nobody reads it.
@@ -40,6 +43,7 @@ class StageCall:
             SplitError: the batch is cut, and the method does what it can do with whole ones only.
             BaseException: whatever the method raises.
         """
+        self._threads.use()
         view = MicroBatchContext(batch.context, call.micro_batch.indices, batch)
         variables = copy_context() if batch.watched else None
         with viewed_by(self._handler, view):

@@ -23,8 +23,7 @@ def worker_count(model_yaml: Mapping[str, Any] | None) -> int:
     That is `minWorkers` of model-config.yaml, or the workers that run beside this one if they are
     more. Without `minWorkers`, TorchServe starts as many as config.properties or the registering
     request says, and else one for each GPU or each core. It starts them at the same moment, and
-    this is asked when the handler has loaded its model, so they are all there. Those that are added
-    later are not seen.
+    this is asked when the handler has loaded its model, so they are all there.
     """
     given: Any = (model_yaml or {}).get("minWorkers")
     return max(_running(), given if is_whole(given, least=1) else 1)

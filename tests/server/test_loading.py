@@ -55,6 +55,18 @@ def test_a_handler_that_calls_nothing_of_ours_works(server):
         assert model.predict(data=b"you").text == "hello you"
 
 
+def test_workers_that_are_added_and_those_that_run_share_the_cores(server):
+    """Each says so once it has counted the others: the new one when it loads, the old one later."""
+
+    def told():
+        """The workers that have counted two."""
+        return set(re.findall(rf"(W-\d+-{model.name}\S*) .* since workers are 2", server.log()))
+
+    with server.model("plain") as model:
+        assert model.scale(2).ok
+        until(lambda: model.predict(json=[1, 2]).ok and len(told()) == 2, "both to count two")
+
+
 def test_workers_come_and_go_with_their_model(server):
     """Scaling, unregistering and registering again start and end worker processes, all of them."""
     before = server.processes()

@@ -26,7 +26,7 @@ from micro_batch_handler import MicroBatchHandler, MicroBatchMixin
 from micro_batch_handler.errors import ConfigError
 from micro_batch_handler.pipeline import lane_pool
 from micro_batch_handler.pipeline.loading_lane import LoadingLane
-from micro_batch_handler.torchserve import engine
+from micro_batch_handler.torchserve import call_threads, engine, loading
 from tests.fakes import Plain, fake_context, parse_predict_response
 
 PATIENCE_S = 20
@@ -518,6 +518,30 @@ def test_workers_share_the_threads_that_pytorch_may_use(
         assert {expected} == seen
         seen.clear()
         torch.set_num_threads(4)
+
+
+@pytest.mark.parametrize("size", [8, 1], ids=["whole", "cut"])
+def test_a_worker_shares_them_with_one_that_is_added(size, monkeypatch, as_before):
+    """From the next batch on, in lanes and in whole batches."""
+    workers, seen = [1], []
+    monkeypatch.setattr(engine, "usable_cores", lambda: 4)
+    monkeypatch.setattr(loading, "worker_count", lambda _: workers[0])
+    monkeypatch.setattr(call_threads, "RECOUNT_S", 0)
+    torch.set_num_threads(4)
+
+    class Noting(MicroBatchMixin, Exact):
+        def inference(self, data):
+            seen.append(torch.get_num_threads())
+            return super().inference(data)
+
+    handler = Noting()
+    handler.initialize(fake_context(0, model_yaml={"micro_batching": {"micro_batch_size": size}}))
+    for workers[0], expected in ((1, 4), (2, 2), (1, 4)):
+        seen.clear()
+        handler.handle(rows(8), fake_context(8))
+
+        assert {expected} == set(seen)
+    handler.close()
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(Exact, 0), (Sampled, 1), (Declared, 0)])
