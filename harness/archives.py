@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import patch
 
 import yaml
 
@@ -100,8 +100,8 @@ def _archive(
     name: str, handler: str, config: Mapping[str, Any] | None, into: Path, **more: str | None
 ) -> Path:
     # Imported late, so that tests can be collected, and skipped, where TorchServe is missing.
+    from model_archiver import model_packaging
     from model_archiver.model_archiver_config import ModelArchiverConfig
-    from model_archiver.model_packaging import generate_model_archive
 
     with tempfile.TemporaryDirectory(prefix="ts-config-") as folder:
         config_file = Path(folder, "model-config.yaml")
@@ -114,7 +114,9 @@ def _archive(
             export_path=str(into),
             **{"version": "1.0", **more},
         )
-        # Among temporary files it replaces the folder of this name, perhaps another process's.
-        with patch.object(tempfile, "tempdir", str(Path(folder, "temporary"))):
-            generate_model_archive(settings)
+        # One at a time, of all processes and threads: among temporary files it replaces the folder
+        # of this name. Closing the file lets the next one in.
+        with Path(model_packaging.__file__).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            model_packaging.generate_model_archive(settings)
     return into / (name if more.get("archive_format") == "no-archive" else f"{name}.mar")
