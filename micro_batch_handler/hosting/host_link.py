@@ -181,8 +181,7 @@ class HostLink:
     def _connected(self, connection: socket.socket | None, until_s: float | None) -> bool:
         """Whether a host has said, on this connection or a new one, that it is ready."""
         connection = connection or self._introduced(listens=True)
-        host = None if connection is None else self._greeted(connection, until_s)
-        if connection is None or host is None:
+        if connection is None or (host := self._greeted(connection, until_s)) is None:
             return False
         self._pulse.begin(host.pid)
         generation = self.connections.next_host(host.pid)

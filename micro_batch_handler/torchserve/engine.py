@@ -89,9 +89,8 @@ class Engine:
         self.fault_log = FaultLog(self._clock.now_s)
         self.listeners: list[Listener] = [] if metrics is None else [metrics.add]
         """Told of every batch before its answers leave."""
-        # Workers that share a model are many.
-        alone = cores if member is None else 1
-        self._threads = CallThreads(self._config.intra_op_threads, lanes, alone, loaded.workers)
+        to_share = cores if member is None else 1  # workers that share a model are many
+        self._threads = CallThreads(self._config.intra_op_threads, lanes, to_share, loaded.workers)
         device = accelerator_of(getattr(handler, "device", None))
         self.setup = Setup(
             *(context.model_name, lanes, batch_size, cores, self._threads.now),
